@@ -1,0 +1,1 @@
+"""Files to clips to windows on the device."""

@@ -1,0 +1,1 @@
+"""The mathematics of noise: arrays and functions, no networks."""

@@ -1,0 +1,1 @@
+"""Flax modules; no diffusion, no data."""

@@ -1,0 +1,1 @@
+"""State, step, parallel mapping, checkpoints and loop."""

@@ -1,0 +1,1 @@
+"""Foreign weights into this project's variables, and samplers out of it."""

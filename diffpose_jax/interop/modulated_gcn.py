@@ -1,0 +1,142 @@
+"""Weights of the released modulated GCN and of DiffuPose, from a torch state_dict to this project's variables.
+
+Pure functions of `{key: numpy array}`. The skeleton's fixed affinity is not among the entries; it is rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from diffpose_jax.interop.state_dict import StateDict, Variables
+
+
+def modulated_gcn_variables(entries: Mapping[str, np.ndarray]) -> Variables:
+    """Return the variables of `ModulatedGCN` for either released variant, with or without its non-local blocks."""
+    source = StateDict(entries)
+    trunk = _trunk(source)
+    parts = {"trunk": trunk, "output": _graph_conv(source, "gconv_output")}
+    if "non_local.theta.weight" in source:
+        parts["non_local"] = _embedded_gaussian(source, "non_local")
+    source.finish()
+    return _collect(parts)
+
+
+def diffupose_variables(entries: Mapping[str, np.ndarray]) -> Variables:
+    """Return the variables of `DiffuPoseDenoiser`; keys are those of the denoiser, without 'denoise_fn.'."""
+    source = StateDict(entries)
+    parts = {
+        "trunk": _trunk(source),
+        "step": {"expand": _linear(source, "time_mlp.1"), "project": _linear(source, "time_mlp.3")},
+        "modulation_1": {"project": _linear(source, "block1.mlp.1")},
+        "non_local": _embedded_gaussian(source, "non_local"),
+        "modulation_2": {"project": _linear(source, "block2.mlp.1")},
+        "output": _graph_conv(source, "gconv_output"),
+    }
+    if "block3.mlp.1.weight" in source:
+        parts["modulation_unused"] = {"project": _linear(source, "block3.mlp.1")}
+    source.finish()
+    return _collect(parts)
+
+
+def refine_head_variables(entries: Mapping[str, np.ndarray]) -> Variables:
+    """Return the variables of `RefineHead`."""
+    source = StateDict(entries)
+    parts = {"expand": _linear(source, "post_refine.0"), "share": _linear(source, "post_refine.3")}
+    source.finish()
+    return _collect(parts)
+
+
+def _trunk(source: StateDict) -> Variables:
+    trunk = {"input": _graph_unit(source, "gconv_input.0")}
+    pooled = "gconv_input.1.non_local.theta.weight" in source
+    if pooled:
+        trunk["input_non_local"] = _pooled(source, "gconv_input.1.non_local")
+    stride = 2 if pooled else 1  # the release interleaves residual and pooled blocks in one list
+    layer = 0
+    while f"gconv_layers.{stride * layer}.gconv1.gconv.W" in source:
+        prefix = f"gconv_layers.{stride * layer}"
+        trunk[f"block_{layer}"] = {f"unit_{u}": _graph_unit(source, f"{prefix}.gconv{u}") for u in (1, 2)}
+        if pooled:
+            block = f"gconv_layers.{stride * layer + 1}.non_local"
+            trunk[f"block_{layer}_non_local"] = _pooled(source, block)
+        layer += 1
+    return trunk
+
+
+def _graph_unit(source: StateDict, prefix: str) -> Variables:
+    return {"conv": _graph_conv(source, f"{prefix}.gconv"), "norm": _batch_norm(source, f"{prefix}.bn")}
+
+
+def _graph_conv(source: StateDict, prefix: str) -> Variables:
+    weight = source.take(f"{prefix}.W", (2, None, None))
+    modulation = source.take(f"{prefix}.M", (None, weight.shape[-1]))
+    joints = len(modulation)
+    return {
+        "weight": weight,
+        "modulation": modulation,
+        "affinity": source.take(f"{prefix}.adj2", (joints, joints)),
+        "bias": source.take(f"{prefix}.bias", (weight.shape[-1],)),
+    }
+
+
+def _batch_norm(source: StateDict, prefix: str) -> Variables:
+    scale = source.take(f"{prefix}.weight", (None,))
+    return {
+        "scale": scale,
+        "bias": source.take(f"{prefix}.bias", scale.shape),
+        "running": {
+            "mean": source.take(f"{prefix}.running_mean", scale.shape),
+            "var": source.take(f"{prefix}.running_var", scale.shape),
+        },
+    }
+
+
+def _linear(source: StateDict, prefix: str, kernel_axes: int = 0) -> Variables:
+    """A linear layer, or a 1x1 convolution whose kernel has `kernel_axes` axes of size one."""
+    weight = source.take(f"{prefix}.weight", (None, None) + (1,) * kernel_axes)
+    weight = weight.reshape(weight.shape[:2])
+    return {"kernel": weight.T, "bias": source.take(f"{prefix}.bias", (len(weight),))}
+
+
+def _stacked(linears: list[Variables]) -> Variables:
+    return {name: np.concatenate([linear[name] for linear in linears], axis=-1) for name in ("kernel", "bias")}
+
+
+def _embedded_gaussian(source: StateDict, prefix: str) -> Variables:
+    return {
+        "embed": _stacked([_linear(source, f"{prefix}.{name}", 2) for name in ("theta", "phi", "g")]),
+        "project": _linear(source, f"{prefix}.W.0", 2),
+        "norm": _batch_norm(source, f"{prefix}.W.1"),
+    }
+
+
+def _pooled(source: StateDict, prefix: str) -> Variables:
+    return {
+        "embed": _stacked([_linear(source, f"{prefix}.{name}", 1) for name in ("theta", "phi.0", "g.0")]),
+        "score": source.take(f"{prefix}.concat_project.0.weight", (1, None, 1, 1)).reshape(-1, 1),
+        "project": _linear(source, f"{prefix}.W.0", 1),
+        "norm": _batch_norm(source, f"{prefix}.W.1"),
+    }
+
+
+def _collect(parts: Variables) -> Variables:
+    """Split a tree of layers into flax collections: what stands under 'running' is batch statistics."""
+    params, batch_stats = _split(parts)
+    return {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
+
+
+def _split(tree: Variables) -> tuple[Variables, Variables]:
+    params: Variables = {}
+    batch_stats: Variables = {}
+    for name, branch in tree.items():
+        if not isinstance(branch, dict):
+            params[name] = branch
+        elif name == "running":
+            batch_stats.update(branch)
+        else:
+            params[name], stats = _split(branch)
+            if stats:
+                batch_stats[name] = stats
+    return params, batch_stats

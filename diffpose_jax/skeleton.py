@@ -1,0 +1,217 @@
+"""Which joints a layout has, how they hang together, and how one layout becomes another.
+
+Joint names are anatomical and shared by all layouts, so that equal names mean the same place on the body: Human3.6M's
+"Hip", "RFoot" and "Head" are `pelvis`, `right_ankle` and `head_top` here. The order of the joints is the published one.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffpose_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A named joint layout of J joints: a tree (`parents`, -1 at the root) with paired `left` and `right` joints."""
+
+    name: str
+    joints: tuple[str, ...]
+    parents: tuple[int, ...]
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+
+    @property
+    def num_joints(self) -> int:
+        """The number of joints J."""
+        return len(self.joints)
+
+    @property
+    def root(self) -> int:
+        """The index of the joint without a parent."""
+        return self.parents.index(-1)
+
+    @property
+    def bones(self) -> tuple[tuple[int, int], ...]:
+        """The J - 1 bones as (child, parent), in the order of the children."""
+        return tuple((child, parent) for child, parent in enumerate(self.parents) if parent >= 0)
+
+    @property
+    def flip_order(self) -> tuple[int, ...]:
+        """The permutation of a mirror image: `array[..., flip_order, :]` exchanges left and right."""
+        partner = dict(zip(self.left + self.right, self.right + self.left, strict=True))
+        return tuple(partner.get(joint, joint) for joint in range(self.num_joints))
+
+    def adjacency(self) -> np.ndarray:
+        """The binary symmetric bone graph `[J, J]`, float32, with a zero diagonal."""
+        matrix = np.zeros((self.num_joints, self.num_joints), np.float32)
+        for child, parent in self.bones:
+            matrix[child, parent] = matrix[parent, child] = 1.0
+        return matrix
+
+
+def _skeleton(name: str, tree: str) -> Skeleton:
+    """Build a skeleton from `joint<parent` words in joint order; `left_` and `right_` joints pair up by name."""
+    words = [word.partition("<") for word in tree.split()]
+    joints = tuple(joint for joint, _, _ in words)
+    parents = tuple(joints.index(parent) if parent else -1 for _, _, parent in words)
+    left = tuple(index for index, joint in enumerate(joints) if joint.startswith("left_"))
+    right = tuple(index for index, joint in enumerate(joints) if joint.startswith("right_"))
+    return Skeleton(name, joints, parents, left, right)
+
+
+# Human3.6M, 17 of the 32 mocap joints. The shoulders hang from the thorax, as all users of the data re-attach them.
+H36M_17 = _skeleton(
+    "h36m17",
+    "pelvis right_hip<pelvis right_knee<right_hip right_ankle<right_knee "
+    "left_hip<pelvis left_knee<left_hip left_ankle<left_knee "
+    "spine<pelvis thorax<spine neck_nose<thorax head_top<neck_nose "
+    "left_shoulder<thorax left_elbow<left_shoulder left_wrist<left_elbow "
+    "right_shoulder<thorax right_elbow<right_shoulder right_wrist<right_elbow",
+)
+
+# Human3.6M without Neck/Nose (index 9), as stacked-hourglass and HRNet detections have it.
+H36M_16 = _skeleton(
+    "h36m16",
+    "pelvis right_hip<pelvis right_knee<right_hip right_ankle<right_knee "
+    "left_hip<pelvis left_knee<left_hip left_ankle<left_knee "
+    "spine<pelvis thorax<spine head_top<thorax "
+    "left_shoulder<thorax left_elbow<left_shoulder left_wrist<left_elbow "
+    "right_shoulder<thorax right_elbow<right_shoulder right_wrist<right_elbow",
+)
+
+# HumanEva-I in the 15-joint order of VideoPose3D.
+HUMANEVA_15 = _skeleton(
+    "humaneva15",
+    "pelvis thorax<pelvis "
+    "left_shoulder<thorax left_elbow<left_shoulder left_wrist<left_elbow "
+    "right_shoulder<thorax right_elbow<right_shoulder right_wrist<right_elbow "
+    "left_hip<pelvis left_knee<left_hip left_ankle<left_knee "
+    "right_hip<pelvis right_knee<right_hip right_ankle<right_knee "
+    "head_top<thorax",
+)
+
+# MPI-INF-3DHP in the order of its official test files (and of P-STMO's and D3DP's archives): entries 7, 5, 14, 15, 16,
+# 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6 of the 28-joint annotation. The root is joint 14, not 0.
+MPI_INF_3DHP_17 = _skeleton(
+    "mpi_inf_3dhp17",
+    "head_top<head neck<spine "
+    "right_shoulder<neck right_elbow<right_shoulder right_wrist<right_elbow "
+    "left_shoulder<neck left_elbow<left_shoulder left_wrist<left_elbow "
+    "right_hip<pelvis right_knee<right_hip right_ankle<right_knee "
+    "left_hip<pelvis left_knee<left_hip left_ankle<left_knee "
+    "pelvis spine<pelvis head<neck",
+)
+
+# COCO annotates no pelvis and no neck: the tree starts at the nose and each side hangs from its own shoulder.
+COCO_17 = _skeleton(
+    "coco17",
+    "nose left_eye<nose right_eye<nose left_ear<left_eye right_ear<right_eye "
+    "left_shoulder<nose right_shoulder<nose left_elbow<left_shoulder right_elbow<right_shoulder "
+    "left_wrist<left_elbow right_wrist<right_elbow left_hip<left_shoulder right_hip<right_shoulder "
+    "left_knee<left_hip right_knee<right_hip left_ankle<left_knee right_ankle<right_knee",
+)
+
+# MediaPipe's BlazePose (33 landmarks), rooted at the nose like COCO.
+BLAZEPOSE_33 = _skeleton(
+    "blazepose33",
+    "nose left_eye_inner<nose left_eye<left_eye_inner left_eye_outer<left_eye "
+    "right_eye_inner<nose right_eye<right_eye_inner right_eye_outer<right_eye "
+    "left_ear<left_eye_outer right_ear<right_eye_outer left_mouth<nose right_mouth<nose "
+    "left_shoulder<nose right_shoulder<nose left_elbow<left_shoulder right_elbow<right_shoulder "
+    "left_wrist<left_elbow right_wrist<right_elbow left_pinky<left_wrist right_pinky<right_wrist "
+    "left_index<left_wrist right_index<right_wrist left_thumb<left_wrist right_thumb<right_wrist "
+    "left_hip<left_shoulder right_hip<right_shoulder left_knee<left_hip right_knee<right_hip "
+    "left_ankle<left_knee right_ankle<right_knee left_heel<left_ankle right_heel<right_ankle "
+    "left_foot_index<left_heel right_foot_index<right_heel",
+)
+
+SKELETONS: dict[str, Skeleton] = {
+    skeleton.name: skeleton for skeleton in (H36M_17, H36M_16, HUMANEVA_15, MPI_INF_3DHP_17, COCO_17, BLAZEPOSE_33)
+}
+
+# How a joint that the source lacks is made from others: ways in order of preference, each a weighted sum.
+# 3DHP's neck and head are the places Human3.6M calls Thorax and Neck/Nose. The head top continues the line from the
+# shoulders through the ears: acromion, ear and vertex stand at 0.82, 0.93 and 1.00 of the stature.
+_CONSTRUCTIONS: dict[str, tuple[dict[str, float], ...]] = {
+    "pelvis": ({"left_hip": 0.5, "right_hip": 0.5},),
+    "thorax": ({"neck": 1.0}, {"left_shoulder": 0.5, "right_shoulder": 0.5}),
+    "neck": ({"thorax": 1.0},),
+    "spine": ({"pelvis": 0.5, "thorax": 0.5},),
+    "neck_nose": (
+        {"head": 1.0},
+        {"nose": 0.5, "left_ear": 0.25, "right_ear": 0.25},
+        {"thorax": 0.5, "head_top": 0.5},
+    ),
+    "head": ({"neck_nose": 1.0},),
+    "head_top": ({"left_ear": 0.8, "right_ear": 0.8, "left_shoulder": -0.3, "right_shoulder": -0.3},),
+}
+
+
+def get_skeleton(name: str) -> Skeleton:
+    """Look up a layout by name, e.g. `h36m17`; a `UserError` lists the known names."""
+    if name not in SKELETONS:
+        raise UserError(f"unknown joint layout {name!r}: expected one of {', '.join(SKELETONS)}")
+    return SKELETONS[name]
+
+
+def _ingredients(joint: str, source: Skeleton, without: frozenset[str] = frozenset()) -> dict[int, float] | None:
+    """Source indices and weights that make `joint`, or None; `without` holds the joints already being made."""
+    if joint in source.joints:
+        return {source.joints.index(joint): 1.0}
+    for way in _CONSTRUCTIONS.get(joint, ()):
+        parts = {part: None if part in without else _ingredients(part, source, without | {joint}) for part in way}
+        if any(made is None for made in parts.values()):
+            continue
+        total: dict[int, float] = {}
+        for part, made in parts.items():
+            for index, weight in made.items():
+                total[index] = total.get(index, 0.0) + way[part] * weight
+        return total
+    return None
+
+
+@functools.cache
+def _layout_map(source: Skeleton, target: Skeleton) -> tuple[dict[int, float], ...]:
+    rows = [_ingredients(joint, source) for joint in target.joints]
+    missing = [joint for joint, row in zip(target.joints, rows, strict=True) if row is None]
+    if missing:
+        raise UserError(f"cannot convert {source.name} to {target.name}: {source.name} has no {', '.join(missing)}")
+    return tuple(rows)
+
+
+def layout_matrix(source: Skeleton, target: Skeleton) -> np.ndarray:
+    """The linear map between two layouts, `[J_target, J_source]` float32; every row sums to one.
+
+    Joints that both layouts have are copied. Others are constructed: pelvis = middle of the hips, thorax = middle of
+    the shoulders, spine = middle of pelvis and thorax, neck/nose = between the nose and the middle of the ears (or
+    between thorax and head top), head top = ears plus 0.6 of the way from the shoulders to the ears; 3DHP's neck and
+    head are taken for Human3.6M's thorax and neck/nose. Raises `UserError` naming the joints that cannot be made.
+    """
+    matrix = np.zeros((target.num_joints, source.num_joints), np.float32)
+    for row, parts in enumerate(_layout_map(source, target)):
+        for column, weight in parts.items():
+            matrix[row, column] = weight
+    return matrix
+
+
+def convert_layout(array: np.ndarray | jax.Array, source: Skeleton, target: Skeleton) -> np.ndarray | jax.Array:
+    """Convert keypoints or poses `[..., J_source, C]` to `[..., J_target, C]` by `layout_matrix`.
+
+    A numpy array stays one. Only the joints that a target joint is made of enter it, so a NaN elsewhere does no harm.
+    Raises `UserError` if the joint axis does not fit the source or the map is impossible.
+    """
+    if array.ndim < 2 or array.shape[-2] != source.num_joints:
+        raise UserError(f"{source.name} keypoints: expected [..., {source.num_joints}, C], found {list(array.shape)}")
+    joints = []
+    for parts in _layout_map(source, target):
+        terms = [
+            array[..., index, :] if weight == 1.0 else array[..., index, :] * weight for index, weight in parts.items()
+        ]
+        joints.append(functools.reduce(lambda total, term: total + term, terms))
+    return (jnp if isinstance(array, jax.Array) else np).stack(joints, axis=-2)

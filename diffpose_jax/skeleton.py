@@ -136,8 +136,8 @@ SKELETONS: dict[str, Skeleton] = {
 }
 
 # How a joint that the source lacks is made from others: ways in order of preference, each a weighted sum.
-# 3DHP's neck and head are the places Human3.6M calls Thorax and Neck/Nose. The head top continues the line from the
-# shoulders through the ears: acromion, ear and vertex stand at 0.82, 0.93 and 1.00 of the stature.
+# 3DHP's neck and head are the places Human3.6M calls Thorax and Neck/Nose. In adults the middle of the ears is about
+# 0.20 m above that of the shoulders; Human3.6M's and CMU's Head is about 0.24 m above it, their Neck/Nose 0.13 m.
 _CONSTRUCTIONS: dict[str, tuple[dict[str, float], ...]] = {
     "pelvis": ({"left_hip": 0.5, "right_hip": 0.5},),
     "thorax": ({"neck": 1.0}, {"left_shoulder": 0.5, "right_shoulder": 0.5}),
@@ -145,11 +145,11 @@ _CONSTRUCTIONS: dict[str, tuple[dict[str, float], ...]] = {
     "spine": ({"pelvis": 0.5, "thorax": 0.5},),
     "neck_nose": (
         {"head": 1.0},
-        {"nose": 0.5, "left_ear": 0.25, "right_ear": 0.25},
+        {"nose": 1 / 3, "left_ear": 1 / 6, "right_ear": 1 / 6, "thorax": 1 / 3},
         {"thorax": 0.5, "head_top": 0.5},
     ),
     "head": ({"neck_nose": 1.0},),
-    "head_top": ({"left_ear": 0.8, "right_ear": 0.8, "left_shoulder": -0.3, "right_shoulder": -0.3},),
+    "head_top": ({"left_ear": 0.6, "right_ear": 0.6, "left_shoulder": -0.1, "right_shoulder": -0.1},),
 }
 
 
@@ -189,9 +189,10 @@ def layout_matrix(source: Skeleton, target: Skeleton) -> np.ndarray:
     """The linear map between two layouts, `[J_target, J_source]` float32; every row sums to one.
 
     Joints that both layouts have are copied. Others are constructed: pelvis = middle of the hips, thorax = middle of
-    the shoulders, spine = middle of pelvis and thorax, neck/nose = between the nose and the middle of the ears (or
-    between thorax and head top), head top = ears plus 0.6 of the way from the shoulders to the ears; 3DHP's neck and
-    head are taken for Human3.6M's thorax and neck/nose. Raises `UserError` naming the joints that cannot be made.
+    the shoulders, spine = middle of pelvis and thorax, neck/nose = mean of nose, middle of the ears and thorax (without
+    a nose: middle of thorax and head top), head top = ears plus a fifth of the way from the shoulders to the ears;
+    3DHP's neck and head are taken for Human3.6M's thorax and neck/nose. Raises `UserError` naming the joints that
+    cannot be made.
     """
     matrix = np.zeros((target.num_joints, source.num_joints), np.float32)
     for row, parts in enumerate(_layout_map(source, target)):
@@ -215,3 +216,10 @@ def convert_layout(array: np.ndarray | jax.Array, source: Skeleton, target: Skel
         ]
         joints.append(functools.reduce(lambda total, term: total + term, terms))
     return (jnp if isinstance(array, jax.Array) else np).stack(joints, axis=-2)
+
+
+def mirror(array: np.ndarray | jax.Array, skeleton: Skeleton) -> np.ndarray | jax.Array:
+    """Mirror keypoints or poses `[..., J, C]`: x changes sign, left and right joints swap. Twice is nothing."""
+    sign = np.ones(array.shape[-1], array.dtype)
+    sign[0] = -1
+    return array[..., np.array(skeleton.flip_order), :] * sign.reshape((1,) * (array.ndim - 1) + (-1,))

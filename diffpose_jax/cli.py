@@ -18,20 +18,8 @@ INTERRUPTED = 130
 
 # What a person, not the code, has to mend: permissions, a full disk, a path that is not what it should be.
 _ENVIRONMENT = {
-    getattr(errno, name)
-    for name in (
-        "EACCES",
-        "EPERM",
-        "EROFS",
-        "ENOSPC",
-        "EDQUOT",
-        "ENOTDIR",
-        "EISDIR",
-        "EEXIST",
-        "ENOENT",
-        "ENAMETOOLONG",
-    )
-    if hasattr(errno, name)
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
 }
 
 

@@ -1,0 +1,198 @@
+"""The base config, its validation with one-line messages, and its JSON form."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffpose_jax.errors import UserError
+
+# What may differ between the config of a work directory and the one that continues it.
+FREE_TO_CHANGE = ("name", "training.log_every", "training.keep", "training.distributed", "evaluation")
+
+
+def base_config() -> ConfigDict:
+    """Every key there is, with its default; a file in `configs/` changes what its experiment changes."""
+    return ConfigDict(
+        {
+            "name": "",
+            "seed": 0,
+            "data": {
+                # 'synthetic': the embedded generator. Otherwise the path of an archive made by `prepare`.
+                "source": "synthetic",
+                "synthetic_seed": 0,
+                # The joints the lifter works on; data in another layout are mapped to it.
+                "layout": "h36m17",
+                "flip": True,
+                # Strength of the detector simulation on the training and valid keypoints; 0 leaves them as they are.
+                "detector_strength": 0.0,
+            },
+            "lifter": {
+                "name": "diffupose",
+                "width": 384,
+                "num_layers": 4,
+                "dropout": 0.0,
+                # 'float32' or 'bfloat16'; parameters, normalisation statistics and losses stay float32.
+                "compute_dtype": "float32",
+                # DiffuPose: 'gcn' or 'unet'; Modulated GCN: 'gt' or 'benchmark'.
+                "variant": "gcn",
+                "weight_2d": 0.8,
+                "joint_weights": "mixste",
+            },
+            "diffusion": {
+                "schedule": "cosine",
+                "steps": 100,
+                "predict": "eps",
+                # x0 is clipped to ±clip metres in every reverse step.
+                "clip": 1.0,
+                "sampler": "ddpm",
+                # 0: as many as the schedule has.
+                "sampling_steps": 0,
+                "eta": 0.0,
+            },
+            "training": {
+                "steps": 10_000,
+                "batch_size": 1024,
+                # Steps per dispatch to the device; every `*_every` and `steps` must be a multiple of it.
+                "inner_steps": 20,
+                "learning_rate": 4e-5,
+                # 'constant', 'cosine' (to zero at `steps`) or 'exponential' (`decay_rate` per `decay_every` steps).
+                "decay": "constant",
+                "decay_rate": 0.96,
+                "decay_every": 100_000,
+                "warmup_steps": 0,
+                # 'adam' or 'amsgrad'.
+                "optimizer": "adam",
+                "weight_decay": 0.0,
+                # 0: no clipping.
+                "clip_norm": 0.0,
+                # Per step: 0.9995 is the 0.995 every tenth step of DiffuPose's release.
+                "ema_decay": 0.9995,
+                "log_every": 100,
+                "validate_every": 1000,
+                "checkpoint_every": 1000,
+                "keep": 3,
+                # At most this many windows of valid, evenly spread, with this many hypotheses.
+                "valid_windows": 2048,
+                "valid_hypotheses": 1,
+                "distributed": False,
+            },
+            "evaluation": {
+                "protocol": "standard",
+                "hypotheses": 10,
+                "flip": True,
+                # Every stride-th frame of each clip.
+                "stride": 1,
+                # Windows per device and compiled call.
+                "batch_size": 256,
+            },
+        }
+    )
+
+
+def flat_items(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a nested config as `('training.steps', 10000)`."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping | ConfigDict):
+            yield from flat_items(value, name + ".")
+        else:
+            yield name, value
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises UserError on an unknown or missing key, a value of the wrong type, or one that makes no sense."""
+    expected, found = dict(flat_items(base_config())), dict(flat_items(config))
+    for name in found.keys() - expected.keys():
+        raise UserError(f"config.{name}: unknown key; known in that place: {_neighbours(name, expected)}")
+    for name in expected.keys() - found.keys():
+        raise UserError(f"config.{name}: missing (was a whole section replaced by a flag?)")
+    for name, default in expected.items():
+        if not _same_type(found[name], default):
+            raise UserError(f"config.{name}: expected {type(default).__name__}, found {found[name]!r}")
+    _validate_numbers(found)
+    _validate_choices(found)
+
+
+def _neighbours(name: str, expected: Mapping[str, Any]) -> str:
+    section = name.rpartition(".")[0]
+    inside = [key.rpartition(".")[2] for key in expected if key.rpartition(".")[0] == section]
+    return ", ".join(inside or sorted({key.partition(".")[0] for key in expected}))
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    return isinstance(value, type(default))
+
+
+def _validate_numbers(found: Mapping[str, Any]) -> None:
+    for name in ("training.steps", "training.batch_size", "training.inner_steps", "training.keep", "lifter.width",
+                 "lifter.num_layers", "diffusion.steps", "evaluation.hypotheses", "evaluation.stride",
+                 "evaluation.batch_size", "training.valid_windows", "training.valid_hypotheses"):  # fmt: skip
+        if found[name] < 1:
+            raise UserError(f"config.{name}: expected at least 1, found {found[name]}")
+    inner = found["training.inner_steps"]
+    for name in ("steps", "log_every", "validate_every", "checkpoint_every"):
+        value = found[f"training.{name}"]
+        if value < 1 or value % inner:
+            raise UserError(f"config.training.{name}: expected a multiple of training.inner_steps={inner}, found {value}")
+    if not 0 <= found["training.ema_decay"] < 1:
+        raise UserError(f"config.training.ema_decay: expected 0 <= decay < 1, found {found['training.ema_decay']}")
+    if found["training.learning_rate"] <= 0:
+        raise UserError(f"config.training.learning_rate: expected a positive number, found {found['training.learning_rate']}")
+    if not 0 <= found["diffusion.sampling_steps"] <= found["diffusion.steps"]:
+        raise UserError(
+            f"config.diffusion.sampling_steps: expected 0 to diffusion.steps={found['diffusion.steps']}, "
+            f"found {found['diffusion.sampling_steps']}"
+        )
+
+
+_CHOICES = {
+    "lifter.compute_dtype": ("float32", "bfloat16"),
+    "diffusion.predict": ("eps", "x0"),
+    "diffusion.sampler": ("ddpm", "ddim"),
+    "training.decay": ("constant", "cosine", "exponential"),
+    "training.optimizer": ("adam", "amsgrad"),
+}
+
+
+def _validate_choices(found: Mapping[str, Any]) -> None:
+    for name, choices in _CHOICES.items():
+        if found[name] not in choices:
+            raise UserError(f"config.{name}: expected one of {', '.join(choices)}, found {found[name]!r}")
+
+
+def save_config(config: ConfigDict, path: str | os.PathLike) -> None:
+    """Writes the resolved config as JSON."""
+    Path(path).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def load_config(path: str | os.PathLike) -> ConfigDict:
+    """Reads and validates what `save_config` wrote. Raises UserError on a missing or damaged file."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: expected the config of a trained work directory, found no such file")
+    try:
+        config = ConfigDict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UserError(f"{path}: expected a JSON config, found {error}") from error
+    validate(config)
+    return config
+
+
+def first_difference(config: ConfigDict, other: ConfigDict) -> str | None:
+    """The first key, in order, that differs and is not free to change between runs of one work directory, or None."""
+    ours, theirs = dict(flat_items(config)), dict(flat_items(other))
+    for name, value in ours.items():
+        free = any(name == key or name.startswith(key + ".") for key in FREE_TO_CHANGE)
+        if not free and theirs.get(name) != value:
+            return name
+    return None

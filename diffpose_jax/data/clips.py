@@ -1,0 +1,234 @@
+"""ClipSet: the in-memory form every dataset becomes, and the project's own pickle-free archive."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from diffpose_jax.errors import UserError
+from diffpose_jax.geometry import Camera
+from diffpose_jax.skeleton import Skeleton, convert_layout, get_skeleton
+
+FORMAT = "diffpose_jax clips 1"
+SPLITS = ("train", "valid", "test")
+
+
+class Clip(NamedTuple):
+    """One uninterrupted recording of one subject in one camera, as loaders yield it.
+
+    keypoints `[T, J, 2]` normalised image units; poses `[T, J, 3]` metres, camera frame, root-relative, or None;
+    root `[T, 3]` metres, camera frame, or None; camera indexes the set's cameras (-1: unknown); scores `[T, J]`.
+    """
+
+    keypoints: np.ndarray
+    poses: np.ndarray | None
+    root: np.ndarray | None
+    subject: str
+    action: str
+    camera: int = -1
+    fps: float = 50.0
+    scores: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSet:
+    """Frames of many clips, stored end to end.
+
+    keypoints `[N, J, 2]` normalised image units (x/w*2-1, y/w*2-h/w); poses `[N, J, 3]` metres, camera frame,
+    root-relative (joint 0 is zero), or None; root `[N, 3]` metres, camera frame, or None; clip_start, clip_length,
+    camera, fps `[C]`; subject and action, one per clip; cameras with a leading axis `[K]`, or None; scores `[N, J]`
+    of the detector, or None.
+    """
+
+    keypoints: np.ndarray
+    poses: np.ndarray | None
+    root: np.ndarray | None
+    clip_start: np.ndarray
+    clip_length: np.ndarray
+    subject: tuple[str, ...]
+    action: tuple[str, ...]
+    camera: np.ndarray
+    fps: np.ndarray
+    cameras: Camera | None
+    skeleton: Skeleton
+    scores: np.ndarray | None = None
+
+    @classmethod
+    def build(cls, clips: Sequence[Clip], skeleton: Skeleton, cameras: Camera | None = None) -> ClipSet:
+        """Stores clips end to end; an empty list gives a set of no frames. Raises UserError on data that cannot be used."""
+        for clip in clips:
+            _check_clip(clip, skeleton)
+        joints = skeleton.num_joints
+        lengths = np.array([len(clip.keypoints) for clip in clips], np.int32)
+
+        def joined(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+            parts = [getattr(clip, name) for clip in clips]
+            if any(part is None for part in parts):
+                return None
+            return np.concatenate([np.zeros((0, *shape), np.float32), *[np.asarray(p, np.float32) for p in parts]])
+
+        return cls(
+            keypoints=joined("keypoints", (joints, 2)),
+            poses=joined("poses", (joints, 3)),
+            root=joined("root", (3,)),
+            clip_start=(np.cumsum(lengths) - lengths).astype(np.int32),
+            clip_length=lengths,
+            subject=tuple(clip.subject for clip in clips),
+            action=tuple(clip.action for clip in clips),
+            camera=np.array([clip.camera for clip in clips], np.int32),
+            fps=np.array([clip.fps for clip in clips], np.float32),
+            cameras=cameras,
+            skeleton=skeleton,
+            scores=joined("scores", (joints,)) if clips else None,
+        )
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.keypoints)
+
+    @property
+    def num_clips(self) -> int:
+        return len(self.clip_length)
+
+    def clip(self, index: int) -> Clip:
+        """The clip at `index`, as views of the set's arrays."""
+        frames = slice(self.clip_start[index], self.clip_start[index] + self.clip_length[index])
+        part = {name: _taken(getattr(self, name), frames) for name in ("keypoints", "poses", "root", "scores")}
+        return Clip(
+            **part,
+            subject=self.subject[index],
+            action=self.action[index],
+            camera=int(self.camera[index]),
+            fps=float(self.fps[index]),
+        )
+
+    def select(self, indices: Iterable[int]) -> ClipSet:
+        """The set of the clips at `indices`, in that order."""
+        return ClipSet.build([self.clip(i) for i in indices], self.skeleton, self.cameras)
+
+    def converted(self, skeleton: Skeleton) -> ClipSet:
+        """The same frames in another layout (see `skeleton.convert_layout`). Raises UserError where no map exists."""
+        if skeleton == self.skeleton:
+            return self
+
+        def convert(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else np.asarray(convert_layout(array, self.skeleton, skeleton), np.float32)
+
+        poses = convert(self.poses)
+        if poses is not None:
+            poses = poses - poses[:, skeleton.root : skeleton.root + 1]
+        scores = None if self.scores is None else convert(self.scores[..., None])[..., 0]
+        return dataclasses.replace(
+            self, keypoints=convert(self.keypoints), poses=poses, scores=scores, skeleton=skeleton
+        )
+
+    def frame_clip(self) -> np.ndarray:
+        """The clip of every frame, `[N]` int32."""
+        return np.repeat(np.arange(self.num_clips, dtype=np.int32), self.clip_length)
+
+    def frame_camera(self) -> Camera | None:
+        """The camera of every frame, leading axis `[N]`, or None where any clip's camera is unknown."""
+        if self.cameras is None or (self.camera < 0).any():
+            return None
+        return Camera(*(np.asarray(field)[self.camera[self.frame_clip()]] for field in self.cameras))
+
+
+def _taken(array: np.ndarray | None, frames: slice) -> np.ndarray | None:
+    return None if array is None else array[frames]
+
+
+def _check_clip(clip: Clip, skeleton: Skeleton) -> None:
+    name = f"clip {clip.subject}/{clip.action}"
+    frames, joints = len(clip.keypoints), skeleton.num_joints
+    expected = {"keypoints": (frames, joints, 2), "poses": (frames, joints, 3), "root": (frames, 3), "scores": (frames, joints)}
+    if frames == 0:
+        raise UserError(f"{name}: expected at least one frame, found none")
+    for field, shape in expected.items():
+        array = getattr(clip, field)
+        if array is None:
+            continue
+        if np.shape(array) != shape:
+            raise UserError(f"{name}: expected {field} of shape {shape} ({skeleton.name}), found {np.shape(array)}")
+        if not np.isfinite(array).all():
+            frame = int(np.argwhere(~np.isfinite(array))[0][0])
+            raise UserError(f"{name}: expected finite {field}, found NaN or infinity first in frame {frame}")
+
+
+_FRAME_ARRAYS = ("keypoints", "poses", "root", "scores")
+_CLIP_ARRAYS = ("clip_start", "clip_length", "camera", "fps")
+
+
+def save_archive(path: str | os.PathLike, splits: Mapping[str, ClipSet]) -> None:
+    """Writes `{split: ClipSet}` as one uncompressed .npz without pickles, atomically."""
+    path = Path(path)
+    arrays, meta = {}, {"format": FORMAT, "splits": {}}
+    for split, clips in splits.items():
+        meta["splits"][split] = {
+            "skeleton": clips.skeleton.name,
+            "subject": clips.subject,
+            "action": clips.action,
+            "frames": clips.num_frames,
+        }
+        for name in _FRAME_ARRAYS + _CLIP_ARRAYS:
+            if getattr(clips, name) is not None:
+                arrays[f"{split}/{name}"] = getattr(clips, name)
+        for name, field in zip(Camera._fields, clips.cameras or (), strict=False):
+            arrays[f"{split}/camera_{name}"] = np.asarray(field, np.float32)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def load_archive(path: str | os.PathLike, splits: Sequence[str] | None = None) -> dict[str, ClipSet]:
+    """Reads an archive written by `save_archive`; only the named splits are read from disk.
+
+    Raises UserError for a missing or damaged file, a foreign format or a missing split.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: expected an archive made by `python -m diffpose_jax.prepare`, found no such file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            meta = json.loads(str(archive["meta"]))
+            if meta.get("format") != FORMAT:
+                raise UserError(f"{path}: expected format '{FORMAT}', found {meta.get('format')!r}")
+            wanted = list(meta["splits"]) if splits is None else splits
+            missing = [split for split in wanted if split not in meta["splits"]]
+            if missing:
+                raise UserError(f"{path}: expected split '{missing[0]}', found {', '.join(meta['splits'])}")
+            return {split: _read_split(archive, split, meta["splits"][split]) for split in wanted}
+    except (ValueError, KeyError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: expected an archive of diffpose_jax, found {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _read_split(archive: np.lib.npyio.NpzFile, split: str, meta: dict) -> ClipSet:
+    def read(name: str) -> np.ndarray | None:
+        return archive[f"{split}/{name}"] if f"{split}/{name}" in archive else None
+
+    cameras = [read(f"camera_{name}") for name in Camera._fields]
+    clips = ClipSet(
+        **{name: read(name) for name in _FRAME_ARRAYS + _CLIP_ARRAYS},
+        subject=tuple(meta["subject"]),
+        action=tuple(meta["action"]),
+        cameras=None if cameras[0] is None else Camera(*cameras),
+        skeleton=get_skeleton(meta["skeleton"]),
+    )
+    if clips.keypoints is None or clips.num_frames != meta["frames"] or clips.clip_length.sum() != clips.num_frames:
+        raise ValueError(f"split {split} whose frames do not add up")
+    return clips

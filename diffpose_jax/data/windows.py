@@ -1,0 +1,116 @@
+"""Windows of frames, gathered on the device; batch order is a pure function of (seed, example number)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.errors import UserError
+
+
+class Batch(NamedTuple):
+    """What a window gather yields, and all that a lifter sees.
+
+    keypoints `[B, F, J, 2]` normalised image units; poses `[B, F, J, 3]` metres, camera frame, root-relative; mask
+    `[B, F, J]` one where a joint is observed; index `[B]` int32, the identity of the example, from which all its noise
+    derives, so that results depend neither on batch size nor on the number of devices.
+    """
+
+    keypoints: jax.Array
+    poses: jax.Array
+    mask: jax.Array
+    index: jax.Array
+    mixture: Any = None
+
+
+class DeviceClips(NamedTuple):
+    """All frames of a split in device memory: keypoints `[N, J, 2]`, poses `[N, J, 3]`, mask `[N, J]` or None (all seen)."""
+
+    keypoints: jax.Array
+    poses: jax.Array
+    mask: jax.Array | None = None
+
+
+class Windows(NamedTuple):
+    """Where each window lies: its first frame, which may fall outside its clip, and the clip's first and last frame; `[W]`."""
+
+    start: jax.Array
+    low: jax.Array
+    high: jax.Array
+
+
+def device_clips(clips: ClipSet, dtype: jnp.dtype = jnp.float32) -> DeviceClips:
+    """The frames of a set as device arrays; poses are zero where the set has none. Raises UserError on an empty set."""
+    if clips.num_frames == 0:
+        raise UserError("data: expected at least one clip, found none")
+    joints = clips.skeleton.num_joints
+    poses = np.zeros((clips.num_frames, joints, 3), np.float32) if clips.poses is None else clips.poses
+    return DeviceClips(jnp.asarray(clips.keypoints, dtype), jnp.asarray(poses, dtype))
+
+
+def centred_windows(clips: ClipSet, frames: int, stride: int = 1) -> Windows:
+    """One window around every `stride`-th frame of each clip, as VideoPose3D's generator makes them."""
+    return _windows(clips, [np.arange(0, length, stride) - frames // 2 for length in clips.clip_length])
+
+
+def tiled_windows(clips: ClipSet, frames: int) -> Windows:
+    """Windows side by side that cover each clip once; the last one of a clip is padded at its end."""
+    return _windows(clips, [np.arange(0, length, frames) for length in clips.clip_length])
+
+
+def _windows(clips: ClipSet, offsets: list[np.ndarray]) -> Windows:
+    counts = [len(part) for part in offsets]
+    low = np.repeat(clips.clip_start, counts)
+    high = np.repeat(clips.clip_start + clips.clip_length - 1, counts)
+    start = low + np.concatenate(offsets)
+    return Windows(*(jnp.asarray(part, jnp.int32) for part in (start, low, high)))
+
+
+def window_frames(windows: Windows, ids: jax.Array, frames: int) -> tuple[jax.Array, jax.Array]:
+    """Frame numbers `[B, F]` of the windows `ids [B]`, clamped to their clips, and which `[B, F]` lie inside."""
+    wanted = windows.start[ids][:, None] + jnp.arange(frames, dtype=jnp.int32)[None, :]
+    low, high = windows.low[ids][:, None], windows.high[ids][:, None]
+    return jnp.clip(wanted, low, high), (wanted >= low) & (wanted <= high)
+
+
+def gather(clips: DeviceClips, windows: Windows, ids: jax.Array, frames: int) -> Batch:
+    """The windows `ids [B]`, their edges repeated where they leave their clip; the batch's index is `ids`."""
+    number, _ = window_frames(windows, ids, frames)
+    mask = jnp.ones((*number.shape, clips.keypoints.shape[1]), clips.keypoints.dtype)
+    if clips.mask is not None:
+        mask = clips.mask[number]
+    return Batch(clips.keypoints[number], clips.poses[number], mask, ids)
+
+
+def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int) -> jax.Array:
+    """The `position`-th window of a random order of `count` windows, without ever storing that order.
+
+    position, epoch `[B]` int32 -> `[B]` int32. Each epoch is another permutation: a four-round Feistel network over
+    the smallest square domain that holds `count`, walked until the value falls inside (Black and Rogaway 2002).
+    """
+    half_bits = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
+    low_mask = jnp.uint32((1 << half_bits) - 1)
+    round_keys = jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(jax.random.key(seed), e), (4,), jnp.uint32))(epoch)
+
+    def encrypt(value: jax.Array) -> jax.Array:
+        left, right = value >> half_bits, value & low_mask
+        for i in range(4):
+            left, right = right, left ^ (_mixed(right ^ round_keys[:, i]) & low_mask)
+        return (left << half_bits) | right
+
+    inside = encrypt(position.astype(jnp.uint32))
+    walked = jax.lax.while_loop(
+        lambda value: jnp.any(value >= count), lambda value: jnp.where(value >= count, encrypt(value), value), inside
+    )
+    return walked.astype(jnp.int32)
+
+
+def _mixed(value: jax.Array) -> jax.Array:
+    """A 32-bit integer hash with full avalanche (the finaliser of MurmurHash3)."""
+    value = (value ^ (value >> 16)) * jnp.uint32(0x85EBCA6B)
+    value = (value ^ (value >> 13)) * jnp.uint32(0xC2B2AE35)
+    return value ^ (value >> 16)

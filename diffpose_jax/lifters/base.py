@@ -1,0 +1,73 @@
+"""The contract every method meets: three pure functions over one kind of batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffpose_jax.data.windows import Batch
+from diffpose_jax.skeleton import Skeleton, mirror
+
+__all__ = ["Aux", "Batch", "Lifter", "Variables", "example_batch", "flip_averaged", "flip_batch"]
+
+Variables = Mapping[str, Any]
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value: scalars to log and the new batch statistics (`{}` where there are none)."""
+
+    metrics: dict[str, jax.Array]
+    batch_stats: Mapping[str, Any]
+
+
+class Lifter(NamedTuple):
+    """A method as three pure functions.
+
+    init(key, batch) -> variables {'params', 'batch_stats'?, 'frozen'?}
+    loss(variables, key, batch) -> scalar, Aux
+    sample(variables, key, batch, num_hypotheses) -> poses `[H, B, F, J, 3]` metres, camera frame, root-relative
+
+    A deterministic lifter is the case where all hypotheses agree; its `stochastic` is False.
+    """
+
+    init: Callable[[jax.Array, Batch], Variables]
+    loss: Callable[[Variables, jax.Array, Batch], tuple[jax.Array, Aux]]
+    sample: Callable[[Variables, jax.Array, Batch, int], jax.Array]
+    skeleton: Skeleton
+    frames: int = 1
+    stochastic: bool = True
+
+
+def example_batch(lifter: Lifter, size: int = 1) -> Batch:
+    """A batch of zeros with a lifter's shapes, to initialise variables with."""
+    shape = (size, lifter.frames, lifter.skeleton.num_joints)
+    return Batch(jnp.zeros((*shape, 2)), jnp.zeros((*shape, 3)), jnp.ones(shape), jnp.arange(size, dtype=jnp.int32))
+
+
+def flip_batch(batch: Batch, skeleton: Skeleton) -> Batch:
+    """The batch as a mirror shows it; the examples keep their identity."""
+    return batch._replace(
+        keypoints=mirror(batch.keypoints, skeleton),
+        poses=mirror(batch.poses, skeleton),
+        mask=batch.mask[..., np.array(skeleton.flip_order)],
+    )
+
+
+def flip_averaged(lifter: Lifter) -> Lifter:
+    """The lifter whose every hypothesis is the mean of one sample and one mirrored-back sample of the mirrored input.
+
+    Twice the work of the plain lifter. This is the test-time flip of VideoPose3D and of DiffuPose's release, where the
+    two samples of a hypothesis have independent noise.
+    """
+
+    def sample(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
+        straight = lifter.sample(variables, jax.random.fold_in(key, 0), batch, num_hypotheses)
+        mirrored = flip_batch(batch, lifter.skeleton)
+        flipped = lifter.sample(variables, jax.random.fold_in(key, 1), mirrored, num_hypotheses)
+        return (straight + mirror(flipped, lifter.skeleton)) / 2
+
+    return lifter._replace(sample=sample)

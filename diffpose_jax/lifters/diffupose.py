@@ -1,0 +1,89 @@
+"""DiffuPose: the 3D pose of one frame by reverse diffusion with a modulated GCN conditioned on the 2D keypoints.
+
+Choi et al., "DiffuPose: Monocular 3D Human Pose Estimation via Denoising Diffusion Probabilistic Model", IROS 2023.
+What is diffused is the root-relative pose in metres, unscaled. The denoiser sees the noisy pose beside the keypoints
+and returns, per joint, the noise (or x0) and a reconstruction of the keypoints. Sampling starts from pure noise and
+clips x0 to ±1 m in every step; hypotheses are independent samples, aggregated afterwards.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffpose_jax.diffusion.hypotheses import example_keys, sample_hypotheses
+from diffpose_jax.diffusion.process import diffuse, target
+from diffpose_jax.diffusion.samplers import Plan, clip_x0, initial_noise, predict_with, sample
+from diffpose_jax.diffusion.schedules import Schedule
+from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables
+from diffpose_jax.skeleton import Skeleton
+
+
+def diffupose(
+    network: nn.Module,
+    skeleton: Skeleton,
+    schedule: Schedule,
+    plan: Plan,
+    *,
+    predict: str = "eps",
+    clip: float = 1.0,
+    weight_2d: float = 0.8,
+    joint_weights: jax.Array | None = None,
+) -> Lifter:
+    """DiffuPose around `network(x [B, 1, J, 3], keypoints [B, 1, J, 2], k) -> [B, 1, J, 5]`.
+
+    predict names what the first three channels are, 'eps' (the paper) or 'x0'; clip is in metres; weight_2d is the
+    release's weight 0.8 of the 2D reconstruction; joint_weights `[J]`.
+    """
+    weights = jnp.ones(skeleton.num_joints) if joint_weights is None else jnp.asarray(joint_weights, jnp.float32)
+    alpha_bar = jnp.asarray(schedule.alpha_bar)
+    num_steps = len(schedule.alpha_bar)
+
+    def init(key: jax.Array, batch: Batch) -> Variables:
+        return network.init(key, batch.poses, batch.keypoints, jnp.zeros(len(batch.index), jnp.int32), train=False)
+
+    def loss(variables: Variables, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
+        draws = jax.vmap(lambda k: jax.random.split(k, 2))(example_keys(key, batch.index))
+        k = jax.vmap(lambda one: jax.random.randint(one, (), 0, num_steps, jnp.int32))(draws[:, 0])
+        noise = initial_noise(draws[:, 1], batch.poses.shape)
+        output, updates = network.apply(
+            variables,
+            diffuse(schedule, batch.poses, k, noise),
+            batch.keypoints,
+            k,
+            train=True,
+            index=batch.index,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        total, displayed = denoising_loss(output, target(predict, batch.poses, noise), batch.keypoints, weights, weight_2d)
+        return total, Aux({"loss": total, "loss_unweighted": displayed}, updates.get("batch_stats", {}))
+
+    def sample_poses(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
+        def pose_part(x: jax.Array, k: jax.Array) -> jax.Array:
+            return network.apply(variables, x, batch.keypoints, k, train=False)[..., :3]
+
+        denoiser = clip_x0(predict_with(predict, pose_part, schedule), alpha_bar, -clip, clip)
+
+        def one(keys: jax.Array) -> jax.Array:
+            return sample(keys, denoiser, initial_noise(keys, batch.poses.shape), plan)
+
+        poses = sample_hypotheses(one, example_keys(key, batch.index), num_hypotheses)
+        return poses - poses[..., skeleton.root : skeleton.root + 1, :]
+
+    return Lifter(init, loss, sample_poses, skeleton)
+
+
+def denoising_loss(
+    output: jax.Array, pose_target: jax.Array, keypoints: jax.Array, joint_weights: jax.Array, weight_2d: float
+) -> tuple[jax.Array, jax.Array]:
+    """The loss of the release and the figure its progress bar shows, which leaves the joint weights out.
+
+    Mean absolute error of output `[B, F, J, 5]` against pose_target `[B, F, J, 3]` beside keypoints `[B, F, J, 2]`,
+    the 2D part weighted by weight_2d, joints by joint_weights `[J]` (paper: L = L1 + lambda L2, norm and lambda unstated).
+    """
+    channels = jnp.array([1.0, 1.0, 1.0, weight_2d, weight_2d], output.dtype)
+    wanted = jnp.concatenate([pose_target, keypoints], axis=-1)
+    error = jnp.abs(output - wanted) * channels[None, None, None, :]
+    return jnp.mean(error * joint_weights[None, None, :, None]), jnp.mean(error)

@@ -1,0 +1,59 @@
+"""Mapping over the local devices: the only file that says pmap.
+
+State and data are plainly replicated (natural shapes, no stacked copies); only example numbers carry a leading axis of
+devices. With `out_axes=None` a forgotten `pmean` is silent, so `assert_replicated` is called before every checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "devices"
+
+
+def local_devices() -> int:
+    """The number of devices of this process."""
+    return jax.local_device_count()
+
+
+def pmap_step(step: Callable) -> Callable:
+    """Maps `step(state, data, examples) -> (state, metrics)` over examples `[D, ...]`; the state is donated.
+
+    The step averages over the axis `AXIS` whatever must be equal on all devices.
+    """
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=(0,))
+
+
+def pmap_each(function: Callable) -> Callable:
+    """Maps `function(variables, data, ids [b])` over ids `[D, b]`; outputs are stacked `[D, b, ...]`."""
+    return jax.pmap(function, axis_name=AXIS, in_axes=(None, None, 0), out_axes=0)
+
+
+def place(tree: Any) -> Any:
+    """Puts every leaf on all local devices, replicated: once before the first mapped call, and after a restore."""
+    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_devices(array: np.ndarray) -> np.ndarray:
+    """Reshapes `[n, ...]` to `[D, n / D, ...]`; n must be a multiple of the device count."""
+    return array.reshape(local_devices(), -1, *array.shape[1:])
+
+
+def assert_replicated(tree: Any) -> None:
+    """Raises AssertionError, naming the leaf, where the copies on the local devices differ."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not isinstance(leaf, jax.Array) or len(leaf.addressable_shards) < 2:
+            continue
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        first, *rest = (np.asarray(shard.data) for shard in leaf.addressable_shards)
+        for number, copy in enumerate(rest, 1):
+            if not np.array_equal(first, copy, equal_nan=True):
+                name = jax.tree_util.keystr(path)
+                raise AssertionError(f"{name} differs between device 0 and device {number}: a pmean is missing")

@@ -1,0 +1,73 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+
+class Progress:
+    """Reports `done` of `total` units; use as a context manager and call `update`.
+
+    Rates and time left count from `start`, where a continued run takes up. In a log a line appears every
+    `line_seconds`, and one at the end. Silent where `enabled` is False (all processes but the first).
+    """
+
+    def __init__(
+        self, label: str, total: int, unit: str, *, start: int = 0, line_seconds: float = 20.0, enabled: bool = True
+    ):
+        self._label, self._total, self._unit, self._first, self._done = label, total, unit, start, start
+        self._line_seconds, self._enabled = line_seconds, enabled
+        self._bar: RichProgress | None = None
+        self._begin = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self._begin = self._last_line = time.monotonic()
+        if self._enabled and sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(self._unit),
+                       TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))  # fmt: skip
+            self._bar = RichProgress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(self._label, total=self._total, completed=self._first, rate="", text="")
+            self._bar.start()
+        return self
+
+    def update(self, done: int, text: str = "") -> None:
+        """Says that `done` units are done; text is shown beside the bar or in the line."""
+        self._done = done
+        now = time.monotonic()
+        rate = (done - self._first) / max(now - self._begin, 1e-9)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, rate=f"{rate:.3g}/s", text=text)
+        elif self._enabled and (now - self._last_line >= self._line_seconds or done >= self._total):
+            self._last_line = now
+            left = (self._total - done) / rate if rate > 0 else float("inf")
+            print(
+                f"{self._label}: {done}/{self._total} {self._unit}, {rate:.3g}/s, {_clock(left)} left"
+                + (f", {text}" if text else ""),
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def say(self, line: str) -> None:
+        """Prints a line without disturbing the bar."""
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False)
+        elif self._enabled:
+            print(line, file=sys.stderr, flush=True)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _clock(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,157 @@
+"""The work directory: its config, its checkpoints (newest and best) and how they come back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from ml_collections import ConfigDict
+
+from diffpose_jax.config import first_difference, load_config, save_config
+from diffpose_jax.errors import UserError
+from diffpose_jax.lifters.base import Lifter, Variables, example_batch
+from diffpose_jax.parallel import place
+from diffpose_jax.registry import build_lifter
+
+
+def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
+    """Creates a work directory for a config, or checks that an existing one belongs to it.
+
+    Raises UserError where it cannot be written, or where its config differs in more than how a run is watched.
+    """
+    path = Path(workdir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--workdir {path}: expected a directory that can be written, found {error.strerror}") from error
+    stored = path / "config.json"
+    if stored.exists():
+        before = load_config(stored)
+        name = first_difference(config, before)
+        if name is not None:
+            ours, theirs = (_lookup(one, name) for one in (config, before))
+            raise UserError(f"{stored}: this workdir was made with {name}={theirs!r}, the config now says {ours!r}; "
+                            "use another --workdir")  # fmt: skip
+    elif any((path / name).exists() for name in ("checkpoints", "best")):
+        raise UserError(f"--workdir {path}: expected config.json beside its checkpoints, found none")
+    save_config(config, stored)
+    return path
+
+
+def _lookup(config: ConfigDict, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+class Checkpoints:
+    """Checkpoints under one directory, saved in the background, each complete or absent.
+
+    `restore_newest` goes from the newest to the oldest and moves a damaged one aside to `damaged/`, saying so.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int):
+        self._path = Path(directory).absolute()
+        self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(self._path, options=self._options)
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def save(self, step: int, tree: Any, note: dict | None = None) -> None:
+        """Saves a tree of arrays and a small JSON note; a step already there is left alone."""
+        if step in self._manager.all_steps():
+            return
+        if jax.process_count() > 1:
+            tree = jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, tree)
+        arguments = ocp.args.Composite(tree=ocp.args.StandardSave(tree), note=ocp.args.JsonSave(note or {}))
+        if not self._manager.save(step, args=arguments, force=True):
+            raise RuntimeError(f"{self._path}: checkpoint {step} was not saved")
+
+    def restore_newest(self, template: Any) -> tuple[int, Any, dict] | None:
+        """(step, tree, note) of the newest checkpoint that can be read, or None where there is none at all.
+
+        template is a tree of arrays or ShapeDtypeStructs. Raises UserError where every checkpoint is damaged.
+        """
+        steps, damaged = self.steps(), {}
+        arguments = ocp.args.Composite(tree=ocp.args.StandardRestore(template), note=ocp.args.JsonRestore())
+        for step in steps:
+            try:
+                restored = self._manager.restore(step, args=arguments)
+            except Exception as error:  # Orbax raises whatever its storage layers raise
+                damaged[step] = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                continue
+            self._set_aside(damaged)
+            return step, restored["tree"], restored["note"]
+        if steps:
+            reason = damaged[steps[0]]
+            raise UserError(f"{self._path}: none of the checkpoints {steps} can be read; the newest says: {reason}")
+        return None
+
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        # A damaged step left in place would make Orbax refuse later saves of the same or an earlier step.
+        if not damaged:
+            return
+        self._manager.close()
+        for step, reason in damaged.items():
+            target = self._path.parent / "damaged" / f"{self._path.name}-{step}"
+            logging.warning("%s/%d cannot be read (%s); moved to %s", self._path, step, reason, target)
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(self._path / str(step), target)
+        self._manager = ocp.CheckpointManager(self._path, options=self._options)
+
+    def wait(self) -> None:
+        """Returns when all saves so far are on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for saves and releases the directory."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+class Trained(NamedTuple):
+    """What a work directory was trained to: its config, its lifter, the averaged variables and their step."""
+
+    config: ConfigDict
+    lifter: Lifter
+    variables: Variables
+    step: int
+
+
+def restore_workdir(workdir: str | os.PathLike) -> Trained:
+    """The best variables of a work directory by its valid split, as training saves them whenever they improve.
+
+    Raises UserError where there is no config or no checkpoint.
+    """
+    path = Path(workdir)
+    config = load_config(path / "config.json")
+    lifter = build_lifter(config)
+    template = template_of(lambda: lifter.init(jax.random.key(0), example_batch(lifter)))
+    if not any((path / "best").glob("[0-9]*")):
+        raise UserError(f"{path}: expected a checkpoint in {path / 'best'}, found none; train first")
+    best = Checkpoints(path / "best", keep=1)
+    try:
+        step, variables, _ = best.restore_newest(template)
+    finally:
+        best.close()
+    return Trained(config, lifter, place(variables), step)
+
+
+def template_of(create: Callable[[], Any]) -> Any:
+    """The shapes and dtypes of what `create` would return, on one device, for `restore_newest`."""
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one_device), jax.eval_shape(create)
+    )

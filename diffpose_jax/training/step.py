@@ -1,0 +1,92 @@
+"""One dispatch of training: several pure steps in a scan, on one device's share of the global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from diffpose_jax.data.windows import DeviceClips, Windows, gather, shuffled
+from diffpose_jax.lifters.base import Batch, Lifter, flip_batch
+from diffpose_jax.parallel import AXIS
+from diffpose_jax.training.state import TrainState, averaged
+
+
+class TrainData(NamedTuple):
+    """The training split, resident on the device."""
+
+    clips: DeviceClips
+    windows: Windows
+
+
+class Examples(NamedTuple):
+    """Which examples a device takes in each of S steps, int32 `[S, b]`.
+
+    epoch and position say which window (see `shuffled`); index is the place in the global batch, from which all the
+    example's noise derives, so that any number of devices follows the same trajectory.
+    """
+
+    epoch: np.ndarray
+    position: np.ndarray
+    index: np.ndarray
+
+
+def examples_of_steps(first_step: int, num_steps: int, batch_size: int, count: int) -> Examples:
+    """The examples `[S, B]` of the global batches first_step, first_step + 1, ... over `count` windows."""
+    step = np.arange(first_step, first_step + num_steps, dtype=np.int64)[:, None]
+    index = np.broadcast_to(np.arange(batch_size, dtype=np.int64)[None, :], (num_steps, batch_size))
+    epoch, position = np.divmod(step * batch_size + index, count)
+    return Examples(epoch.astype(np.int32), position.astype(np.int32), index.astype(np.int32))
+
+
+StepFunction = Callable[[TrainState, TrainData, Examples], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_step(
+    lifter: Lifter, optimizer: optax.GradientTransformation, *, seed: int, ema_decay: float, flip: bool
+) -> StepFunction:
+    """The pure function `(state, data, examples) -> (state, metrics)` that `parallel.pmap_step` maps over devices.
+
+    Gradients, metrics and batch statistics are averaged over the devices; metrics are means over the S steps.
+    """
+
+    def one(data: TrainData, state: TrainState, examples: Examples) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        flip_key, loss_key = jax.random.split(key)
+        ids = shuffled(examples.position, examples.epoch, len(data.windows.start), seed)
+        batch = gather(data.clips, data.windows, ids, lifter.frames)._replace(index=examples.index)
+        batch = flip_half(flip_key, batch, lifter) if flip else batch
+
+        def loss(params: dict) -> tuple[jax.Array, tuple]:
+            return lifter.loss({**state.variables(), "params": params}, loss_key, batch)
+
+        (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        grads, metrics, batch_stats = jax.lax.pmean((grads, aux.metrics, aux.batch_stats), AXIS)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        latest = {"params": optax.apply_updates(state.params, updates), "batch_stats": batch_stats}
+        step = state.step + 1
+        metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
+        return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state,
+                          ema=averaged(state.ema, latest, step, ema_decay)), metrics  # fmt: skip
+
+    def many(state: TrainState, data: TrainData, examples: Examples) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = jax.lax.scan(lambda carry, part: one(data, carry, part), state, examples)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return many
+
+
+def flip_half(key: jax.Array, batch: Batch, lifter: Lifter) -> Batch:
+    """Mirrors each example with probability one half, decided by its index."""
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.index)
+    chosen = jax.vmap(jax.random.bernoulli)(keys)
+    mirrored = flip_batch(batch, lifter.skeleton)
+
+    def pick(flipped: jax.Array, straight: jax.Array) -> jax.Array:
+        return jnp.where(jnp.expand_dims(chosen, tuple(range(1, straight.ndim))), flipped, straight)
+
+    return jax.tree.map(pick, mirrored, batch)

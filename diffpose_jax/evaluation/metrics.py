@@ -1,0 +1,115 @@
+"""The field's errors of 3D poses: pure functions, one value per pose, metres in and metres out.
+
+Poses are `[..., J, 3]` in metres; nothing is centred or aligned here unless the name says so (`root_relative` centres).
+`METRICS` says how a report prints each of them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffpose_jax.geometry import procrustes
+
+Array = jax.Array
+
+PCK_THRESHOLD = 0.150
+AUC_THRESHOLDS = tuple(0.005 * step for step in range(31))
+
+
+class Metric(NamedTuple):
+    """How a metric is printed: its name in papers, its unit, the factor from what the function returns to that unit."""
+
+    label: str
+    unit: str
+    scale: float
+    lower_is_better: bool = True
+
+
+METRICS: dict[str, Metric] = {
+    "mpjpe": Metric("MPJPE", "mm", 1000.0),
+    "p_mpjpe": Metric("P-MPJPE", "mm", 1000.0),
+    "n_mpjpe": Metric("N-MPJPE", "mm", 1000.0),
+    "n_mpjpe_official_quirk": Metric("N-MPJPE as released", "mm", 1000.0),
+    "velocity_error": Metric("velocity error", "mm/frame", 1000.0),
+    "pck": Metric("PCK@150mm", "%", 100.0, lower_is_better=False),
+    "auc": Metric("AUC", "%", 100.0, lower_is_better=False),
+}
+
+
+def root_relative(poses: Array, root: int = 0) -> Array:
+    """Poses `[..., J, 3]` with their own joint `root` moved to the origin."""
+    return poses - poses[..., root : root + 1, :]
+
+
+def joint_errors(poses: Array, target: Array) -> Array:
+    """The distance of every joint to its target, `[..., J]` m."""
+    return jnp.linalg.norm(poses - target, axis=-1)
+
+
+def mpjpe(poses: Array, target: Array) -> Array:
+    """Mean distance over the joints, `[...]` m (protocol 1). The root counts as a joint, as in all published tables."""
+    return jnp.mean(joint_errors(poses, target), axis=-1)
+
+
+def p_mpjpe(poses: Array, target: Array) -> Array:
+    """MPJPE after the best similarity transform of each pose onto its target, `[...]` m (protocol 2)."""
+    return mpjpe(procrustes(poses, target), target)
+
+
+def n_mpjpe(poses: Array, target: Array) -> Array:
+    """MPJPE after the best scale s = sum p.g / sum p.p of each pose, `[...]` m (Rhodin et al. 2018)."""
+    return mpjpe(_scaled(poses, target, axis=(-2, -1)), target)
+
+
+def n_mpjpe_official_quirk(poses: Array, target: Array) -> Array:
+    """What DiffuPose's release prints as N-MPJPE, `[...]` m: its axes are shifted, so x, y and z get a scale each."""
+    return mpjpe(_scaled(poses, target, axis=(-2,)), target)
+
+
+def _scaled(poses: Array, target: Array, axis: tuple[int, ...]) -> Array:
+    square = jnp.sum(poses * poses, axis=axis, keepdims=True)
+    scale = jnp.sum(poses * target, axis=axis, keepdims=True) / jnp.maximum(square, jnp.finfo(poses.dtype).tiny)
+    return scale * poses
+
+
+def velocity_error(poses: Array, target: Array) -> Array:
+    """Mean distance between joint displacements from frame to frame of one clip `[..., T, J, 3]`: `[..., T - 1]` m."""
+    return mpjpe(jnp.diff(poses, axis=-3), jnp.diff(target, axis=-3))
+
+
+def velocity_error_of_frames(poses: Array, target: Array, follows: Array) -> Array:
+    """Velocity error of frames `[M, J, 3]` of many clips, `[M]` m/frame; NaN where `follows [M]` is False.
+
+    `follows` says that a frame is the successor of the frame before it, in the same clip.
+    """
+    steps = jnp.concatenate([jnp.full((1,), jnp.nan, poses.dtype), velocity_error(poses, target)])
+    return jnp.where(follows, steps, jnp.nan)
+
+
+def pck(poses: Array, target: Array, threshold: float = PCK_THRESHOLD, root: int | None = 0) -> Array:
+    """The share of joints strictly nearer than `threshold` metres, `[...]` in 0..1 (MPI-INF-3DHP: 150 mm).
+
+    Joint `root` is left out (None: all count): it is right by construction and would only flatter.
+    """
+    return jnp.mean((_counted(poses, target, root) < threshold).astype(poses.dtype), axis=-1)
+
+
+def auc(poses: Array, target: Array, root: int | None = 0) -> Array:
+    """The mean PCK over the 31 thresholds 0, 5, ..., 150 mm of MPI-INF-3DHP, `[...]` in 0..1; `root` as in `pck`."""
+    thresholds = jnp.asarray(AUC_THRESHOLDS, poses.dtype)
+    below = _counted(poses, target, root)[..., None] < jnp.expand_dims(thresholds, tuple(range(poses.ndim - 1)))
+    return jnp.mean(below.astype(poses.dtype), axis=(-2, -1))
+
+
+def _counted(poses: Array, target: Array, root: int | None) -> Array:
+    errors = joint_errors(poses, target)
+    return errors if root is None else jnp.delete(errors, root, axis=-1)
+
+
+def spread(hypotheses: Array) -> Array:
+    """The standard deviation of each joint: root mean square distance of `[H, ..., J, 3]` from the mean, `[..., J]` m."""
+    centred = hypotheses - jnp.mean(hypotheses, axis=0, keepdims=True)
+    return jnp.sqrt(jnp.mean(jnp.sum(centred**2, axis=-1), axis=0))

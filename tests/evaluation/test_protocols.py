@@ -1,0 +1,77 @@
+"""The protocols differ where they say so."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.protocols import Frames, back_projected, get_protocol, with_true_root_depth
+from diffpose_jax.geometry import Camera, project_linear
+
+
+@pytest.fixture
+def frames() -> Frames:
+    rng = np.random.default_rng(0)
+    poses = (rng.normal(size=(6, 17, 3)) * 0.3).astype(np.float32)
+    poses -= poses[:, :1]
+    root = np.array([[0.3, -0.1, 5.0]] * 6, np.float32)
+    camera = Camera(
+        *(
+            np.tile(np.array(row, np.float32), (6, 1))
+            for row in ([2.3, 2.2], [0.02, 0.03], [0] * 3, [0] * 2, [1, 0, 0, 0], [0] * 3, [1000, 1000])
+        )
+    )
+    keypoints = project_linear(jnp.asarray(poses + root[:, None]), camera)
+    return Frames(jnp.asarray(poses), jnp.arange(6) > 0, keypoints, jnp.asarray(root), camera)
+
+
+def test_standard_centres_a_prediction_on_its_own_root(frames):
+    measured = get_protocol("standard").measure(frames.poses + 0.25, frames)
+    np.testing.assert_allclose(measured["mpjpe"], 0, atol=1e-6)
+
+
+def test_standard_reads_neither_camera_nor_root(frames):
+    predictions = frames.poses * 1.1
+    blind = get_protocol("standard").measure(predictions, frames._replace(root=None, camera=None))
+    seeing = get_protocol("standard").measure(predictions, frames)
+    for name, values in seeing.items():
+        np.testing.assert_array_equal(blind[name], values)
+
+
+def test_the_official_protocol_never_reads_the_predicted_x_and_y(frames):
+    measure = get_protocol("official_backprojection").measure
+    predictions = frames.poses * 1.1
+    wild = predictions.at[..., :2].set(7.0)
+    np.testing.assert_array_equal(measure(wild, frames)["mpjpe"], measure(predictions, frames)["mpjpe"])
+    wrong_in_x_and_y = frames.poses.at[..., :2].set(1.0)
+    np.testing.assert_allclose(measure(wrong_in_x_and_y, frames)["mpjpe"], 0, atol=2e-6)
+
+
+def test_the_official_protocol_differs_from_standard_and_says_so(frames):
+    noisy = frames.poses + jnp.asarray(np.random.default_rng(1).normal(size=frames.poses.shape), jnp.float32) * 0.05
+    honest, official = (get_protocol(name) for name in ("standard", "official_backprojection"))
+    assert float(jnp.mean(official.measure(noisy, frames)["mpjpe"])) < 0.8 * float(
+        jnp.mean(honest.measure(noisy, frames)["mpjpe"])
+    )
+    assert "GROUND-TRUTH" in official.description
+    assert "n_mpjpe" not in official.measure(noisy, frames)
+    assert "n_mpjpe_official_quirk" in official.measure(noisy, frames)
+
+
+def test_back_projection_with_true_depths_recovers_the_pose(frames):
+    np.testing.assert_allclose(
+        back_projected(frames.poses, frames.keypoints, frames.root, frames.camera), frames.poses, atol=2e-6
+    )
+
+
+def test_only_the_root_keeps_its_predicted_depth(frames):
+    predictions = frames.poses.at[:, 0, 2].set(0.2)
+    mended = with_true_root_depth(predictions, frames.keypoints, frames.root, frames.camera)
+    np.testing.assert_allclose(mended[:, 0], np.tile([0, 0, 0.2], (6, 1)), atol=1e-6)
+
+
+def test_an_unknown_protocol_is_named_with_the_known_ones():
+    with pytest.raises(UserError, match=r"standard, official_backprojection, found 'strict'"):
+        get_protocol("strict")

@@ -1,0 +1,91 @@
+"""The CMU motion capture archive in the Human3.6M layout: real human motion, filmed by Human3.6M's cameras."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from diffpose_jax.data.cameras import h36m_cameras
+from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.motion import Motion, film_splits
+from diffpose_jax.errors import UserError
+from diffpose_jax.skeleton import get_skeleton
+
+ARCHIVE_NAME = "CMU mocap in Human3.6M-17 joint layout"
+
+# Three small train subjects that between them walk, run, jump, dance, exercise and do everyday things. They share their
+# skeleton with no other subject (13, 14 and 91 do), and the large ones (01, 14, 29, 60, 61) stay for training.
+VALID_SUBJECTS = ("07", "49", "127")
+
+
+def load_cmu(
+    path: str | os.PathLike,
+    *,
+    valid_subjects: Collection[str] = VALID_SUBJECTS,
+    seed: int = 0,
+    cameras_per_clip: int = 4,
+) -> dict[str, ClipSet]:
+    """Reads the CMU archive as 2D-3D pairs in Human3.6M's 17 joints, 50 Hz, split by subject.
+
+    Every clip is filmed by `cameras_per_clip` of Human3.6M's four real cameras, standing at a random yaw (a function of
+    the seed and the clip's name) around the subject. The test subjects are the archive's own; `valid_subjects` are
+    taken from its train subjects. The action of a clip is the archive's coarse activity. Raises UserError.
+    """
+    motions, split_of_subject = read_cmu(path)
+    train = sorted(subject for subject, split in split_of_subject.items() if split == "train")
+    if unknown := sorted(set(valid_subjects) - set(train)):
+        raise UserError(f"valid_subjects: expected train subjects ({', '.join(train)}), found {', '.join(unknown)}")
+    if not set(train) - set(valid_subjects):
+        raise UserError("valid_subjects: expected some train subjects to remain, found all of them named")
+    split_of_subject = split_of_subject | dict.fromkeys(valid_subjects, "valid")
+    return film_splits(motions, split_of_subject, h36m_cameras(), seed=seed, cameras_per_clip=cameras_per_clip)
+
+
+def read_cmu(path: str | os.PathLike) -> tuple[list[Motion], dict[str, str]]:
+    """Reads the motions of the archive (metres, world frame, z up) and the split, train or test, of every subject.
+
+    Raises UserError for a missing or damaged file and for a file that is not this archive.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: expected the CMU archive (cmu_h36m17.npz), found no such file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            meta = json.loads(str(archive["meta"])) if "meta" in archive else {}
+            if not isinstance(meta, dict) or meta.get("name") != ARCHIVE_NAME:
+                raise UserError(f"{path}: expected the archive '{ARCHIVE_NAME}', found another kind of .npz file")
+            motions = [_motion(path, key, archive[key], meta) for key in meta["clips"]]
+            splits = {subject: split for split, subjects in meta["splits"].items() for subject in subjects}
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        OSError,
+        zipfile.BadZipFile,
+        zipfile.zlib.error,
+    ) as error:
+        line = str(error).splitlines()[0] if str(error) else ""
+        raise UserError(f"{path}: expected the CMU archive, found {type(error).__name__}: {line}") from error
+    for motion in motions:
+        if splits.get(motion.subject) not in ("train", "test"):
+            raise UserError(f"{path}: expected a train or test split for subject {motion.subject}, found none")
+    return motions, splits
+
+
+def _motion(path: Path, key: str, positions: np.ndarray, meta: dict) -> Motion:
+    joints = get_skeleton("h36m17").num_joints
+    if positions.ndim != 3 or positions.shape[1:] != (joints, 3) or positions.dtype != np.int16:
+        found = f"{positions.dtype} {positions.shape}"
+        raise UserError(f"{path}: clip {key}: expected int16 millimetres of shape (T, {joints}, 3), found {found}")
+    clip = meta["clips"][key]
+    if len(positions) != clip["frames"]:
+        raise UserError(f"{path}: clip {key}: expected {clip['frames']} frames, found {len(positions)}")
+    metres = positions.astype(np.float32) * np.float32(meta["scale_to_metres"])
+    return Motion(metres, name=key, subject=clip["subject"], action=clip["activity"], fps=float(meta["fps"]))

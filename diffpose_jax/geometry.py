@@ -2,7 +2,8 @@
 
 Camera frame: x right, y down, z forward, metres. Image coordinates are normalised image units: x/w*2-1, y/w*2-h/w.
 Quaternions are (w, x, y, z). The leading axes of a camera or a quaternion are the *first* axes of the points it meets:
-cameras `[N]` with points `[N, F, J, 3]` give every one of the N sequences its own camera.
+cameras `[N]` with points `[N, F, J, 3]` give every one of the N sequences its own camera. Functions are compiled whole,
+so that calls from plain Python are one dispatch; inside another compiled function that makes no difference.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def _distort(rays: jax.Array, camera: Camera) -> jax.Array:
     return rays * (gain + jnp.sum(tangential * rays, axis=-1, keepdims=True)) + tangential * square
 
 
+@jax.jit
 def project(points: Array, camera: Camera) -> jax.Array:
     """Project camera-frame points `[..., 3]` (m) to normalised image units `[..., 2]` with lens distortion.
 
@@ -74,6 +76,7 @@ def project(points: Array, camera: Camera) -> jax.Array:
     return _meet(camera.focal, points) * _distort(rays, camera) + _meet(camera.centre, points)
 
 
+@jax.jit
 def project_linear(points: Array, camera: Camera) -> jax.Array:
     """Project camera-frame points `[..., 3]` (m) to `[..., 2]` as `project` does, but without distortion."""
     points = jnp.asarray(points)
@@ -81,6 +84,7 @@ def project_linear(points: Array, camera: Camera) -> jax.Array:
     return _meet(camera.focal, points) * rays + _meet(camera.centre, points)
 
 
+@jax.jit
 def undistort(keypoints: Array, camera: Camera) -> jax.Array:
     """Return the pinhole rays (x/z, y/z) `[..., 2]` that the camera sees at `keypoints` `[..., 2]`.
 
@@ -97,6 +101,7 @@ def undistort(keypoints: Array, camera: Camera) -> jax.Array:
     return jax.lax.fori_loop(0, 12, improve, jnp.clip(bent, -1, 1))
 
 
+@jax.jit
 def back_project(keypoints: Array, depth: Array, camera: Camera) -> jax.Array:
     """Return the camera-frame points `[..., 3]` (m) at `keypoints` `[..., 2]` and `depth` `[...]` (z, m).
 
@@ -107,6 +112,7 @@ def back_project(keypoints: Array, depth: Array, camera: Camera) -> jax.Array:
     return jnp.concatenate([rays * depth, depth], axis=-1)
 
 
+@jax.jit
 def back_project_linear(keypoints: Array, depth: Array, camera: Camera) -> jax.Array:
     """Return the points `[..., 3]` (m) at `keypoints` `[..., 2]` and `depth` `[...]`, taking the lens for a pinhole."""
     keypoints, depth = jnp.asarray(keypoints), jnp.asarray(depth)[..., None]
@@ -114,18 +120,21 @@ def back_project_linear(keypoints: Array, depth: Array, camera: Camera) -> jax.A
     return jnp.concatenate([rays * depth, depth], axis=-1)
 
 
+@jax.jit
 def world_to_camera(points: Array, camera: Camera) -> jax.Array:
     """Express world points `[..., 3]` (m) in the camera frame."""
     points = jnp.asarray(points)
     return quaternion_rotate(quaternion_conjugate(camera.rotation), points - _meet(camera.translation, points))
 
 
+@jax.jit
 def camera_to_world(points: Array, camera: Camera) -> jax.Array:
     """Express camera-frame points `[..., 3]` (m) in the world."""
     points = jnp.asarray(points)
     return quaternion_rotate(camera.rotation, points) + _meet(camera.translation, points)
 
 
+@jax.jit
 def quaternion_multiply(first: Array, second: Array) -> jax.Array:
     """Multiply quaternions `[..., 4]`: the rotation `second` followed by `first`."""
     (w1, x1, y1, z1), (w2, x2, y2, z2) = (jnp.moveaxis(jnp.asarray(q), -1, 0) for q in (first, second))
@@ -146,6 +155,7 @@ def quaternion_conjugate(quaternion: Array) -> jax.Array:
     return jnp.concatenate([quaternion[..., :1], -quaternion[..., 1:]], axis=-1)
 
 
+@jax.jit
 def quaternion_rotate(quaternion: Array, vectors: Array) -> jax.Array:
     """Rotate vectors `[L..., M..., 3]` by unit quaternions `[L..., 4]`."""
     vectors = jnp.asarray(vectors)
@@ -155,6 +165,7 @@ def quaternion_rotate(quaternion: Array, vectors: Array) -> jax.Array:
     return vectors + quaternion[..., :1] * twice + jnp.cross(axis, twice)
 
 
+@jax.jit
 def quaternion_to_matrix(quaternion: Array) -> jax.Array:
     """Turn unit quaternions `[..., 4]` into rotation matrices `[..., 3, 3]` (they act on column vectors)."""
     w, x, y, z = jnp.moveaxis(jnp.asarray(quaternion), -1, 0)
@@ -166,6 +177,7 @@ def quaternion_to_matrix(quaternion: Array) -> jax.Array:
     return jnp.stack([jnp.stack(row, axis=-1) for row in entries], axis=-2)
 
 
+@jax.jit
 def matrix_to_quaternion(matrix: Array) -> jax.Array:
     """Turn rotation matrices `[..., 3, 3]` into unit quaternions `[..., 4]` with w >= 0.
 
@@ -185,6 +197,7 @@ def matrix_to_quaternion(matrix: Array) -> jax.Array:
     return jnp.where(quaternion[..., :1] < 0, -quaternion, quaternion)
 
 
+@jax.jit
 def axis_angle_to_quaternion(axis_angle: Array) -> jax.Array:
     """Turn rotation vectors `[..., 3]` (axis times angle in radians) into unit quaternions `[..., 4]`."""
     axis_angle = jnp.asarray(axis_angle)
@@ -194,6 +207,7 @@ def axis_angle_to_quaternion(axis_angle: Array) -> jax.Array:
     return jnp.concatenate([jnp.cos(angle / 2), axis_angle * jnp.sinc(angle / (2 * jnp.pi)) / 2], axis=-1)
 
 
+@jax.jit
 def quaternion_slerp(start: Array, end: Array, fraction: Array) -> jax.Array:
     """Interpolate unit quaternions `[..., 4]` along the shorter arc; `fraction` `[...]` is 0 at start and 1 at end."""
     start, end, fraction = jnp.asarray(start), jnp.asarray(end), jnp.asarray(fraction)[..., None]
@@ -207,6 +221,7 @@ def quaternion_slerp(start: Array, end: Array, fraction: Array) -> jax.Array:
     return before * start + after * end
 
 
+@jax.jit
 def procrustes(source: Array, target: Array) -> jax.Array:
     """Move, turn and scale `source` `[..., J, 3]` onto `target` `[..., J, 3]` with the least squared error.
 
@@ -247,28 +262,33 @@ def forward_kinematics(rotations: Array, offsets: Array, parents: Sequence[int])
     return jnp.stack(positions, axis=-2), jnp.stack(globals_, axis=-3)
 
 
+@jax.jit
 def solve_root(poses: Array, keypoints: Array, camera: Camera, weights: Array | None = None) -> jax.Array:
     """Find the root `[..., 3]` (m) at which root-relative poses `[..., J, 3]` project to `keypoints` `[..., J, 2]`.
 
     With undistorted rays (u, v), X + tx = u (Z + tz) and Y + ty = v (Z + tz) are linear in the translation and have a
-    closed weighted least-squares solution. Two more solves weight the joints by 1 / depth^2, which turns the error of
-    these equations into the reprojection error. No ground truth enters; `weights` `[..., J]` may hold confidences.
+    closed weighted least-squares solution. Noise in the rays draws its depth towards the camera, so two Gauss-Newton
+    steps on the reprojection error of the rays follow, of the same closed form. No ground truth enters; `weights`
+    `[..., J]` may hold confidences.
     """
     poses, rays = jnp.asarray(poses), undistort(keypoints, camera)
     weights = jnp.ones(poses.shape[:-1], poses.dtype) if weights is None else jnp.asarray(weights).astype(poses.dtype)
-    gaps = rays * poses[..., 2:] - poses[..., :2]
-
-    def solve(weights: jax.Array) -> jax.Array:
-        total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), jnp.finfo(poses.dtype).tiny)
-        share = (weights / total)[..., None]
-        ray_mean, gap_mean = (jnp.sum(share * x, axis=-2, keepdims=True) for x in (rays, gaps))
-        spread = jnp.sum(share * (rays - ray_mean) ** 2, axis=(-2, -1))
-        common = jnp.sum(share * (rays - ray_mean) * (gaps - gap_mean), axis=(-2, -1))
-        depth = (-common / jnp.maximum(spread, jnp.finfo(poses.dtype).tiny))[..., None]
-        return jnp.concatenate([gap_mean[..., 0, :] + ray_mean[..., 0, :] * depth, depth], axis=-1)
-
-    root = solve(weights)
+    root = _translation(rays, rays * poses[..., 2:] - poses[..., :2], weights)
     for _ in range(2):
+        points = poses + root[..., None, :]
         # A joint at or behind the camera would dominate; 0.1 m is nearer than any camera films.
-        root = solve(weights / jnp.maximum(poses[..., 2] + root[..., 2:], 0.1) ** 2)
+        depth = jnp.maximum(points[..., 2:], 0.1)
+        predicted = points[..., :2] / depth
+        root = root + _translation(predicted, (rays - predicted) * depth, weights / depth[..., 0] ** 2)
     return root
+
+
+def _translation(rays: jax.Array, gaps: jax.Array, weights: jax.Array) -> jax.Array:
+    """Solve t_xy - rays t_z = gaps `[..., J, 2]` for the translation `[..., 3]` by weighted least squares."""
+    tiny = jnp.finfo(rays.dtype).tiny
+    share = (weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), tiny))[..., None]
+    ray_mean, gap_mean = (jnp.sum(share * x, axis=-2, keepdims=True) for x in (rays, gaps))
+    spread = jnp.sum(share * (rays - ray_mean) ** 2, axis=(-2, -1))
+    common = jnp.sum(share * (rays - ray_mean) * (gaps - gap_mean), axis=(-2, -1))
+    depth = (-common / jnp.maximum(spread, tiny))[..., None]
+    return jnp.concatenate([gap_mean[..., 0, :] + ray_mean[..., 0, :] * depth, depth], axis=-1)

@@ -127,7 +127,7 @@ def h36m_cameras(subject: str = "S1") -> Camera:
 def random_cameras(rng: np.random.Generator, count: int) -> Camera:
     """Draw `[count]` cameras of a room, numpy float32, that look at a person standing at the origin of the world.
 
-    Anywhere around the person, 3 to 6 m away, 0.8 to 2.2 m high, aimed at the pelvis region, nearly upright (roll of
+    Anywhere around the person (a walking range of 0.8 m fits their images), 3 to 6 m away, 0.8 to 2.2 m high, aimed at the pelvis region, nearly upright (roll of
     2 degrees), with Human3.6M's focal length give or take 3 %, a weaker distortion and square images of 1000 pixels.
     """
     azimuth, distance = rng.uniform(-np.pi, np.pi, count), rng.uniform(3.0, 6.0, count)

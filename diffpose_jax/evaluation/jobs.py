@@ -7,8 +7,8 @@ number of devices. Aggregation happens on the device: of `[H, M, J, 3]` only wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import NamedTuple
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,8 @@ from diffpose_jax.geometry import Camera, project, solve_root
 from diffpose_jax.lifters.base import Lifter, Variables
 
 Array = jax.Array
-Progress = Callable[[int, int], None]
-# hypotheses [H, b, F, J, 3], the batch, its cameras [b] or None -> arrays [b, F, ...] by name
-Reduce = Callable[[Array, Batch, Camera | None], dict[str, Array]]
+
+ALL = "all"
 
 
 class Choice(NamedTuple):
@@ -42,7 +41,7 @@ class Choice(NamedTuple):
 
     aggregation: str
     label: str
-    options: Mapping[str, str] = {}  # noqa: RUF012 (never written to)
+    options: Mapping[str, str] = {}
     oracle: bool = False
     needs_camera: bool = False
 
@@ -58,67 +57,128 @@ CHOICES: dict[str, Choice] = {
 }
 
 
+class WindowCameras(NamedTuple):
+    """The cameras `[K]` of a set and which of them saw each window, `[W]`."""
+
+    cameras: Camera
+    number: Array
+
+    def of(self, ids: Array) -> Camera:
+        """The cameras `[B]` of the windows `ids [B]`."""
+        return jax.tree.map(lambda field: field[self.number[ids]], self.cameras)
+
+
 class JobData(NamedTuple):
-    """What a job reads besides the variables: frames, windows, the camera of every window (or None), the key of all noise."""
+    """What a job reads beside the variables: frames, windows, their cameras (or None) and the key of all noise."""
 
     clips: DeviceClips
     windows: Windows
-    cameras: Camera | None
-    window_camera: Array | None
+    cameras: WindowCameras | None
     key: Array
-
-
-class Job(NamedTuple):
-    """A lifter and a reduction, mapped over devices; compiled once per shape, so keep it where it is called again."""
-
-    mapped: Callable[[Variables, JobData, Array], dict[str, Array]]
-    frames: int
 
 
 def check_aggregations(names: Sequence[str]) -> None:
     """Raises UserError naming an aggregation that does not exist."""
     for name in names:
-        if name not in CHOICES:
+        if name not in CHOICES and name != ALL:
             raise UserError(f"aggregation: expected one of {', '.join(CHOICES)}, found {name!r}")
 
 
-def make_job(lifter: Lifter, num_hypotheses: int, reduce: Reduce) -> Job:
-    """The job that samples `num_hypotheses` for every window and keeps what `reduce` makes of them."""
+def predict_clips(
+    lifter: Lifter, variables: Variables, clips: ClipSet, *, stride: int = 1, **options: Any
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Lifts every `stride`-th frame of each clip of a set; options and result as in `predict_windows`."""
+    wanted = np.asarray(centred_windows(clips, 1, stride).start)
+    if lifter.frames == 1:
+        windows = centred_windows(clips, 1, stride)
+    else:
+        windows = tiled_windows(clips, lifter.frames)
+        numbers, inside = _frames_of(windows, lifter.frames)
+        needed = np.flatnonzero((inside & np.isin(numbers, wanted)).any(axis=1))
+        windows = Windows(*(part[needed] for part in windows))
+    cameras = window_cameras(clips, windows)
+    poses, frames = predict_windows(lifter, variables, device_clips(clips), windows, cameras=cameras, **options)
+    rows = np.searchsorted(frames, wanted)
+    return {name: array[rows] for name, array in poses.items()}, wanted
 
-    def sample_and_reduce(variables: Variables, data: JobData, ids: Array) -> dict[str, Array]:
+
+def predict_windows(
+    lifter: Lifter,
+    variables: Variables,
+    clips: DeviceClips,
+    windows: Windows,
+    *,
+    num_hypotheses: int,
+    aggregations: Sequence[str],
+    batch_size: int = 256,
+    seed: int = 0,
+    cameras: WindowCameras | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Samples hypotheses for all windows, `batch_size` per device and compiled call, and aggregates them on the device.
+
+    Returns `{aggregation: poses [M, J, 3]}` in metres, root-relative, and the numbers `[M]` of the frames that the
+    windows cover, ascending; 'all' is `[M, H, J, 3]`. Where windows overlap, the last one counts. `progress(frames
+    done)` is called after each chunk. Aggregation 'reprojection' raises UserError without cameras.
+    """
+    check_aggregations(aggregations)
+    numbers, inside = _frames_of(windows, lifter.frames)
+    frames = np.unique(numbers[inside])
+    job = _mapped_job(lifter, num_hypotheses, tuple(aggregations))
+    data = JobData(clips, windows, cameras, jax.random.key(seed))
+    variables, data = parallel.place((variables, data))
+    found, done = {}, 0
+    for ids, arrays in _chunks(partial(job, variables, data), len(numbers), batch_size):
+        here = inside[ids]
+        rows = np.searchsorted(frames, numbers[ids][here])
+        for name, array in arrays.items():
+            if name not in found:
+                found[name] = np.zeros((len(frames), *array.shape[2:]), array.dtype)
+            found[name][rows] = array[here]
+        done += len(rows)
+        if progress is not None:
+            progress(min(done, len(frames)))
+    return found, frames
+
+
+def _frames_of(windows: Windows, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    numbers, inside = window_frames(windows, jnp.arange(len(windows.start), dtype=jnp.int32), frames)
+    return np.asarray(numbers), np.asarray(inside)
+
+
+# Validation calls this every few minutes with the same lifter, which must not compile anew each time.
+@lru_cache(maxsize=8)
+def _mapped_job(lifter: Lifter, num_hypotheses: int, names: tuple[str, ...]) -> Callable[..., dict[str, Array]]:
+    def lift(variables: Variables, data: JobData, ids: Array) -> dict[str, Array]:
         batch = gather(data.clips, data.windows, ids, lifter.frames)
+        # The first frame's number, not the window's: the noise of a frame is then the same whatever the stride.
         batch = batch._replace(index=data.windows.start[ids])
-        camera = None
-        if data.cameras is not None:
-            camera = jax.tree.map(lambda field: field[data.window_camera[ids]], data.cameras)
-        return reduce(lifter.sample(variables, data.key, batch, num_hypotheses), batch, camera)
+        camera = None if data.cameras is None else data.cameras.of(ids)
+        return reduce_hypotheses(names, lifter.sample(variables, data.key, batch, num_hypotheses), batch, camera)
 
-    return Job(parallel.pmap_each(sample_and_reduce), lifter.frames)
+    return parallel.pmap_each(lift)
 
 
-def aggregations(names: Sequence[str]) -> Reduce:
-    """The reduction to one pose `[b, F, J, 3]` for each of the named `CHOICES`."""
-    check_aggregations(names)
+def reduce_hypotheses(
+    names: Sequence[str], hypotheses: Array, batch: Batch, camera: Camera | None = None
+) -> dict[str, Array]:
+    """One pose `[B, F, J, 3]` for each of the named `CHOICES` from hypotheses `[H, B, F, J, 3]`; camera `[B]`.
 
-    def reduce(hypotheses: Array, batch: Batch, camera: Camera | None) -> dict[str, Array]:
-        errors = None
-        if any(CHOICES[name].needs_camera for name in names):
-            errors = reprojection_errors(hypotheses, batch.keypoints, camera)
-        poses = {}
-        for name in names:
+    'all' gives `[B, F, H, J, 3]`.
+    """
+    errors = None
+    if any(name != ALL and CHOICES[name].needs_camera for name in names):
+        errors = reprojection_errors(hypotheses, batch.keypoints, camera)
+    poses = {}
+    for name in names:
+        if name == ALL:
+            poses[name] = jnp.moveaxis(hypotheses, 0, 2)
+        elif name == "first":
+            poses[name] = hypotheses[0]
+        else:
             choice = CHOICES[name]
-            if name == "first":
-                poses[name] = hypotheses[0]
-            else:
-                poses[name] = aggregate(choice.aggregation, hypotheses, errors, batch.poses, **choice.options)
-        return poses
-
-    return reduce
-
-
-def all_hypotheses(hypotheses: Array, batch: Batch, camera: Camera | None) -> dict[str, Array]:
-    """The reduction that reduces nothing: `{'hypotheses': [b, F, H, J, 3]}`."""
-    return {"hypotheses": jnp.moveaxis(hypotheses, 0, 2)}
+            poses[name] = aggregate(choice.aggregation, hypotheses, errors, batch.poses, **choice.options)
+    return poses
 
 
 def reprojection_errors(hypotheses: Array, keypoints: Array, camera: Camera | None) -> Array:
@@ -137,65 +197,31 @@ def reprojection_errors(hypotheses: Array, keypoints: Array, camera: Camera | No
     return jax.lax.map(errors, hypotheses)
 
 
-def run_job(
-    job: Job,
-    variables: Variables,
-    clips: ClipSet,
-    *,
-    stride: int = 1,
-    batch_size: int = 256,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Runs a job on every `stride`-th frame of each clip, in chunks of `batch_size` windows per device.
-
-    Returns the frame numbers `[M]` in the set, ascending, and the arrays `[M, ...]` of the reduction by name, on the
-    host. `progress(done, total)` is called with frames.
-    """
-    wanted = np.asarray(centred_windows(clips, 1, stride).start)
-    windows = centred_windows(clips, 1, stride) if job.frames == 1 else tiled_windows(clips, job.frames)
-    numbers, inside = (np.asarray(part) for part in window_frames(windows, np.arange(len(windows.start)), job.frames))
-    inside = inside & np.isin(numbers, wanted)
-    ids = np.flatnonzero(inside.any(axis=1)).astype(np.int32)
-    variables, data = parallel.place((variables, _job_data(clips, windows, seed)))
-    found, done = {}, 0
-    for part, arrays in _chunks(partial(job.mapped, variables, data), ids, batch_size):
-        place = np.searchsorted(wanted, numbers[part][inside[part]])
-        for name, array in arrays.items():
-            if name not in found:
-                found[name] = np.zeros((len(wanted), *array.shape[2:]), array.dtype)
-            found[name][place] = array[inside[part]]
-        done += len(place)
-        if progress is not None:
-            progress(done, len(wanted))
-    return wanted, found
-
-
-def _job_data(clips: ClipSet, windows: Windows, seed: int) -> JobData:
-    cameras = window_camera = None
-    if knows_cameras(clips):
-        cameras = Camera(*(jnp.asarray(field, jnp.float32) for field in clips.cameras))
-        clip = np.searchsorted(clips.clip_start, np.asarray(windows.low), side="right") - 1
-        window_camera = jnp.asarray(clips.camera[clip])
-    return JobData(device_clips(clips), windows, cameras, window_camera, jax.random.key(seed))
-
-
 def knows_cameras(clips: ClipSet) -> bool:
     """Whether every clip names the camera that saw it."""
     return clips.cameras is not None and bool((clips.camera >= 0).all())
 
 
+def window_cameras(clips: ClipSet, windows: Windows) -> WindowCameras | None:
+    """The camera of every window of a set, or None where any clip's camera is unknown."""
+    if not knows_cameras(clips):
+        return None
+    cameras = Camera(*(jnp.asarray(field, jnp.float32) for field in clips.cameras))
+    clip = np.searchsorted(clips.clip_start, np.asarray(windows.low), side="right") - 1
+    return WindowCameras(cameras, jnp.asarray(clips.camera[clip], jnp.int32))
+
+
 def _chunks(
-    call: Callable[[np.ndarray], dict[str, Array]], ids: np.ndarray, batch_size: int
+    call: Callable[[np.ndarray], dict[str, Array]], count: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    # The last chunk is filled up with the first window; one chunk is always under way while the one before is fetched.
+    # The last chunk is filled up with window 0; one chunk is always under way while the one before is fetched.
     devices = parallel.local_devices()
-    size = devices * min(batch_size, -(-len(ids) // devices))
+    size = devices * min(batch_size, -(-count // devices))
     waiting = None
-    for first in range(0, len(ids), size):
-        part = ids[first : first + size]
-        padded = np.concatenate([part, np.full(size - len(part), ids[0], ids.dtype)])
-        under_way = part, call(parallel.split_devices(padded))
+    for first in range(0, count, size):
+        ids = np.arange(first, min(first + size, count), dtype=np.int32)
+        padded = np.concatenate([ids, np.zeros(size - len(ids), np.int32)])
+        under_way = ids, call(parallel.split_devices(padded))
         if waiting is not None:
             yield _fetch(*waiting)
         waiting = under_way
@@ -203,6 +229,6 @@ def _chunks(
         yield _fetch(*waiting)
 
 
-def _fetch(part: np.ndarray, arrays: dict[str, Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _fetch(ids: np.ndarray, arrays: dict[str, Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     host = {name: np.asarray(array) for name, array in arrays.items()}
-    return part, {name: array.reshape(-1, *array.shape[2:])[: len(part)] for name, array in host.items()}
+    return ids, {name: array.reshape(-1, *array.shape[2:])[: len(ids)] for name, array in host.items()}

@@ -110,6 +110,6 @@ def _counted(poses: Array, target: Array, root: int | None) -> Array:
 
 
 def spread(hypotheses: Array) -> Array:
-    """The standard deviation of each joint: root mean square distance of `[H, ..., J, 3]` from the mean, `[..., J]` m."""
+    """The standard deviation of each joint: rms distance of `[H, ..., J, 3]` from their mean, `[..., J]` m."""
     centred = hypotheses - jnp.mean(hypotheses, axis=0, keepdims=True)
     return jnp.sqrt(jnp.mean(jnp.sum(centred**2, axis=-1), axis=0))

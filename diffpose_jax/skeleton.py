@@ -2,6 +2,9 @@
 
 Joint names are anatomical and shared by all layouts, so that equal names mean the same place on the body: Human3.6M's
 "Hip", "RFoot" and "Head" are `pelvis`, `right_ankle` and `head_top` here. The order of the joints is the published one.
+
+MPI-INF-3DHP comes in more than one order; `mpi_inf_3dhp17` is that of its official test annotations (head top first,
+pelvis at 14). COCO and BlazePose have no pelvis: their trees start at the nose.
 """
 
 from __future__ import annotations

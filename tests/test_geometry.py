@@ -293,3 +293,19 @@ def test_the_root_under_noise_is_that_of_nonlinear_least_squares():
     best = least_squares(error, [0.0, 0.0, 4.0], diff_step=1e-3).x
     found = np.asarray(geometry.solve_root(poses, keypoints, camera))
     np.testing.assert_allclose(found, best, atol=1e-3)
+
+
+def test_double_precision_goes_through_unharmed():
+    rng = np.random.default_rng(10)
+    with jax.enable_x64(True):
+        camera = Camera(*(value.astype(np.float64) for value in make_camera(rng)))
+        root = np.array([0.2, -0.1, 4.2])
+        poses = rng.normal(0, 0.3, (17, 3))
+        keypoints = geometry.project(poses + root, camera)
+        assert keypoints.dtype == np.float64
+        np.testing.assert_allclose(geometry.solve_root(poses, keypoints, camera), root, atol=1e-7)
+        turned = 1.7 * Rotation.from_rotvec([0.3, 1.0, -2.0]).apply(poses) + root
+        np.testing.assert_allclose(geometry.procrustes(poses, turned), turned, atol=1e-12)
+        start, end = Rotation.random(2, rng=rng).as_quat()
+        assert geometry.quaternion_slerp(start, end, 0.3).dtype == np.float64
+        assert geometry.axis_angle_to_quaternion(root).dtype == np.float64

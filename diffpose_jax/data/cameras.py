@@ -21,7 +21,7 @@ H36M_CAMERA_IDS = ("54138969", "55011271", "58860488", "60457274")
 RADIUS = 1.5
 
 # Per camera: focal length and centre in pixels, radial and tangential distortion, image size.
-_INTRINSICS = (
+H36M_INTRINSICS = (
     (
         (1145.0494, 1143.7811),
         (512.5415, 515.4515),
@@ -53,7 +53,7 @@ _INTRINSICS = (
 )
 
 # Per subject and camera: quaternion from camera to world axes, position in the world in millimetres.
-_EXTRINSICS = {
+H36M_EXTRINSICS = {
     "S1": (
         ((0.14070565, -0.15007018, -0.7552408, 0.62232804), (1841.107, 4955.2847, 1563.4454)),
         ((0.6157188, -0.7648363, -0.14833826, 0.11794741), (1761.2786, -5078.007, 1606.265)),
@@ -97,7 +97,7 @@ _EXTRINSICS = {
         ((0.58942515, -0.7818877, 0.13991211, -0.14715362), (-1590.738, -3854.169, 1578.0176)),
     ),
 }
-H36M_SUBJECTS = tuple(_EXTRINSICS)
+H36M_SUBJECTS = tuple(H36M_EXTRINSICS)
 
 
 def h36m_cameras(subject: str = "S1") -> Camera:
@@ -106,12 +106,12 @@ def h36m_cameras(subject: str = "S1") -> Camera:
     The calibration of the dataset as VideoPose3D publishes it: one lens per camera, placed anew for every subject.
     Lens in normalised image units, translation in metres. Raises `UserError` for an unknown subject.
     """
-    if subject not in _EXTRINSICS:
-        raise UserError(f"unknown Human3.6M subject {subject!r}: expected one of {', '.join(_EXTRINSICS)}")
+    if subject not in H36M_EXTRINSICS:
+        raise UserError(f"unknown Human3.6M subject {subject!r}: expected one of {', '.join(H36M_EXTRINSICS)}")
     focal, centre, radial, tangential, size = (
-        np.array(column, np.float32).astype(np.float64) for column in zip(*_INTRINSICS, strict=True)
+        np.array(column, np.float32).astype(np.float64) for column in zip(*H36M_INTRINSICS, strict=True)
     )
-    rotation, millimetres = (np.array(column, np.float32) for column in zip(*_EXTRINSICS[subject], strict=True))
+    rotation, millimetres = (np.array(column, np.float32) for column in zip(*H36M_EXTRINSICS[subject], strict=True))
     camera = Camera(
         focal=focal / size[:, :1] * 2,
         centre=geometry.normalise_screen(centre, size),
@@ -127,8 +127,9 @@ def h36m_cameras(subject: str = "S1") -> Camera:
 def random_cameras(rng: np.random.Generator, count: int) -> Camera:
     """Draw `[count]` cameras of a room, numpy float32, that look at a person standing at the origin of the world.
 
-    Anywhere around the person (a walking range of 0.8 m fits their images), 3 to 6 m away, 0.8 to 2.2 m high, aimed at the pelvis region, nearly upright (roll of
+    Anywhere around the person, 3 to 6 m away, 0.8 to 2.2 m high, aimed at the pelvis region, nearly upright (roll of
     2 degrees), with Human3.6M's focal length give or take 3 %, a weaker distortion and square images of 1000 pixels.
+    Their images hold a walk of about 0.8 m around the origin (the `radius` of `view_motion`).
     """
     azimuth, distance = rng.uniform(-np.pi, np.pi, count), rng.uniform(3.0, 6.0, count)
     height, roll = rng.uniform(0.8, 2.2, count), rng.normal(0, np.deg2rad(2), count)
@@ -201,7 +202,8 @@ def view_motion(
     The motion is turned about the vertical by `yaw` (radians; one angle, or `[K]` for one per camera) and placed where
     the cameras aim: the working volume of Human3.6M holds about `radius` metres around that point, so the centre
     is the mean of the root's path, or, if the path leaves the radius, the smoothed path itself (`follow`). The height
-    above the floor is kept. `usable_frames` tells which frames lie in the image.
+    above the floor is kept. `usable_frames` tells which frames lie in the image: 99.7 % of the CMU archive (98.0 %
+    with the mean alone), the rest being heads of climbers above the upper edge.
 
     Returns per camera keypoints `[T, J, 2]` (normalised image units), root-relative poses `[T, J, 3]` and the root's
     path `[T, 3]` (m, camera frame), numpy float32; project(pose + root) gives the keypoints.

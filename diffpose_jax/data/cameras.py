@@ -203,7 +203,7 @@ def view_motion(
     the cameras aim: the working volume of Human3.6M holds about `radius` metres around that point, so the centre
     is the mean of the root's path, or, if the path leaves the radius, the smoothed path itself (`follow`). The height
     above the floor is kept. `usable_frames` tells which frames lie in the image: 99.7 % of the CMU archive (98.0 %
-    with the mean alone), the rest being heads of climbers above the upper edge.
+    with the mean alone), the rest being mostly climbers whose heads pass the upper edge.
 
     Returns per camera keypoints `[T, J, 2]` (normalised image units), root-relative poses `[T, J, 3]` and the root's
     path `[T, 3]` (m, camera frame), numpy float32; project(pose + root) gives the keypoints.

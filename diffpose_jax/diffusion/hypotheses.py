@@ -11,7 +11,7 @@ from jax import Array, lax
 
 from diffpose_jax.errors import UserError
 
-_UNIT_AXES = {"joint": (), "pose": (-1,), "clip": (-2, -1)}
+_UNIT_AXES = {"joint": (), "pose": (-1,), "clip": (-2, -1), "batch": (-3, -2, -1)}
 
 
 def example_keys(key: Array, index: Array) -> Array:
@@ -70,7 +70,8 @@ def select_by_error(hypotheses: Array, errors: Array, per: str = "pose") -> Arra
     """Take the hypothesis of least error: `[H, B, F, J, 3]`, errors `[H, B, F, J] -> [B, F, J, 3]`.
 
     per: "joint" combines joints of different hypotheses, "pose" chooses by the mean error of a frame's joints, "clip"
-    by the mean over frames and joints. Ties go to the first hypothesis. An unknown unit is a UserError.
+    by the mean over frames and joints, "batch" one hypothesis for all, so that it depends on the batch (D3DP's P-Best).
+    Ties go to the first hypothesis. An unknown unit is a UserError.
     """
     if per not in _UNIT_AXES:
         raise UserError(f"hypothesis selection: expected one of {', '.join(_UNIT_AXES)}, found {per!r}")
@@ -93,7 +94,7 @@ def reprojection(hypotheses: Array, errors: Array, per: str = "joint") -> Array:
 def oracle_best(hypotheses: Array, target: Array, per: str = "pose") -> Array:
     """ORACLE, uses the ground truth: the hypothesis nearest to `target` `[B, F, J, 3]`, a bound and not a result.
 
-    Per "joint" it is J-Best of D3DP; P-Best of D3DP chooses for a whole sub-batch, here per "pose" or "clip".
+    Per "joint" it is J-Best of D3DP, per "batch" its P-Best.
     """
     return select_by_error(hypotheses, jnp.linalg.norm(hypotheses - target[None], axis=-1), per)
 

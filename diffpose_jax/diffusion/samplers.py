@@ -80,9 +80,9 @@ def ddpm_plan(schedule: Schedule, steps: int | Sequence[int] | None = None, mean
     zero = np.zeros_like(deviation)
     if mean == "x0":
         on_x0 = jump.beta * np.sqrt(jump.alpha_bar_next) / jump.one_minus
-        on_x = jump.one_minus_next * np.sqrt(1.0 - jump.beta) / jump.one_minus
+        on_x = jump.one_minus_next * np.sqrt(jump.keep) / jump.one_minus
         return _plan(jump.step, on_x, on_x0, zero, deviation)
-    on_x = 1.0 / np.sqrt(1.0 - jump.beta)
+    on_x = 1.0 / np.sqrt(jump.keep)
     return _plan(jump.step, on_x, zero, -on_x * jump.beta / np.sqrt(jump.one_minus), deviation)
 
 
@@ -103,7 +103,9 @@ def ddim_plan(
         raise UserError(f"sampler eta: expected 0 to 1, found {eta}")
     jump = _jumps(schedule, _walk(schedule, steps, spacing, span))
     variance = eta**2 * jump.beta * jump.one_minus_next / jump.one_minus
-    on_eps = np.sqrt(np.maximum(jump.one_minus_next - variance, 0.0))
+    # 1 - abar_next - variance, written without the subtraction that would cancel for eta = 1.
+    left = (1.0 - eta**2) * jump.beta + jump.keep * jump.one_minus_next
+    on_eps = np.sqrt(jump.one_minus_next * left / jump.one_minus)
     return _plan(jump.step, np.zeros_like(on_eps), np.sqrt(jump.alpha_bar_next), on_eps, np.sqrt(variance))
 
 
@@ -213,7 +215,8 @@ class _Jumps(NamedTuple):
     """float64 quantities `[S]` of the transitions k -> k_next of a walk."""
 
     step: np.ndarray
-    beta: np.ndarray  # 1 - alpha_bar / alpha_bar_next
+    keep: np.ndarray  # alpha_bar / alpha_bar_next
+    beta: np.ndarray  # 1 - keep
     one_minus: np.ndarray  # 1 - alpha_bar at k
     alpha_bar_next: np.ndarray
     one_minus_next: np.ndarray
@@ -229,6 +232,7 @@ def _jumps(schedule: Schedule, walk: Sequence[int]) -> _Jumps:
     one_minus = np.append(0.0, schedule.one_minus_alpha_bar.astype(np.float64))
     return _Jumps(
         step=step,
+        keep=alpha_bar[step + 1] / alpha_bar[following + 1],
         beta=-np.expm1(log_alpha_bar[step + 1] - log_alpha_bar[following + 1]),
         one_minus=one_minus[step + 1],
         alpha_bar_next=alpha_bar[following + 1],
@@ -243,7 +247,7 @@ def _walk(schedule: Schedule, steps: int | Sequence[int], spacing: str, span: in
             raise UserError(f"sampler span: expected 1 to {schedule.num_steps}, found {span}")
         steps = spaced_steps(span, int(steps), spacing)
     walk = tuple(int(k) for k in steps)
-    decreasing = all(k > following for k, following in zip(walk, (*walk[1:], -1), strict=True))
+    decreasing = all(k > following for k, following in zip(walk, (*walk, -1)[1:], strict=True))
     if not walk or not decreasing or walk[0] >= schedule.num_steps:
         raise UserError(f"sampler steps: expected decreasing indices from {schedule.num_steps - 1} to 0, found {walk}")
     return walk

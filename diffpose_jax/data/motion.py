@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,3 +66,32 @@ def film_splits(
     """Films the motions of every split, `{split: ClipSet}`; a subject belongs to one split. `options` go to `film`."""
     by_split = {split: [m for m in motions if split_of_subject[m.subject] == split] for split in SPLITS}
     return {split: film(part, cameras, **options) for split, part in by_split.items()}
+
+
+def split_subjects(
+    subjects: Iterable[str],
+    seed: int = 0,
+    valid_subjects: Collection[str] | None = None,
+    test_subjects: Collection[str] | None = None,
+) -> dict[str, str]:
+    """The split of every subject; those for test, then valid, are drawn by the seed unless named.
+
+    About one subject in six goes to each, at least one. Two subjects make train and test, one makes train alone; the
+    other splits are empty. Raises UserError for a named subject that is absent or named twice, or if none remains.
+    """
+    subjects = sorted(set(subjects))
+    splits = dict.fromkeys(subjects, "train")
+    order = np.random.default_rng(seed).permutation(subjects).tolist()
+    for split, named, needed in (("test", test_subjects, 2), ("valid", valid_subjects, 3)):
+        if named is None:
+            free = [subject for subject in order if splits[subject] == "train"]
+            share = max(1, round(len(subjects) / 6)) if len(subjects) >= needed and len(free) > 1 else 0
+            named = free[:share]
+        if unknown := [subject for subject in named if splits.get(subject) != "train"]:
+            raise UserError(
+                f"{split}_subjects: expected subjects among {', '.join(subjects)}, once, found {unknown[0]}"
+            )
+        splits |= dict.fromkeys(named, split)
+    if "train" not in splits.values():
+        raise UserError("valid_subjects and test_subjects: expected a subject to remain for training, found none")
+    return splits

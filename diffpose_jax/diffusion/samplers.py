@@ -142,7 +142,7 @@ def sample(
         x = a * x + b * x0_hat + c * eps_hat
         if random:
             z = standard_normal(_fold_in(key, index), x.shape) if replayed is None else replayed
-            x = x + s * z
+            x = x + s * z.astype(x.dtype)
         return x, Trajectory(x, x0_hat) if trajectory else None
 
     table = jnp.asarray(plan.table, x_init.dtype)

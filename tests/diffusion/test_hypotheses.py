@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -154,14 +152,10 @@ def test_mistakes_in_an_aggregation_are_told(drawn):
         hyp.aggregate("medoid", poses, per="limb")
 
 
-def test_aggregations_of_the_d3dp_release():
-    folder = Path(os.environ.get("DIFFPOSE_PARITY_DIR", Path(__file__).parents[1] / "parity" / "data"))
-    if not (folder / "d3dp_aggregation.npz").exists():
-        pytest.skip(f"d3dp_aggregation.npz is not in {folder}")
-    with np.load(folder / "d3dp_aggregation.npz", allow_pickle=False) as file:
-        poses, truth = jnp.moveaxis(jnp.asarray(file["in_pred"]), 2, 0), jnp.asarray(file["in_target"])
-        off = jnp.moveaxis(jnp.asarray(file["out_reproj_2d"]), 2, 0) - jnp.asarray(file["in_x2d"])[None, :, None]
-        expected = {name: file[f"out_{name}"] for name in ("J_Best", "P_Best", "P_Agg", "J_Agg")}
+def test_aggregations_of_the_d3dp_release(parity):
+    file = parity("d3dp_aggregation.npz")
+    poses, truth = jnp.moveaxis(jnp.asarray(file["in_pred"]), 2, 0), jnp.asarray(file["in_target"])
+    off = jnp.moveaxis(jnp.asarray(file["out_reproj_2d"]), 2, 0) - jnp.asarray(file["in_x2d"])[None, :, None]
     errors = jnp.linalg.norm(off, axis=-1)
     # Its layout has a DDIM iteration axis, [H, B, T, F, J, 3].
     for t in range(poses.shape[2]):
@@ -173,4 +167,4 @@ def test_aggregations_of_the_d3dp_release():
         }
         for name, pose in found.items():
             error = jnp.mean(jnp.linalg.norm(pose - truth, axis=-1))
-            np.testing.assert_allclose(error, expected[name][t], rtol=1e-5, err_msg=name)
+            np.testing.assert_allclose(error, file[f"out_{name}"][t], rtol=1e-5, err_msg=name)

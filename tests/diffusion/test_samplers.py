@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +15,10 @@ from diffpose_jax.errors import UserError
 
 SCHEDULE = schedules.cosine(50)
 UNEVEN = (49, 31, 20, 7, 0)
+
+
+def normal(seed, shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def oracle(x0, schedule=SCHEDULE):
@@ -51,15 +53,15 @@ def plans():
 
 @pytest.mark.parametrize("name", plans())
 def test_an_oracle_denoiser_returns_x0_exactly(name):
-    x0 = jax.random.uniform(jax.random.key(1), (3, 2, 17, 3), minval=-1.0)
-    x_init = samplers.initial_noise(jax.random.key(2), x0.shape)
+    x0 = 0.3 * normal(1, (3, 2, 17, 3))
+    x_init = normal(2, x0.shape)
     np.testing.assert_array_equal(samplers.sample(jax.random.key(3), oracle(x0), x_init, plans()[name]), x0)
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddim_uneven"])
 def test_a_deterministic_walk_stays_on_the_line_between_x0_and_its_noise(name):
-    x0 = jax.random.normal(jax.random.key(1), (3, 1, 5, 3))
-    eps = jax.random.normal(jax.random.key(2), x0.shape)
+    x0 = normal(1, (3, 1, 5, 3))
+    eps = normal(2, x0.shape)
     plan = plans()[name]
     x_init = process.diffuse(SCHEDULE, x0, jnp.asarray(plan.step[0]), eps)
     _, walk = samplers.sample(None, oracle(x0), x_init, plan, trajectory=True)
@@ -112,7 +114,7 @@ def test_both_forms_of_the_ddpm_mean_agree_when_nothing_is_clipped():
     """DiffHPE walks in eps, DiffuPose in x0."""
     schedule = schedules.cosine(50, max_beta=0.5)
     denoiser = samplers.predict_with("eps", lambda x, k: jnp.tanh(x), schedule)
-    x_init = samplers.initial_noise(jax.random.key(0), (2, 1, 17, 3))
+    x_init = normal(0, (2, 1, 17, 3))
     finals = [
         samplers.sample(jax.random.key(1), denoiser, x_init, samplers.ddpm_plan(schedule, mean=form))
         for form in ("x0", "eps")
@@ -134,9 +136,9 @@ def test_gaussian_data_come_back_with_their_mean_and_variance(sampler):
 
 
 def test_a_process_around_a_mean_is_the_usual_one_in_centred_coordinates():
-    mean = jax.random.normal(jax.random.key(5), (2, 1, 4, 3))
-    x0 = jax.random.normal(jax.random.key(6), mean.shape)
-    eps = jax.random.normal(jax.random.key(7), mean.shape)
+    mean = normal(5, (2, 1, 4, 3))
+    x0 = normal(6, mean.shape)
+    eps = normal(7, mean.shape)
     plan = samplers.ddim_plan(SCHEDULE, UNEVEN)
     x_init = process.diffuse(SCHEDULE, x0, jnp.asarray(49), eps, mean)
     # The network knows poses, not centred coordinates: it predicts x0 in the frame of x.
@@ -202,8 +204,8 @@ def test_noise_of_an_example_does_not_depend_on_its_batch():
 def test_recorded_noise_is_replayed():
     plan = samplers.ddim_plan(SCHEDULE, UNEVEN, eta=1.0)
     denoiser = samplers.predict_with("x0", lambda x, k: 0.5 * x, SCHEDULE)
-    x = x_init = jax.random.normal(jax.random.key(0), (2, 1, 3, 3))
-    noise = jax.random.normal(jax.random.key(1), (len(UNEVEN), *x.shape))
+    x = x_init = normal(0, (2, 1, 3, 3))
+    noise = normal(1, (len(UNEVEN), *x.shape))
     for (a, b, c, s), k, z in zip(plan.table, plan.step, noise, strict=True):
         x0_hat, eps_hat = denoiser(x, jnp.asarray(k))
         x = float(a) * x + float(b) * x0_hat + float(c) * eps_hat + float(s) * z
@@ -213,8 +215,12 @@ def test_recorded_noise_is_replayed():
 def test_a_deterministic_plan_draws_nothing_and_needs_no_key():
     x_init = jnp.ones((2, 1, 3, 3))
     plan = samplers.ddim_plan(SCHEDULE, UNEVEN)
-    walk = lambda key: samplers.sample(key, oracle(x_init), x_init, plan)  # noqa: E731
-    assert "random" not in str(jax.make_jaxpr(walk)(jax.random.key(0)))
+
+    def primitives(plan):
+        return str(jax.make_jaxpr(lambda key: samplers.sample(key, oracle(x_init), x_init, plan))(jax.random.key(0)))
+
+    assert "random_bits" in primitives(samplers.ddim_plan(SCHEDULE, UNEVEN, eta=0.1))
+    assert "random_bits" not in primitives(plan)
     assert samplers.sample(None, oracle(x_init), x_init, plan).shape == x_init.shape
     with pytest.raises(ValueError, match="key"):
         samplers.sample(None, oracle(x_init), x_init, samplers.ddpm_plan(SCHEDULE))
@@ -261,7 +267,7 @@ def test_flip_averaging_makes_a_denoiser_equivariant_in_one_call():
     def mirror(x):
         return x * jnp.array([-1.0, 1.0, 1.0]).reshape(1, 1, 1, 3)
 
-    condition = jax.random.normal(jax.random.key(0), (3, 2, 5, 3))
+    condition = normal(0, (3, 2, 5, 3))
     calls = []
 
     def bound_to(condition):
@@ -273,7 +279,7 @@ def test_flip_averaging_makes_a_denoiser_equivariant_in_one_call():
 
         return samplers.flip_average(samplers.predict_with("x0", network, SCHEDULE), mirror)
 
-    x, k = jax.random.normal(jax.random.key(1), condition.shape), jnp.asarray(30)
+    x, k = normal(1, condition.shape), jnp.asarray(30)
     straight = bound_to(condition)(x, k)
     mirrored = bound_to(mirror(condition))(mirror(x), k)
     for one, other in zip(straight, mirrored, strict=True):
@@ -281,11 +287,10 @@ def test_flip_averaging_makes_a_denoiser_equivariant_in_one_call():
     assert calls[0] == (6, 2, 5, 3)
 
 
-def test_states_of_the_diffpose_release():
+def test_states_of_the_diffpose_release(parity):
     """Its DDIM walks: even, quadratic and stochastic, from the x0 that its network predicted."""
-    with parity("diffpose_sampler.npz") as file:
-        config = json.loads(str(file["meta"]))["config"]
-        arrays = {name: file[name] for name in file.files if name != "meta"}
+    arrays = parity("diffpose_sampler.npz")
+    config = json.loads(str(arrays["meta"]))["config"]
     schedule = schedules.linear(config["num_diffusion_timesteps"], config["beta_start"], config["beta_end"])
     for case in config["cases"]:
         plan = samplers.ddim_plan(schedule, case["seq"][::-1], case["eta"])
@@ -302,12 +307,12 @@ def test_states_of_the_diffpose_release():
         np.testing.assert_allclose(walk.x, states[1:], atol=1e-5, err_msg=case["name"])
 
 
-def test_a_step_of_the_diffhpe_release():
-    with parity("diffhpe_sampler.npz") as file:
-        config = json.loads(str(file["meta"]))["config"]
-        eps = {k: file[f"out_eps_at_t{k}"] for k in (49, 0)}
-        x = {k: file[f"out_x_before_t{k}"] for k in (49, 48, 0)}
-        beta, sigma, noise, samples = (file[name] for name in ("out_beta", "out_sigma", "in_noise", "out_samples"))
+def test_a_step_of_the_diffhpe_release(parity):
+    file = parity("diffhpe_sampler.npz")
+    config = json.loads(str(file["meta"]))["config"]
+    eps = {k: file[f"out_eps_at_t{k}"] for k in (49, 0)}
+    x = {k: file[f"out_x_before_t{k}"] for k in (49, 48, 0)}
+    beta, sigma, noise, samples = (file[name] for name in ("out_beta", "out_sigma", "in_noise", "out_samples"))
     schedule = schedules.cosine(config["num_steps"], max_beta=config["beta_end"])
     np.testing.assert_allclose(schedule.beta, beta, rtol=1e-6)
     np.testing.assert_allclose(np.sqrt(schedule.posterior_variance[1:]), sigma, rtol=1e-6)
@@ -322,10 +327,3 @@ def test_a_step_of_the_diffhpe_release():
 def recorded(plan, x0_hats, eps_hats):
     order = jnp.zeros(int(plan.step[0]) + 1, jnp.int32).at[plan.step].set(np.arange(len(plan.step), dtype=np.int32))
     return lambda x, k: (jnp.asarray(x0_hats)[order[k]], jnp.asarray(eps_hats)[order[k]])
-
-
-def parity(name: str) -> np.lib.npyio.NpzFile:
-    folder = Path(os.environ.get("DIFFPOSE_PARITY_DIR", Path(__file__).parents[1] / "parity" / "data"))
-    if not (folder / name).exists():
-        pytest.skip(f"{name} is not in {folder}")
-    return np.load(folder / name, allow_pickle=False)

@@ -29,8 +29,10 @@ class Progress:
     def __enter__(self) -> Progress:
         self._begin = self._last_line = time.monotonic()
         if self._enabled and sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(self._unit),
-                       TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))  # fmt: skip
+            columns = (
+                *(_plain("{task.description}"), BarColumn(), MofNCompleteColumn(), _plain(self._unit)),
+                *(_plain("{task.fields[rate]}"), TimeRemainingColumn(), _plain("{task.fields[text]}")),
+            )
             self._bar = RichProgress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task(self._label, total=self._total, completed=self._first, rate="", text="")
             self._bar.start()
@@ -56,13 +58,18 @@ class Progress:
     def say(self, line: str) -> None:
         """Prints a line without disturbing the bar."""
         if self._bar is not None:
-            self._bar.console.print(line, highlight=False)
+            self._bar.console.print(line, highlight=False, markup=False)
         elif self._enabled:
             print(line, file=sys.stderr, flush=True)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _plain(text: str) -> TextColumn:
+    # What a user wrote may hold brackets, which rich would take for markup.
+    return TextColumn(text, markup=False)
 
 
 def _clock(seconds: float) -> str:

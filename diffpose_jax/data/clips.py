@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +63,7 @@ class ClipSet:
 
     @classmethod
     def build(cls, clips: Sequence[Clip], skeleton: Skeleton, cameras: Camera | None = None) -> ClipSet:
-        """Stores clips end to end; an empty list gives a set of no frames. Raises UserError on data that cannot be used."""
+        """Stores clips end to end; no clips give a set of no frames. Raises UserError on data that cannot be used."""
         for clip in clips:
             _check_clip(clip, skeleton)
         joints = skeleton.num_joints
@@ -121,12 +122,13 @@ class ClipSet:
         def convert(array: np.ndarray | None) -> np.ndarray | None:
             return None if array is None else np.asarray(convert_layout(array, self.skeleton, skeleton), np.float32)
 
-        poses = convert(self.poses)
+        poses, root = convert(self.poses), self.root
         if poses is not None:
-            poses = poses - poses[:, skeleton.root : skeleton.root + 1]
+            shift = poses[:, skeleton.root]
+            poses, root = poses - shift[:, None], None if root is None else root + shift
         scores = None if self.scores is None else convert(self.scores[..., None])[..., 0]
         return dataclasses.replace(
-            self, keypoints=convert(self.keypoints), poses=poses, scores=scores, skeleton=skeleton
+            self, keypoints=convert(self.keypoints), poses=poses, root=root, scores=scores, skeleton=skeleton
         )
 
     def frame_clip(self) -> np.ndarray:
@@ -147,7 +149,12 @@ def _taken(array: np.ndarray | None, frames: slice) -> np.ndarray | None:
 def _check_clip(clip: Clip, skeleton: Skeleton) -> None:
     name = f"clip {clip.subject}/{clip.action}"
     frames, joints = len(clip.keypoints), skeleton.num_joints
-    expected = {"keypoints": (frames, joints, 2), "poses": (frames, joints, 3), "root": (frames, 3), "scores": (frames, joints)}
+    expected = {
+        "keypoints": (frames, joints, 2),
+        "poses": (frames, joints, 3),
+        "root": (frames, 3),
+        "scores": (frames, joints),
+    }
     if frames == 0:
         raise UserError(f"{name}: expected at least one frame, found none")
     for field, shape in expected.items():
@@ -191,6 +198,11 @@ def save_archive(path: str | os.PathLike, splits: Mapping[str, ClipSet]) -> None
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+# What reading a file that is no archive, or a damaged one, can raise: from the zip, the arrays, or the description.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, RuntimeError, MemoryError,
+           zipfile.BadZipFile, zlib.error)  # fmt: skip
+
+
 def load_archive(path: str | os.PathLike, splits: Sequence[str] | None = None) -> dict[str, ClipSet]:
     """Reads an archive written by `save_archive`; only the named splits are read from disk.
 
@@ -209,17 +221,18 @@ def load_archive(path: str | os.PathLike, splits: Sequence[str] | None = None) -
             if missing:
                 raise UserError(f"{path}: expected split '{missing[0]}', found {', '.join(meta['splits'])}")
             return {split: _read_split(archive, split, meta["splits"][split]) for split in wanted}
-    except (ValueError, KeyError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: expected an archive of diffpose_jax, found {_one_line(error)}") from error
+    except _DAMAGE as error:
+        raise UserError(f"{path}: expected an archive of diffpose_jax, found {_described(error)}") from error
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+def _described(error: Exception) -> str:
+    line = str(error).splitlines()[0] if str(error) else ""
+    return line if type(error) is ValueError and line else f"{type(error).__name__}: {line}"
 
 
 def _read_split(archive: np.lib.npyio.NpzFile, split: str, meta: dict) -> ClipSet:
     def read(name: str) -> np.ndarray | None:
-        return archive[f"{split}/{name}"] if f"{split}/{name}" in archive else None
+        return archive.get(f"{split}/{name}")
 
     cameras = [read(f"camera_{name}") for name in Camera._fields]
     clips = ClipSet(
@@ -229,6 +242,25 @@ def _read_split(archive: np.lib.npyio.NpzFile, split: str, meta: dict) -> ClipSe
         cameras=None if cameras[0] is None else Camera(*cameras),
         skeleton=get_skeleton(meta["skeleton"]),
     )
-    if clips.keypoints is None or clips.num_frames != meta["frames"] or clips.clip_length.sum() != clips.num_frames:
-        raise ValueError(f"split {split} whose frames do not add up")
+    _check_split(clips, meta["frames"])
     return clips
+
+
+def _check_split(clips: ClipSet, frames: int) -> None:
+    joints, count = clips.skeleton.num_joints, len(clips.subject)
+    shapes = {"keypoints": (frames, joints, 2), "poses": (frames, joints, 3), "root": (frames, 3),
+              "scores": (frames, joints), **dict.fromkeys(_CLIP_ARRAYS, (count,))}  # fmt: skip
+    for name, shape in shapes.items():
+        array = getattr(clips, name)
+        if array is None and name in ("poses", "root", "scores"):
+            continue
+        if array is None or array.shape != shape or array.dtype.kind not in "fi":
+            raise ValueError(f"{name} that is not {shape} numbers")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} with NaN or infinity")
+    length, ends = clips.clip_length, np.cumsum(clips.clip_length)
+    if (length < 1).any() or ends[-1:].sum() != frames or (ends - length != clips.clip_start).any():
+        raise ValueError("clips that do not add up to the frames")
+    cameras = 0 if clips.cameras is None else len(clips.cameras.focal)
+    if len(clips.action) != count or (clips.camera >= cameras).any():
+        raise ValueError("clips without an action or a camera")

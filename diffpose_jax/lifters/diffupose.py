@@ -57,7 +57,8 @@ def diffupose(
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        total, displayed = denoising_loss(output, target(predict, batch.poses, noise), batch.keypoints, weights, weight_2d)
+        wanted = target(predict, batch.poses, noise)
+        total, displayed = denoising_loss(output, wanted, batch.keypoints, weights, weight_2d)
         return total, Aux({"loss": total, "loss_unweighted": displayed}, updates.get("batch_stats", {}))
 
     def sample_poses(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
@@ -81,7 +82,7 @@ def denoising_loss(
     """The loss of the release and the figure its progress bar shows, which leaves the joint weights out.
 
     Mean absolute error of output `[B, F, J, 5]` against pose_target `[B, F, J, 3]` beside keypoints `[B, F, J, 2]`,
-    the 2D part weighted by weight_2d, joints by joint_weights `[J]` (paper: L = L1 + lambda L2, norm and lambda unstated).
+    the 2D part weighted by weight_2d, joints by joint_weights `[J]` (paper: L1 + lambda L2, norm and lambda unstated).
     """
     channels = jnp.array([1.0, 1.0, 1.0, weight_2d, weight_2d], output.dtype)
     wanted = jnp.concatenate([pose_target, keypoints], axis=-1)

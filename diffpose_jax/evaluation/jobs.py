@@ -80,26 +80,37 @@ class JobData(NamedTuple):
 def check_aggregations(names: Sequence[str]) -> None:
     """Raises UserError naming an aggregation that does not exist."""
     for name in names:
-        if name not in CHOICES and name != ALL:
+        if name not in CHOICES:
             raise UserError(f"aggregation: expected one of {', '.join(CHOICES)}, found {name!r}")
 
 
 def predict_clips(
-    lifter: Lifter, variables: Variables, clips: ClipSet, *, stride: int = 1, **options: Any
+    lifter: Lifter,
+    variables: Variables,
+    clips: ClipSet,
+    *,
+    stride: int = 1,
+    frames: np.ndarray | None = None,
+    **options: Any,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Lifts every `stride`-th frame of each clip of a set; options and result as in `predict_windows`."""
-    wanted = np.asarray(centred_windows(clips, 1, stride).start)
-    if lifter.frames == 1:
-        windows = centred_windows(clips, 1, stride)
-    else:
-        windows = tiled_windows(clips, lifter.frames)
-        numbers, inside = _frames_of(windows, lifter.frames)
-        needed = np.flatnonzero((inside & np.isin(numbers, wanted)).any(axis=1))
-        windows = Windows(*(part[needed] for part in windows))
+    """Lifts every `stride`-th frame of each clip of a set, or the given `frames [M]` (numbers in the set, ascending).
+
+    Options and result as in `predict_windows`; a frame's hypotheses do not depend on which others are asked for.
+    """
+    wanted = strided_frames(clips, stride) if frames is None else frames
+    windows = tiled_windows(clips, lifter.frames)
+    numbers, inside = _frames_of(windows, lifter.frames)
+    needed = np.flatnonzero((inside & np.isin(numbers, wanted)).any(axis=1))
+    windows = Windows(*(part[needed] for part in windows))
     cameras = window_cameras(clips, windows)
-    poses, frames = predict_windows(lifter, variables, device_clips(clips), windows, cameras=cameras, **options)
-    rows = np.searchsorted(frames, wanted)
+    poses, found = predict_windows(lifter, variables, device_clips(clips), windows, cameras=cameras, **options)
+    rows = np.searchsorted(found, wanted)
     return {name: array[rows] for name, array in poses.items()}, wanted
+
+
+def strided_frames(clips: ClipSet, stride: int) -> np.ndarray:
+    """The numbers `[M]` of every `stride`-th frame of each clip, each clip beginning with its first frame."""
+    return np.asarray(centred_windows(clips, 1, stride).start)
 
 
 def predict_windows(
@@ -121,7 +132,7 @@ def predict_windows(
     windows cover, ascending; 'all' is `[M, H, J, 3]`. Where windows overlap, the last one counts. `progress(frames
     done)` is called after each chunk. Aggregation 'reprojection' raises UserError without cameras.
     """
-    check_aggregations(aggregations)
+    check_aggregations([name for name in aggregations if name != ALL])
     numbers, inside = _frames_of(windows, lifter.frames)
     frames = np.unique(numbers[inside])
     job = _mapped_job(lifter, num_hypotheses, tuple(aggregations))

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import metrics
 from diffpose_jax.geometry import Camera, back_project_linear
@@ -35,12 +37,35 @@ class Frames(NamedTuple):
     camera: Camera | None = None
 
 
+def known_frames(clips: ClipSet, numbers: np.ndarray) -> Frames:
+    """What a set knows about its frames `numbers [M]`. Raises UserError where it has no poses to compare with."""
+    if clips.poses is None:
+        raise UserError(
+            "data: expected 3D poses to compare with, found 2D keypoints only; use `python -m diffpose_jax.predict`"
+        )
+    clip = clips.frame_clip()[numbers]
+    follows = np.concatenate([[False], (np.diff(numbers) == 1) & (np.diff(clip) == 0)])[: len(numbers)]
+    camera = clips.frame_camera()
+    return Frames(
+        jnp.asarray(clips.poses[numbers]),
+        jnp.asarray(follows),
+        jnp.asarray(clips.keypoints[numbers]),
+        None if clips.root is None else jnp.asarray(clips.root[numbers]),
+        None if camera is None else Camera(*(jnp.asarray(field[numbers]) for field in camera)),
+    )
+
+
 class Protocol(NamedTuple):
     """A benchmark's rule: `measure(predictions [M, J, 3], frames) -> {metric: [M]}`, in metres or shares."""
 
     measure: Callable[[Array, Frames], dict[str, Array]]
     description: str
     needs_root: bool = False
+
+    def check(self, frames: Frames) -> None:
+        """Raises UserError where the frames lack what this protocol takes from them."""
+        if self.needs_root and (frames.root is None or frames.camera is None):
+            raise UserError("protocol: expected data with root positions and known cameras, found none of them")
 
 
 def standard(predictions: Array, frames: Frames, root: int = 0) -> dict[str, Array]:

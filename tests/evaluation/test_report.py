@@ -1,0 +1,83 @@
+"""Averages, labels and the files of a report."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.report import ORACLE, averages, markdown, print_results, row, write_results
+
+ACTIONS = ["Walking 1", "Walking", "Walking", "Sitting"]
+SUBJECTS = ["S9", "S9", "S11", "S11"]
+MEASURED = {"mpjpe": np.array([0.010, 0.020, 0.030, 0.100]), "pck": np.array([1.0, 1.0, 0.5, 0.0])}
+
+
+def results(rows: list[dict]) -> dict:
+    return {
+        "title": "Evaluation of runs/x",
+        "protocol": {"name": "standard", "description": "no ground truth"},
+        "data": {
+            "source": "synthetic", "split": "test", "stride": 1, "frames": 4, "clips": 2,
+            "subjects": ["S9", "S11"], "keypoints": "projected",
+        },
+        "setting": {
+            "lifter": "diffupose", "step": 10, "hypotheses_text": "10 hypotheses", "flip": True, "sampling_text": "",
+        },
+        "notes": [],
+        "rows": rows,
+        "command": "python -m diffpose_jax.evaluate --workdir runs/x",
+    }  # fmt: skip
+
+
+def test_the_action_average_weighs_actions_alike_and_the_frame_average_frames():
+    found = averages(MEASURED, ACTIONS, SUBJECTS)
+    # Walking (10 + 20 + 30) / 3 = 20, Sitting 100: actions 60; frames (10 + 20 + 30 + 100) / 4 = 40.
+    assert found["action_average"]["mpjpe"] == pytest.approx(60)
+    assert found["frame_average"]["mpjpe"] == pytest.approx(40)
+    assert found["by_action"]["Walking"]["mpjpe"] == pytest.approx(20)
+    assert found["by_subject"]["S11"]["mpjpe"] == pytest.approx(65)
+    assert found["frame_average"]["pck"] == pytest.approx(62.5)
+
+
+def test_similar_action_names_are_not_thrown_together():
+    found = averages({"mpjpe": np.array([0.01, 0.03])}, ["Sitting", "SittingDown"], ["S9", "S9"])
+    assert set(found["by_action"]) == {"Sitting", "SittingDown"}
+
+
+def test_frames_without_a_value_do_not_count_and_none_at_all_is_none():
+    found = averages({"velocity_error": np.array([np.nan, 0.002, np.nan])}, ["a", "a", "b"], ["s", "s", "s"])
+    assert found["by_action"] == {"a": {"velocity_error": pytest.approx(2)}, "b": {"velocity_error": None}}
+    assert found["action_average"]["velocity_error"] == pytest.approx(2)
+
+
+def test_an_oracle_row_says_so_everywhere(tmp_path):
+    rows = [
+        row("mean", "mean of 10", MEASURED, ACTIONS, SUBJECTS),
+        row("oracle_best", "best of 10", MEASURED, ACTIONS, SUBJECTS, oracle=True),
+    ]
+    stream = io.StringIO()
+    print_results(results(rows), Console(file=stream))
+    for text in (markdown(results(rows)), stream.getvalue().replace("\n", " ")):
+        assert "uses ground truth" in text
+        assert "Action average" in text
+        assert "Frame average" in text
+    assert markdown(results(rows)).count(ORACLE) == 4  # two main tables, two tables per action
+
+
+def test_the_files_hold_what_was_measured(tmp_path):
+    found = results([row("mean", "mean of 10", MEASURED, ACTIONS, SUBJECTS)])
+    json_path, markdown_path = write_results(found, tmp_path / "new")
+    assert json.loads(json_path.read_text()) == found
+    assert "| mean of 10 | 60.0 |" in markdown_path.read_text()
+    assert "python -m diffpose_jax.evaluate --workdir runs/x" in markdown_path.read_text()
+
+
+def test_an_unwritable_directory_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="expected a directory"):
+        write_results(results([row("mean", "mean", MEASURED, ACTIONS, SUBJECTS)]), tmp_path / "file")

@@ -1,0 +1,162 @@
+"""The evaluation of a work directory, end to end: a tiny network with random variables on a tiny archive."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from diffpose_jax.config import base_config, save_config
+from diffpose_jax.data.clips import Clip, ClipSet, save_archive
+from diffpose_jax.errors import UserError
+from diffpose_jax.evaluate import evaluate
+from diffpose_jax.evaluation.jobs import CHOICES
+from diffpose_jax.geometry import Camera, project
+from diffpose_jax.lifters.base import example_batch
+from diffpose_jax.registry import build_lifter
+from diffpose_jax.skeleton import get_skeleton
+from diffpose_jax.training.checkpoints import Checkpoints
+
+SKELETON = get_skeleton("h36m17")
+
+
+def clipset(seed: int, with_cameras: bool = True) -> ClipSet:
+    rng = np.random.default_rng(seed)
+    lens = ([2.3, 2.3], [0, 0], [0] * 3, [0] * 2, [1, 0, 0, 0], [0] * 3, [1000, 1000])
+    camera = Camera(*(np.array([values], np.float32) for values in lens))
+    clips = []
+    for number, (subject, action, length) in enumerate(
+        [("S9", "Walking 1", 9), ("S11", "Sitting", 4), ("S9", "Walking", 5)]
+    ):
+        poses = (rng.normal(size=(1, 17, 3)) * 0.3 + rng.normal(size=(length, 17, 3)) * 0.02).astype(np.float32)
+        poses[:, 0] = 0
+        root = np.tile(np.array([0.1, 0.1 * number, 5.0], np.float32), (length, 1))
+        seen = np.asarray(project(jnp.asarray(poses + root[:, None]), Camera(*(field[0] for field in camera))))
+        clips.append(Clip(seen, poses, root, subject, action, 0 if with_cameras else -1))
+    return ClipSet.build(clips, SKELETON, camera if with_cameras else None)
+
+
+def make_workdir(path: Path, archive: Path, name: str, variant: str) -> Path:
+    config = ConfigDict(base_config().to_dict())
+    config.data.source = str(archive)
+    config.lifter.update({"name": name, "variant": variant, "width": 32, "num_layers": 1})
+    config.diffusion.steps = 3
+    config.evaluation.update({"hypotheses": 3, "batch_size": 4})
+    lifter = build_lifter(config)
+    path.mkdir()
+    save_config(config, path / "config.json")
+    best = Checkpoints(path / "best", 1)
+    best.save(7, jax.jit(lifter.init)(jax.random.key(0), example_batch(lifter)))
+    best.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    save_archive(path, {"train": clipset(0), "test": clipset(1)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, archive) -> Path:
+    return make_workdir(tmp_path_factory.mktemp("runs") / "diffusion", archive, "diffupose", "gcn")
+
+
+@pytest.fixture(scope="module")
+def supervised_workdir(tmp_path_factory, archive) -> Path:
+    return make_workdir(tmp_path_factory.mktemp("runs") / "lifter", archive, "modulated_gcn", "gt")
+
+
+@pytest.fixture(scope="module")
+def results(workdir, supervised_workdir) -> dict:
+    return evaluate(workdir, flip=False, baseline_workdirs=[str(supervised_workdir)])
+
+
+def row(results: dict, name: str) -> dict:
+    return next(one for one in results["rows"] if one["name"] == name)
+
+
+def test_all_aggregations_and_baselines_are_measured_on_the_same_frames(results, supervised_workdir):
+    names = [one["name"] for one in results["rows"]]
+    assert names == [*CHOICES, "mean_pose", "nearest_neighbour", str(supervised_workdir)]
+    for one in results["rows"]:
+        assert set(one["by_action"]) == {"Walking", "Sitting"}
+        assert set(one["by_subject"]) == {"S9", "S11"}
+        frames = {"Walking": 14, "Sitting": 4}
+        weighted = sum(frames[action] * one["by_action"][action]["mpjpe"] for action in frames) / 18
+        assert one["frame_average"]["mpjpe"] == pytest.approx(weighted, rel=1e-5)
+
+
+def test_the_mean_pose_row_is_what_numpy_says(results):
+    train, test = clipset(0), clipset(1)
+    errors = np.linalg.norm(test.poses - train.poses.mean(axis=0), axis=-1).mean(axis=-1)
+    assert row(results, "mean_pose")["frame_average"]["mpjpe"] == pytest.approx(1000 * errors.mean(), rel=1e-4)
+
+
+def test_the_oracle_is_marked_and_never_behind_a_single_hypothesis(results):
+    best = row(results, "oracle_best")
+    assert best["oracle"]
+    assert "uses ground truth" in best["label"]
+    assert best["frame_average"]["mpjpe"] <= row(results, "first")["frame_average"]["mpjpe"]
+    assert row(results, "oracle_best_joint")["frame_average"]["mpjpe"] <= best["frame_average"]["mpjpe"]
+
+
+def test_the_files_say_how_it_was_measured(results, workdir):
+    assert json.loads((workdir / "results.json").read_text()) == results
+    table = (workdir / "results.md").read_text()
+    for text in ("protocol `standard`", "flip averaging off", "3 hypotheses", "18 frames (every frame), 3 clips",
+                 "2 subjects (S11, S9)", "mean of 3", "split test"):  # fmt: skip
+        assert text in table
+    assert (workdir / "figures" / "test.png").stat().st_size > 1000
+
+
+def test_another_protocol_is_printed_with_its_name_and_stride_and_flip_are_told(workdir, tmp_path, archive):
+    found = evaluate(workdir, protocol="official_backprojection", stride=2, flip=True, aggregations=("mean",),
+                     hypotheses=2, output=tmp_path, figure=False)  # fmt: skip
+    table = (tmp_path / "results.md").read_text()
+    assert "protocol `official_backprojection`" in table
+    assert "GROUND-TRUTH" in table
+    assert "flip averaging on" in table
+    assert "10 frames (one frame in 2)" in table
+    assert row(found, "mean")["frame_average"]["velocity_error"] is None
+
+
+def test_without_cameras_reprojection_is_left_out_with_a_line(workdir, tmp_path):
+    save_archive(tmp_path / "blind.npz", {"test": clipset(1, with_cameras=False)})
+    found = evaluate(workdir, data=str(tmp_path / "blind.npz"), aggregations=("first", "reprojection"), hypotheses=2,
+                     flip=False, output=tmp_path, figure=False)  # fmt: skip
+    assert "reprojection" not in {one["name"] for one in found["rows"]}
+    assert "cameras of this data are not known" in (tmp_path / "results.md").read_text()
+    assert found["data"]["source"] == str(tmp_path / "blind.npz")
+    with pytest.raises(UserError, match="root positions and known cameras"):
+        evaluate(workdir, data=str(tmp_path / "blind.npz"), protocol="official_backprojection", output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "validation"}, "validation"),
+        ({"protocol": "strict"}, "expected one of standard"),
+        ({"aggregations": ("best",)}, "found 'best'"),
+        ({"hypotheses": 0}, "hypotheses"),
+        ({"data": "nowhere.npz"}, "nowhere.npz"),
+    ],
+)
+def test_mistakes_are_one_line(workdir, tmp_path, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        evaluate(workdir, output=tmp_path, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_without_poses_points_to_predict(workdir, tmp_path):
+    clips = clipset(1)
+    flat = ClipSet.build([clips.clip(i)._replace(poses=None, root=None) for i in range(3)], SKELETON)
+    save_archive(tmp_path / "flat.npz", {"test": flat})
+    with pytest.raises(UserError, match=r"diffpose_jax\.predict"):
+        evaluate(workdir, data=str(tmp_path / "flat.npz"), output=tmp_path)

@@ -1,0 +1,129 @@
+"""Prediction from a keypoint file, end to end: a tiny network with random variables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from diffpose_jax.config import base_config, save_config
+from diffpose_jax.data.clips import Clip, ClipSet, save_archive
+from diffpose_jax.errors import UserError
+from diffpose_jax.lifters.base import example_batch
+from diffpose_jax.predict import Prediction, predict, save_prediction, with_pinhole
+from diffpose_jax.registry import build_lifter
+from diffpose_jax.skeleton import get_skeleton
+from diffpose_jax.training.checkpoints import Checkpoints
+
+SKELETON = get_skeleton("h36m17")
+FRAMES = 6
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    config = ConfigDict(base_config().to_dict())
+    config.lifter.update({"width": 32, "num_layers": 1})
+    config.diffusion.steps = 3
+    config.evaluation.update({"batch_size": 4, "flip": False})
+    lifter = build_lifter(config)
+    path.mkdir()
+    save_config(config, path / "config.json")
+    best = Checkpoints(path / "best", 1)
+    best.save(7, jax.jit(lifter.init)(jax.random.key(0), example_batch(lifter)))
+    best.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def keypoint_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "points.json"
+    pixels = np.random.default_rng(0).uniform(100, 900, size=(FRAMES, 17, 2))
+    document = {"keypoints": pixels.tolist(), "image_size": [1000, 1000], "layout": "h36m17", "fps": 25}
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture(scope="module")
+def prediction(workdir, keypoint_file) -> Prediction:
+    return predict(workdir, keypoint_file, hypotheses=4, focal=2.3)
+
+
+def test_aggregate_and_spread_belong_to_the_hypotheses(prediction):
+    assert prediction.hypotheses.shape == (FRAMES, 4, 17, 3)
+    np.testing.assert_allclose(prediction.poses, prediction.hypotheses.mean(axis=1), atol=1e-6)
+    deviation = prediction.hypotheses - prediction.hypotheses.mean(axis=1, keepdims=True)
+    expected = 1000 * np.sqrt((deviation**2).sum(-1).mean(axis=1))
+    np.testing.assert_allclose(prediction.spread, expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(prediction.poses[:, 0], 0, atol=1e-6)
+
+
+def test_the_files_hold_the_same_and_need_no_pickle(prediction, tmp_path):
+    npz, text, figure = save_prediction(prediction, tmp_path / "out")
+    with np.load(npz, allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["hypotheses"], prediction.hypotheses)
+        assert tuple(arrays["joints"]) == SKELETON.joints
+        assert json.loads(str(arrays["meta"]))["units"]["spread_mm"] == "millimetres"
+        root = arrays["root"]
+    document = json.loads(text.read_text())
+    frames = document["clips"][0]["frames"]
+    assert document["clips"][0]["fps"] == 25
+    assert len(frames) == FRAMES
+    np.testing.assert_allclose([frame["pose"] for frame in frames], prediction.poses, atol=6e-5)
+    np.testing.assert_allclose([frame["hypotheses"] for frame in frames], prediction.hypotheses, atol=6e-5)
+    np.testing.assert_allclose([frame["spread_mm"] for frame in frames], prediction.spread, atol=0.06)
+    np.testing.assert_allclose([frame["root"] for frame in frames], root, atol=6e-5)
+    assert document["parents"] == list(SKELETON.parents)
+    assert figure.stat().st_size > 1000
+
+
+def test_without_a_camera_there_is_no_root(prediction, tmp_path):
+    blind = prediction._replace(root=None)
+    npz, _ = save_prediction(blind, tmp_path, json_too=False)
+    with np.load(npz, allow_pickle=False) as arrays:
+        assert "root" not in arrays
+    assert not (tmp_path / "predictions.json").exists()
+
+
+def test_an_archive_is_lifted_too_and_gives_the_same_as_its_keypoints(workdir, prediction, tmp_path):
+    clip = prediction.clips.clip(0)
+    poses = np.zeros((FRAMES, 17, 3), np.float32)
+    clips = ClipSet.build([Clip(clip.keypoints, poses, None, "S1", "walk", -1, 25.0)], SKELETON)
+    save_archive(tmp_path / "archive.npz", {"valid": clips})
+    found = predict(workdir, tmp_path / "archive.npz", split="valid", hypotheses=4)
+    np.testing.assert_allclose(found.hypotheses, prediction.hypotheses, atol=1e-6)
+    assert found.root is None
+
+
+def test_a_pinhole_looks_through_the_centre_of_the_image(prediction):
+    camera = with_pinhole(prediction.clips, 1.5).frame_camera()
+    np.testing.assert_array_equal(camera.focal, np.full((FRAMES, 2), 1.5))
+    assert not camera.centre.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hypotheses": 0}, "at least 1, found 0"),
+        ({"aggregation": "oracle_best"}, "no ground truth"),
+        ({"aggregation": "best"}, "found 'best'"),
+        ({"aggregation": "reprojection"}, "known camera"),
+        ({"focal": -1.0}, "positive number"),
+        ({"layout": "coco17"}, "coco17"),
+    ],
+)
+def test_mistakes_are_one_line(workdir, keypoint_file, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        predict(workdir, keypoint_file, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_missing_workdir_are_named(workdir, tmp_path):
+    with pytest.raises(UserError, match=r"nothing\.json"):
+        predict(workdir, tmp_path / "nothing.json")
+    with pytest.raises(UserError, match="nowhere"):
+        predict(tmp_path / "nowhere", tmp_path / "nothing.json")

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from diffpose_jax.errors import UserError
 from diffpose_jax.models.embeddings import StepEmbedding, StepModulation
 from diffpose_jax.models.graph import EmbeddedGaussianNonLocal, ModulatedGraphConv, ModulationInit, PooledNonLocal
 from diffpose_jax.models.linear import Linear
-from diffpose_jax.models.normalisation import BatchNorm, Dropout
+from diffpose_jax.models.normalisation import BatchNorm, Dropout, example_rows
 from diffpose_jax.skeleton import Skeleton
 
 NonLocal = Literal["none", "pooled", "embedded_gaussian"]
@@ -119,7 +120,7 @@ class ModulatedGCN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, index: jax.Array | None = None) -> jax.Array:
         leading = x.shape[:-2]
-        x, index = _joint_major(x), _row_index(index, leading)
+        x, index = _joint_major(x), example_rows(index, leading)
         groups = self.groups if self.non_local == "pooled" else None
         x = GraphTrunk(
             self.skeleton,
@@ -159,8 +160,10 @@ class DiffuPoseDenoiser(nn.Module):
     def __call__(
         self, x: jax.Array, cond: jax.Array, k: jax.Array, *, train: bool, index: jax.Array | None = None
     ) -> jax.Array:
+        if self.width % 16 or self.width < 32:
+            raise UserError(f"DiffuPose width: expected a multiple of 16, at least 32, found {self.width}")
         leading = x.shape[:-2]
-        index = _row_index(index, leading)
+        index = example_rows(index, leading)
         step = StepEmbedding(self.width // 8, self.width // 2, self.dtype, name="step")(k)
         if k.ndim:
             step = jnp.repeat(step, leading[1], axis=0)
@@ -203,7 +206,7 @@ class RefineHead(nn.Module):
         leading, joints = predicted.shape[:-2], predicted.shape[-2]
         flat = jnp.concatenate([predicted, back_projected], axis=-1).reshape(1, -1, 6 * joints)
         hidden = jax.nn.relu(Linear(self.hidden, dtype=self.dtype, name="expand")(flat))
-        hidden = Dropout(self.dropout, name="dropout")(hidden, _row_index(index, leading), train=train)
+        hidden = Dropout(self.dropout, name="dropout")(hidden, example_rows(index, leading), train=train)
         share = jax.nn.sigmoid(Linear(2 * joints, dtype=self.dtype, name="share")(hidden).astype(jnp.float32))
         share = share.reshape(*leading, joints, 2)
         mixed = share * predicted[..., :2] + (1 - share) * back_projected[..., :2]
@@ -218,12 +221,3 @@ def _joint_major(x: jax.Array) -> jax.Array:
 def _joints_last(x: jax.Array, leading: Sequence[int]) -> jax.Array:
     """Bring `[J, N, C]` back to `[..., J, C]`, float32."""
     return jnp.moveaxis(x, 0, 1).reshape(*leading, x.shape[0], x.shape[-1]).astype(jnp.float32)
-
-
-def _row_index(index: jax.Array | None, leading: Sequence[int]) -> jax.Array:
-    """Return the identity `[N]` of every row: distinct for the frames of an example, the same wherever it is placed."""
-    batch, frames = leading[0] if leading else 1, 1
-    for size in leading[1:]:
-        frames *= size
-    index = jnp.arange(batch, dtype=jnp.int32) if index is None else index.astype(jnp.int32)
-    return (index[:, None] * frames + jnp.arange(frames, dtype=jnp.int32)[None]).reshape(-1)

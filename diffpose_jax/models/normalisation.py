@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -64,14 +68,15 @@ def _over_devices(statistic: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 class Dropout(nn.Module):
-    """Zero a share `rate` of the values of `x [J, B, ...]` in training and scale the rest so that the mean is kept.
+    """Zero a share `rate` of the values of `x` in training and scale the rest so that the mean is kept.
 
-    The mask of an example is drawn from the 'dropout' key folded with that example's `index [B]`, so it is the same
-    on whatever device and beside whatever other examples it is processed. Masks come from 8 random bits per value:
-    `rate` is rounded to a multiple of 1/256.
+    Axis `batch_axis` of x counts examples: `[J, N, C]` by default. The mask of an example is drawn from the 'dropout'
+    key folded with that example's `index [N]`, so it is the same on whatever device and beside whatever other examples
+    it is processed. Masks come from 8 random bits per value: `rate` is rounded to a multiple of 1/256.
     """
 
     rate: float
+    batch_axis: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, index: jax.Array, *, train: bool) -> jax.Array:
@@ -79,6 +84,18 @@ class Dropout(nn.Module):
         if not train or kept == 256:
             return x
         key = self.make_rng("dropout")
-        shape = x.shape[:1] + x.shape[2:]
-        draw = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i), shape, jnp.uint8), out_axes=1)
+        shape = x.shape[: self.batch_axis] + x.shape[self.batch_axis + 1 :]
+        bits = functools.partial(jax.random.bits, shape=shape, dtype=jnp.uint8)
+        draw = jax.vmap(lambda number: bits(jax.random.fold_in(key, number)), out_axes=self.batch_axis)
         return jnp.where(draw(index) < kept, x * (256 / kept), 0)
+
+
+def example_rows(index: jax.Array | None, leading: Sequence[int]) -> jax.Array:
+    """Return the identity `[N]` of every row when the leading axes `[B, ...]` of a batch are flattened to N.
+
+    It derives from the examples' own `index [B]` and the frame's place in its example; without an index, from the place
+    in the batch.
+    """
+    batch, frames = (leading[0], math.prod(leading[1:])) if leading else (1, 1)
+    index = jnp.arange(batch, dtype=jnp.int32) if index is None else index.astype(jnp.int32)
+    return (index[:, None] * frames + jnp.arange(frames, dtype=jnp.int32)[None]).reshape(-1)

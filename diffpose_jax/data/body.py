@@ -14,6 +14,11 @@ import numpy as np
 from diffpose_jax import geometry
 from diffpose_jax.skeleton import H36M_17
 
+# Indices into the arms and the trunk of a `Posture`.
+LEFT, RIGHT = 0, 1
+FLEXION, ABDUCTION, INWARD, ELBOW = range(4)
+BEND, TWIST = 1, 2
+
 # Segment lengths as fractions of stature: Drillis and Contini (1966), as tabulated by Winter (Biomechanics and Motor
 # Control of Human Movement, fig. 4.1); hip half-width from Bell et al. (1990), hip centres 0.36 of the pelvic width off
 # the middle; the trunk is cut where Human3.6M puts its joints.
@@ -222,6 +227,16 @@ def reachable_height(body: Body, posture: Posture) -> np.ndarray:
         span = np.sqrt(np.maximum((0.998 * body.leg) ** 2 - np.sum(level**2, axis=-1), 0))
         heights.append(posture.ankles[:, number, 2] + span - hip[:, 2])
     return np.minimum(*heights)
+
+
+def settle(body: Body, posture: Posture, width: int = 3) -> None:
+    """Lowers the pelvis smoothly wherever the legs would not reach the feet otherwise."""
+    height = np.minimum(posture.pelvis[:, 2], reachable_height(body, posture))
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(height, 2 * width, mode="edge"), 2 * width + 1)
+    # The mean of moving minima never exceeds the bound itself.
+    lowest = np.lib.stride_tricks.sliding_window_view(windows.min(axis=-1), 2 * width + 1)
+    weights = np.hanning(2 * width + 3)[1:-1]
+    posture.pelvis[:, 2] = lowest @ (weights / weights.sum())
 
 
 _forward_kinematics = jax.jit(geometry.forward_kinematics, static_argnums=2)

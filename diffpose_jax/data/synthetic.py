@@ -14,8 +14,9 @@ import numpy as np
 from diffpose_jax.data.body import joint_rotations, pose, sample_body
 from diffpose_jax.data.cameras import random_cameras
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.courses import FPS
 from diffpose_jax.data.motion import Motion, film_splits, split_subjects
-from diffpose_jax.data.motion_programmes import FPS, PROGRAMMES, enliven
+from diffpose_jax.data.motion_programmes import PROGRAMMES, enliven
 from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import H36M_17
 

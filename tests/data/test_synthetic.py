@@ -7,8 +7,9 @@ import pytest
 
 from diffpose_jax import geometry
 from diffpose_jax.data.body import LIMITS, Posture, joint_rotations, pose, reachable_height, sample_body
+from diffpose_jax.data.courses import FPS, glide
 from diffpose_jax.data.motion import Motion
-from diffpose_jax.data.motion_programmes import FPS, PROGRAMMES, glide
+from diffpose_jax.data.motion_programmes import PROGRAMMES
 from diffpose_jax.data.synthetic import generate_motion, load_synthetic, mirror
 from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import H36M_17

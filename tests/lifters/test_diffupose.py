@@ -1,0 +1,150 @@
+"""DiffuPose: its loss by hand, what the loss depends on, an oracle that returns the pose, and noise by example."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffpose_jax.diffusion.process import to_eps
+from diffpose_jax.diffusion.samplers import ddim_plan, ddpm_plan
+from diffpose_jax.diffusion.schedules import cosine
+from diffpose_jax.lifters.base import Batch, Lifter
+from diffpose_jax.lifters.diffupose import denoising_loss, diffupose
+from diffpose_jax.models.modulated_gcn import DiffuPoseDenoiser
+from diffpose_jax.skeleton import H36M_17
+
+SCHEDULE = cosine(8)
+KEY = jax.random.key(3)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    rng = np.random.default_rng(0)
+    poses = np.clip(0.3 * rng.standard_normal((8, 1, 17, 3)), -0.45, 0.45).astype(np.float32)
+    keypoints = rng.standard_normal((8, 1, 17, 2)).astype(np.float32)
+    parts = (keypoints, poses - poses[:, :, :1], np.ones((8, 1, 17), np.float32), np.arange(8, dtype=np.int32) * 11)
+    return Batch(*(jnp.asarray(part) for part in parts))
+
+
+@pytest.fixture(scope="module")
+def lifter() -> Lifter:
+    network = DiffuPoseDenoiser(H36M_17, width=32, num_layers=1)
+    return diffupose(network, H36M_17, SCHEDULE, ddpm_plan(SCHEDULE))
+
+
+@pytest.fixture(scope="module")
+def variables(lifter, batch):
+    return jax.jit(lifter.init)(jax.random.key(1), batch)
+
+
+@pytest.fixture(scope="module")
+def sample(lifter):
+    return jax.jit(lifter.sample, static_argnums=3)
+
+
+@pytest.fixture(scope="module")
+def loss(lifter):
+    return jax.jit(lambda variables, key, batch: lifter.loss(variables, key, batch)[0])
+
+
+def test_the_loss_on_numbers_done_by_hand():
+    output = jnp.zeros((1, 1, 2, 5))
+    noise = jnp.array([[[[1.0, -2.0, 3.0], [0.0, 0.0, 0.0]]]])
+    keypoints = jnp.array([[[[0.0, 0.0], [0.5, -1.0]]]])
+    weighted, displayed = denoising_loss(output, noise, keypoints, jnp.array([1.0, 4.0]), 0.8)
+    # Ten numbers: joint 0 is off by 1 + 2 + 3, joint 1 by 0.8 (0.5 + 1) and counts four times.
+    assert displayed == pytest.approx((6 + 1.2) / 10)
+    assert weighted == pytest.approx((6 + 4 * 1.2) / 10)
+
+
+def test_the_loss_is_finite_and_depends_on_every_input(loss, variables, batch):
+    value = float(loss(variables, KEY, batch))
+    assert np.isfinite(value)
+    assert value == loss(variables, KEY, batch)
+    changes = {
+        "poses": batch._replace(poses=batch.poses + 0.1),
+        "keypoints": batch._replace(keypoints=batch.keypoints + 0.1),
+        "index": batch._replace(index=batch.index + 1),
+    }
+    for name, changed in changes.items():
+        assert abs(float(loss(variables, KEY, changed)) - value) > 1e-5, name
+    assert abs(float(loss(variables, jax.random.key(4), batch)) - value) > 1e-5
+    scaled = {**variables, "params": jax.tree.map(lambda leaf: 1.1 * leaf, variables["params"])}
+    assert abs(float(loss(scaled, KEY, batch)) - value) > 1e-5
+
+
+def test_the_loss_does_not_care_where_in_the_batch_an_example_lies(loss, variables, batch):
+    order = np.array([5, 2, 7, 0, 1, 3, 6, 4])
+    moved = Batch(*(part[order] for part in batch[:4]))
+    assert loss(variables, KEY, moved) == pytest.approx(float(loss(variables, KEY, batch)), rel=1e-5)
+
+
+def test_the_loss_updates_the_batch_statistics_and_reaches_every_live_parameter(lifter, variables, batch):
+    def value(params):
+        return lifter.loss({**variables, "params": params}, KEY, batch)
+
+    # Away from the start, where the last scale of the non-local block is zero and hides what lies before it.
+    params = jax.tree.map(lambda leaf: leaf + 0.01, variables["params"])
+    gradient, aux = jax.jit(jax.grad(value, has_aux=True))(params)
+    assert set(aux.metrics) == {"loss", "loss_unweighted"}
+    changed = jax.tree.map(lambda old, new: np.any(old != new), variables["batch_stats"], aux.batch_stats)
+    assert all(jax.tree.leaves(changed))
+    dead = {
+        jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradient) if not np.any(leaf)
+    }
+    assert dead == {f"['modulation_unused']['project']['{name}']" for name in ("bias", "kernel")}
+
+
+class Oracle:
+    """A network that knows the poses `[B, F, J, 3]`; its 2D channels are nonsense and must not matter."""
+
+    def __init__(self, poses: jax.Array, predict: str):
+        self.poses, self.predict = poses, predict
+
+    def apply(self, variables, x, keypoints, k, *, train):
+        alpha_bar = jnp.asarray(SCHEDULE.alpha_bar)[k]
+        known = self.poses if self.predict == "x0" else to_eps(x, self.poses, alpha_bar)
+        return jnp.concatenate([known, 1e3 * keypoints], axis=-1)
+
+
+@pytest.mark.parametrize("predict", ["eps", "x0"])
+@pytest.mark.parametrize("plan", [ddpm_plan(SCHEDULE), ddpm_plan(SCHEDULE, 3), ddim_plan(SCHEDULE, 4)])
+def test_an_oracle_gets_the_clean_pose_out_of_the_sampler(batch, predict, plan):
+    lifter = diffupose(Oracle(batch.poses, predict), H36M_17, SCHEDULE, plan, predict=predict)
+    poses = jax.jit(lifter.sample, static_argnums=3)({}, KEY, batch, 2)
+    np.testing.assert_allclose(poses, np.broadcast_to(batch.poses[None], (2, *batch.poses.shape)), atol=2e-5)
+
+
+def test_the_sampler_clips_at_the_given_distance(batch):
+    far = batch.poses.at[:, :, 3, 0].set(5.0)
+    lifter = diffupose(Oracle(far, "x0"), H36M_17, SCHEDULE, ddpm_plan(SCHEDULE), predict="x0", clip=1.0)
+    poses = jax.jit(lifter.sample, static_argnums=3)({}, KEY, batch, 1)
+    np.testing.assert_allclose(poses[0, :, :, 3, 0], 1.0, atol=2e-5)
+
+
+def test_samples_are_root_relative_and_differ(sample, variables, batch):
+    poses = np.asarray(sample(variables, KEY, batch, 5))
+    assert poses.shape == (5, 8, 1, 17, 3)
+    np.testing.assert_array_equal(poses[..., 0, :], 0)
+    assert all(np.abs(poses[a] - poses[b]).max() > 0.01 for a in range(5) for b in range(a))
+    assert all(np.abs(poses[0, a] - poses[0, b]).max() > 0.01 for a in range(8) for b in range(a))
+
+
+def test_a_hypothesis_is_the_same_however_many_are_drawn(sample, variables, batch):
+    two, five = sample(variables, KEY, batch, 2), sample(variables, KEY, batch, 5)
+    np.testing.assert_allclose(five[:2], two, atol=1e-5)
+
+
+def test_an_example_is_the_same_in_a_batch_of_eight_and_of_four(sample, variables, batch):
+    whole = sample(variables, KEY, batch, 2)
+    halves = [sample(variables, KEY, Batch(*(part[half] for part in batch[:4])), 2) for half in (slice(4), slice(4, 8))]
+    np.testing.assert_allclose(np.concatenate(halves, axis=1), whole, atol=1e-5)
+
+
+def test_samples_follow_the_keypoints_and_the_index_and_never_the_true_pose(sample, variables, batch):
+    poses = sample(variables, KEY, batch, 1)
+    np.testing.assert_array_equal(sample(variables, KEY, batch._replace(poses=batch.poses + 1), 1), poses)
+    for changed in (batch._replace(keypoints=batch.keypoints + 0.2), batch._replace(index=batch.index + 1)):
+        assert np.abs(sample(variables, KEY, changed, 1) - poses).max() > 1e-3

@@ -1,0 +1,123 @@
+"""A config is checked in one place, with one clear line per mistake, and survives its JSON form."""
+
+from __future__ import annotations
+
+import pytest
+from ml_collections import ConfigDict
+
+from diffpose_jax.config import base_config, first_difference, flat_items, load_config, save_config, validate
+from diffpose_jax.errors import UserError
+
+
+def test_the_base_config_is_valid_and_survives_json(tmp_path):
+    config = base_config()
+    config.training.learning_rate = 1e-3
+    validate(config)
+    save_config(config, tmp_path / "config.json")
+    assert load_config(tmp_path / "config.json") == config
+
+
+def test_leaves_are_named_by_their_path():
+    leaves = dict(flat_items(base_config()))
+    assert leaves["training.steps"] == 10_000
+    assert leaves["seed"] == 0
+    assert not any(hasattr(value, "items") for value in leaves.values())
+
+
+def test_an_unknown_key_is_named_beside_those_that_exist():
+    config = base_config()
+    with config.unlocked():
+        config.training.batchsize = 8
+    with pytest.raises(UserError, match=r"config.training.batchsize: unknown key; .*: batch_size, checkpoint_every"):
+        validate(config)
+
+
+def test_an_unknown_section_is_named():
+    config = base_config()
+    with config.unlocked():
+        config.optimiser = {"name": "adam"}
+    with pytest.raises(UserError, match=r"config.optimiser.*unknown key"):
+        validate(config)
+
+
+def test_a_missing_section_is_named():
+    config = base_config()
+    del config.diffusion
+    with pytest.raises(UserError, match=r"config.diffusion.\w+: missing"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        ("training", "steps", "many", "expected int, found 'many'"),
+        ("training", "steps", 10.5, "expected int, found 10.5"),
+        ("training", "steps", True, "expected int, found True"),
+        ("training", "learning_rate", False, "expected float, found False"),
+        ("training", "learning_rate", "fast", "expected float, found 'fast'"),
+        ("data", "flip", 1, "expected bool, found 1"),
+        ("data", "flip", "yes", "expected bool, found 'yes'"),
+        ("data", "source", 3, "expected str, found 3"),
+        ("data", "source", None, "expected str, found None"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(section, key, value, expected):
+    values = base_config().to_dict()
+    values[section][key] = value
+    config = ConfigDict(values)
+    with pytest.raises(UserError, match=f"config.{section}.{key}: {expected}"):
+        validate(config)
+
+
+def test_a_whole_number_will_do_for_a_real_one():
+    values = base_config().to_dict()
+    values["training"]["learning_rate"] = 1
+    validate(ConfigDict(values))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        ("training", "batch_size", 0, "at least 1, found 0"),
+        ("evaluation", "hypotheses", -1, "at least 1, found -1"),
+        ("training", "steps", 10_010, "a multiple of training.inner_steps=20, found 10010"),
+        ("training", "log_every", 30, "a multiple of training.inner_steps=20, found 30"),
+        ("training", "validate_every", 0, "a multiple of training.inner_steps=20, found 0"),
+        ("training", "checkpoint_every", -20, "a multiple"),
+        ("training", "ema_decay", 1.0, "0 <= decay < 1, found 1.0"),
+        ("training", "learning_rate", 0.0, "a positive number"),
+        ("diffusion", "sampling_steps", 101, "0 to diffusion.steps=100, found 101"),
+        ("diffusion", "predict", "v", "one of eps, x0, found 'v'"),
+        ("diffusion", "sampler", "euler", "one of ddpm, ddim, found 'euler'"),
+        ("training", "decay", "linear", "one of constant, cosine, exponential, found 'linear'"),
+        ("training", "optimizer", "sgd", "one of adam, amsgrad, found 'sgd'"),
+        ("lifter", "compute_dtype", "float16", "one of float32, bfloat16, found 'float16'"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named(section, key, value, expected):
+    config = base_config()
+    config[section][key] = value
+    with pytest.raises(UserError, match=f"config.{section}.{key}: expected {expected}"):
+        validate(config)
+
+
+def test_a_config_file_that_is_missing_or_damaged_is_named(tmp_path):
+    path = tmp_path / "config.json"
+    with pytest.raises(UserError, match=r"config.json: .*no such file"):
+        load_config(path)
+    save_config(base_config(), path)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UserError, match=r"config.json: expected a JSON config"):
+        load_config(path)
+
+
+def test_a_continued_run_may_change_its_reports_but_not_its_training():
+    ours, theirs = base_config(), base_config()
+    assert first_difference(ours, theirs) is None
+    theirs.evaluation.hypotheses = 50
+    theirs.training.log_every = 20
+    theirs.name = "again"
+    assert first_difference(ours, theirs) is None
+    theirs.training.learning_rate = 1.0
+    theirs.lifter.width = 8
+    assert first_difference(ours, theirs) == "lifter.width"

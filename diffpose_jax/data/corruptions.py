@@ -156,14 +156,18 @@ def corrupt_clipset(
     clipset: ClipSet,
     seed: int,
     settings: DetectorSettings = CPN_LIKE,
+    *,
+    strength: float = 1.0,
     track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> ClipSet:
     """Replaces exact keypoints by simulated detections and sets the scores; a function of seed and clips alone.
 
-    `track` wraps the sequence of clip numbers, for a progress bar. Raises UserError for a set without 3D poses, from which occlusion could not be told.
+    `strength` multiplies that of the settings; `track` wraps the sequence of clip numbers, for a progress bar. Raises
+    UserError for a set without 3D poses, from which occlusion could not be told.
     """
     if clipset.poses is None:
         raise UserError("simulated detections: expected a data set with 3D poses, found keypoints only")
+    settings = settings._replace(strength=settings.strength * strength)
     keypoints, scores = np.empty_like(clipset.keypoints), np.empty(clipset.keypoints.shape[:2], np.float32)
     for index in track(range(clipset.num_clips)):
         clip = clipset.clip(index)

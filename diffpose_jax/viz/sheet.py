@@ -1,0 +1,81 @@
+"""The sample sheet of a data set: 2D inputs with their 3D poses from two views, to look at before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from diffpose_jax.skeleton import Skeleton
+from diffpose_jax.viz.poses import (
+    CAMERA_VIEW,
+    LEFT_COLOUR,
+    RIGHT_COLOUR,
+    SIDE_VIEW,
+    View,
+    draw_floor,
+    draw_pose_2d,
+    draw_pose_3d,
+    frame_axes,
+    view_points,
+)
+
+
+def sample_sheet(
+    keypoints: np.ndarray,
+    poses: np.ndarray | None,
+    labels: Sequence[str],
+    skeleton: Skeleton,
+    *,
+    title: str = "",
+    samples_per_row: int = 3,
+    half_height: float | None = None,
+) -> Figure:
+    """Draws M samples in a grid: the whole image with keypoints `[M, J, 2]` (normalised image units), and, where poses
+    `[M, J, 3]` (m, camera frame) are given, the pose as the camera and as someone beside it sees it.
+
+    The 3D panels have one scale, so that wrong units, sizes or axes stand out. `half_height` is h/w of the image; its
+    frame is drawn where that is known.
+    """
+    panels = 1 if poses is None else 3
+    rows = -(-len(keypoints) // samples_per_row)
+    columns = min(samples_per_row, len(keypoints))
+    figure = Figure(figsize=(1.75 * (panels + 0.3) * columns + 0.6, 2.15 * rows + 0.7), layout="constrained")
+    figure.suptitle(title or None, fontsize=10)
+    for inch, side, colour in ((0.05, "left side", LEFT_COLOUR), (0.2, "right side", RIGHT_COLOUR)):
+        figure.text(0.998, 1 - inch / figure.get_figheight(), side, color=colour, fontsize=8, va="top", ha="right")
+    widths = ([1.3] + [1.0] * (panels - 1)) * columns
+    grid = figure.subplots(rows, columns * panels, squeeze=False, width_ratios=widths)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for sample in range(len(keypoints)):
+        row, column = divmod(sample, columns)
+        cells = grid[row, column * panels : (column + 1) * panels]
+        _draw_image(cells[0], keypoints[sample], skeleton, half_height, labels[sample])
+        if poses is not None:
+            reach = 1.05 * float(np.abs(poses - poses.mean(axis=1, keepdims=True)).max())
+            _draw_view(cells[1], poses[sample], skeleton, CAMERA_VIEW, reach, "camera view")
+            _draw_view(cells[2], poses[sample], skeleton, SIDE_VIEW, reach, "side view")
+    return figure
+
+
+def _draw_image(axes: Axes, keypoints: np.ndarray, skeleton: Skeleton, half_height: float | None, label: str) -> None:
+    draw_pose_2d(axes, keypoints, skeleton, linewidth=1.0, joint_size=2)
+    shown = keypoints * [1, -1]
+    if half_height is not None:
+        corners = half_height * np.array([-1, -1, 1, 1, -1])
+        corners = np.stack([[-1, 1, 1, -1, -1], corners], axis=-1)
+        axes.plot(*corners.T, color="#bbbbbb", linewidth=0.8)
+        shown = np.concatenate([corners, shown])
+    frame_axes(axes, shown, 0.03)
+    axes.set_title(label, fontsize=7)
+
+
+def _draw_view(axes: Axes, pose: np.ndarray, skeleton: Skeleton, view: View, reach: float, label: str) -> None:
+    draw_floor(axes, pose, view)
+    draw_pose_3d(axes, pose, skeleton, view, linewidth=1.5, joint_size=5)
+    centre = view_points(pose, view)[:, :2].mean(axis=0)
+    frame_axes(axes, centre + reach * np.array([[-1, -1], [1, 1]]), 0.0)
+    axes.set_title(label, fontsize=7)

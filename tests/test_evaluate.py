@@ -156,7 +156,7 @@ def test_mistakes_are_one_line(workdir, tmp_path, options, message):
 
 def test_data_without_poses_points_to_predict(workdir, tmp_path):
     clips = clipset(1)
-    flat = ClipSet.build([clips.clip(i)._replace(poses=None, root=None) for i in range(3)], SKELETON)
+    flat = ClipSet.build([clips.clip(i)._replace(poses=None, root=None, camera=-1) for i in range(3)], SKELETON)
     save_archive(tmp_path / "flat.npz", {"test": flat})
     with pytest.raises(UserError, match=r"diffpose_jax\.predict"):
         evaluate(workdir, data=str(tmp_path / "flat.npz"), output=tmp_path)

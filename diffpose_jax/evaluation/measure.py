@@ -92,7 +92,9 @@ def baseline_rows(measured: Measured, train: ClipSet) -> list[dict[str, Any]]:
     """The rows of what needs no training: the mean pose and the nearest neighbour in 2D, from the frames of `train`."""
     count = len(measured.numbers)
     mean = np.broadcast_to(baselines.mean_pose(train), (count, *train.poses.shape[1:]))
-    nearest = baselines.nearest_neighbour(train, measured.clips.keypoints[measured.numbers])
+    with Progress("nearest neighbour", count, "frames") as progress:
+        keypoints = measured.clips.keypoints[measured.numbers]
+        nearest = baselines.nearest_neighbour(train, keypoints, progress=progress.update)
     return [
         measured.row("mean_pose", "mean pose of train", mean, kind="baseline"),
         measured.row("nearest_neighbour", "nearest neighbour in 2D", nearest, kind="baseline"),

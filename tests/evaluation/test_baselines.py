@@ -23,7 +23,7 @@ def test_the_mean_pose_is_the_mean():
 
 def test_the_nearest_neighbour_agrees_with_scikit_learn():
     rng = np.random.default_rng(0)
-    train, queries = clipset(rng, 400), clipset(rng, 77).keypoints
+    train, queries = clipset(rng, 1300), clipset(rng, 77).keypoints
     centred = [k - k[:, :1] for k in (train.keypoints.astype(np.float64), queries.astype(np.float64))]
     known, asked = ((c / np.linalg.norm(c, axis=(1, 2), keepdims=True)).reshape(len(c), -1) for c in centred)
     _, nearest = NearestNeighbors(n_neighbors=1).fit(known).kneighbors(asked)

@@ -39,25 +39,6 @@ from diffpose_jax.skeleton import H36M_17, get_skeleton
 from diffpose_jax.viz.poses import save_figure
 from diffpose_jax.viz.sheet import sample_sheet
 
-_SOURCE = flags.DEFINE_string("source", None, "The file or folder to read.")
-_OUTPUT = flags.DEFINE_string("output", None, "The archive to write (.npz); the sample sheet goes beside it (.png).")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of synthetic motion, cameras, simulated detections and the sheet.")
-flags.DEFINE_string("detections", "gt", "human36m: which 2D file, gt, cpn, hr, ...")
-flags.DEFINE_string("layout", None, "keypoints: the file's joint layout; human36m: h36m17 or h36m16.")
-flags.DEFINE_string("target", H36M_17.name, "keypoints: the joint layout to convert to.")
-flags.DEFINE_list("valid_subjects", None, "cmu, mocap, human36m: the subjects of the valid split.")
-flags.DEFINE_list("test_subjects", None, "mocap: the subjects of the test split.")
-flags.DEFINE_integer("cameras_per_clip", None, "synthetic, cmu, mocap: how many cameras see each clip.")
-flags.DEFINE_float("unit", None, "mocap: the length unit of the BVH files in metres; CMU's if not given.")
-flags.DEFINE_float("amc_fps", None, "mocap: the frame rate of the AMC files; 120 if not given.")
-flags.DEFINE_string("name_pattern", None, "mocap: finds (?P<subject>...) and (?P<action>...) in file names.")
-flags.DEFINE_integer("subjects", None, "synthetic: how many people.")
-flags.DEFINE_integer("takes", None, "synthetic: how often each person does each action.")
-flags.DEFINE_integer("frames", None, "synthetic: frames of each take.")
-_SIMULATE = flags.DEFINE_bool("simulate_detector", False, "Replace the exact keypoints by simulated detections.")
-_STRENGTH = flags.DEFINE_float("strength", 1.0, "How bad the simulated detector is; 1 is like CPN on Human3.6M.")
-_SAMPLES = flags.DEFINE_integer("samples", 15, "Samples on the sheet.", lower_bound=1)
-
 _COMMON = ("source", "output", "seed", "simulate_detector", "strength", "samples")
 
 # What each source is read with, and the flags that mean something for it.
@@ -73,20 +54,60 @@ SOURCES: Mapping[str, tuple[Callable[..., dict[str, ClipSet]], tuple[str, ...]]]
 }
 
 
-def main(argv: list[str]) -> int:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of this program; not at import, where several programs would claim the same names."""
+    flags.DEFINE_string("source", None, "The file or folder to read.", flag_values=values)
+    flags.DEFINE_string(
+        "output", None, "The archive to write (.npz); the sample sheet goes beside it (.png).", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "Seed of synthetic motion, cameras, simulated detections and the sheet.", flag_values=values
+    )
+    flags.DEFINE_string("detections", "gt", "human36m: which 2D file, gt, cpn, hr, ...", flag_values=values)
+    flags.DEFINE_string(
+        "layout", None, "keypoints: the file's joint layout; human36m: h36m17 or h36m16.", flag_values=values
+    )
+    flags.DEFINE_string("target", H36M_17.name, "keypoints: the joint layout to convert to.", flag_values=values)
+    flags.DEFINE_list(
+        "valid_subjects", None, "cmu, mocap, human36m: the subjects of the valid split.", flag_values=values
+    )
+    flags.DEFINE_list("test_subjects", None, "mocap: the subjects of the test split.", flag_values=values)
+    flags.DEFINE_integer(
+        "cameras_per_clip", None, "synthetic, cmu, mocap: how many cameras see each clip.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "unit", None, "mocap: the length unit of the BVH files in metres; CMU's if not given.", flag_values=values
+    )
+    flags.DEFINE_float("amc_fps", None, "mocap: the frame rate of the AMC files; 120 if not given.", flag_values=values)
+    flags.DEFINE_string(
+        "name_pattern", None, "mocap: finds (?P<subject>...) and (?P<action>...) in file names.", flag_values=values
+    )
+    flags.DEFINE_integer("subjects", None, "synthetic: how many people.", flag_values=values)
+    flags.DEFINE_integer("takes", None, "synthetic: how often each person does each action.", flag_values=values)
+    flags.DEFINE_integer("frames", None, "synthetic: frames of each take.", flag_values=values)
+    flags.DEFINE_bool(
+        "simulate_detector", False, "Replace the exact keypoints by simulated detections.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "strength", 1.0, "How bad the simulated detector is; 1 is like CPN on Human3.6M.", flag_values=values
+    )
+    flags.DEFINE_integer("samples", 15, "Samples on the sheet.", lower_bound=1, flag_values=values)
+
+
+def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, prepares the archive, and says where everything is."""
     if len(argv) != 2 or argv[1] not in SOURCES:
         raise UserError(f"expected one of {', '.join(SOURCES)} as the source, found {' '.join(argv[1:]) or 'none'}")
     kind = argv[1]
-    options = _options(kind)
-    if _OUTPUT.value is None:
+    options = _options(kind, given)
+    if given.output is None:
         raise UserError("--output: required, found none")
-    if kind != "synthetic" and _SOURCE.value is None:
+    if kind != "synthetic" and given.source is None:
         raise UserError(f"--source: required for {kind}, found none")
-    if not 0 <= _STRENGTH.value < np.inf:
-        raise UserError(f"--strength: expected 0 or more, found {_STRENGTH.value}")
-    detector = DetectorSettings(strength=_STRENGTH.value) if _SIMULATE.value else None
-    prepare(kind, _SOURCE.value, _OUTPUT.value, options, detector=detector, seed=_SEED.value, samples=_SAMPLES.value)
+    if not 0 <= given.strength < np.inf:
+        raise UserError(f"--strength: expected 0 or more, found {given.strength}")
+    detector = DetectorSettings(strength=given.strength) if given.simulate_detector else None
+    prepare(kind, given.source, given.output, options, detector=detector, seed=given.seed, samples=given.samples)
     return 0
 
 
@@ -213,17 +234,17 @@ def _sheet(splits: Mapping[str, ClipSet], samples: int, seed: int, title: str) -
     )
 
 
-def _options(kind: str) -> dict[str, Any]:
+def _options(kind: str, given: flags.FlagValues) -> dict[str, Any]:
     """The loader's options among the flags; a flag that means nothing for this kind of source is refused."""
     known = SOURCES[kind][1]
-    if kind == "synthetic" and _SOURCE.value is not None:
+    if kind == "synthetic" and given.source is not None:
         raise UserError("--source: synthetic has none, its motion is embedded")
     particular = {name for _, names in SOURCES.values() for name in names} - set(_COMMON)
     for name in sorted(particular - set(known)):
-        if flags.FLAGS[name].present:
+        if given[name].present:
             takes = ", ".join(f"--{known_name}" for known_name in dict.fromkeys((*_COMMON, *known)))
             raise UserError(f"--{name}: has no meaning for {kind}, which takes {takes}")
-    options = {name: flags.FLAGS[name].value for name in known}
+    options = {name: given[name].value for name in known}
     if "target" in options:
         options["target"] = get_skeleton(options["target"])
     return {name: value for name, value in options.items() if value is not None}
@@ -247,4 +268,5 @@ def _writable(output: str) -> tuple[Path, Path]:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

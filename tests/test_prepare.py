@@ -1,0 +1,128 @@
+"""`prepare` turns sources into archives, says what it found, and refuses what it cannot use in one line."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from absl import flags
+
+from diffpose_jax import cli, prepare
+from diffpose_jax.data.clips import load_archive
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture
+def program(capfd):
+    """Runs the program and returns exit code, standard output and standard error."""
+
+    def call(*arguments):
+        values = flags.FlagValues()
+        prepare.define_flags(values)
+        with pytest.raises(SystemExit) as exit_:
+            cli.run(lambda argv: prepare.main(argv, values), ["prepare", *map(str, arguments)], values)
+        return exit_.value.code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def keypoints(tmp_path):
+    path = tmp_path / "walk.npz"
+    pixels = np.random.default_rng(0).uniform(100, 900, (6, 17, 2))
+    np.savez(path, keypoints=pixels, image_size=[1920, 1080], layout="coco17", fps=25)
+    return path
+
+
+SYNTHETIC = ("synthetic", "--subjects=5", "--frames=60", "--cameras_per_clip=1", "--samples=3")
+
+
+def test_embedded_motion_becomes_an_archive_with_a_sheet(program, tmp_path):
+    output = tmp_path / "new" / "synthetic.npz"
+    code, said, _ = program(*SYNTHETIC, f"--output={output}")
+    assert code == 0
+    splits = load_archive(output)
+    assert list(splits) == ["train", "valid", "test"]
+    for clips in splits.values():
+        assert f"{clips.num_frames:,}" in said
+    for word in ("subjects", "walk", "h36m17", "depth of the root", "bones (mm)", str(output), "synthetic.png"):
+        assert word in said
+    assert output.with_suffix(".png").read_bytes()[:4] == PNG
+
+
+def test_simulated_detections_change_only_the_keypoints(program, tmp_path):
+    exact, noisy = tmp_path / "exact.npz", tmp_path / "noisy.npz"
+    assert program(*SYNTHETIC, f"--output={exact}")[0] == 0
+    code, said, _ = program(*SYNTHETIC, f"--output={noisy}", "--simulate_detector", "--strength=2")
+    assert code == 0
+    assert "strength 2" in said
+    before, after = load_archive(exact)["test"], load_archive(noisy)["test"]
+    np.testing.assert_array_equal(before.poses, after.poses)
+    error = np.linalg.norm(before.keypoints - after.keypoints, axis=-1).mean() * 500
+    assert 4 < error < 25
+    assert after.scores.shape == after.keypoints.shape[:2]
+
+
+def test_keypoints_without_3d_are_prepared_for_another_layout(program, keypoints, tmp_path):
+    output = tmp_path / "out.npz"
+    code, said, _ = program("keypoints", f"--source={keypoints}", f"--output={output}", "--target=h36m16")
+    assert code == 0
+    assert "no 3D" in said
+    clips = load_archive(output)["test"]
+    assert (clips.skeleton.name, clips.poses, clips.fps.tolist()) == ("h36m16", None, [25.0])
+    assert output.with_suffix(".png").read_bytes()[:4] == PNG
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "expected one of synthetic, cmu, mocap, human36m, keypoints as the source, found none"),
+        (["humaneva"], "found humaneva"),
+        (["synthetic"], "--output: required"),
+        (["cmu", "--output={here}/a.npz"], "--source: required for cmu"),
+        (["cmu", "--output={here}/a.npz", "--source={here}/none.npz"], "none.npz: expected the CMU archive"),
+        (["mocap", "--output={here}/a.npz", "--source={here}/none"], "none: expected a folder"),
+        (["human36m", "--output={here}/a.npz", "--source={here}"], "data_3d_h36m.npz: expected VideoPose3D's"),
+        (["keypoints", "--output={here}/a.npz", "--source={here}/none.json"], "none.json: expected a keypoint file"),
+        (["keypoints", "--output={here}/a.npz", "--source={here}/walk.npz", "--layout=h36m17"], "layout h36m17"),
+        (["keypoints", "--output={here}/a.npz", "--source={here}/walk.npz", "--target=x"], "unknown joint layout 'x'"),
+        (["keypoints", "--output={here}/a.npz", "--source={here}/walk.npz", "--simulate_detector"], "with 3D poses"),
+        (["synthetic", "--output={here}/a.txt"], "ends in .npz"),
+        (["synthetic", "--output={here}/walk.npz/a.npz"], "cannot be written"),
+        (["synthetic", "--output={here}/a.npz", "--source=x"], "synthetic has none"),
+        (["synthetic", "--output={here}/a.npz", "--detections=cpn"], "--detections: has no meaning for synthetic"),
+        (["synthetic", "--output={here}/a.npz", "--strength=-1"], "--strength: expected 0 or more"),
+        (["synthetic", "--output={here}/a.npz", "--sed=1"], "Unknown command line flag 'sed'"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(program, keypoints, tmp_path, arguments, said):
+    code, _, error = program(*(argument.format(here=tmp_path) for argument in arguments))
+    assert code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+    assert sorted(os.listdir(tmp_path)) == ["walk.npz"]
+
+
+class Command:
+    def __init__(self, text):
+        self.text = text
+
+    def __reduce__(self):
+        return os.system, (self.text,)
+
+
+@pytest.mark.parametrize("kind", ["human36m", "keypoints", "cmu"])
+def test_hostile_files_are_refused_and_run_nothing(program, tmp_path, kind):
+    sentinel = tmp_path / "sentinel"
+    hostile = np.array({"S1": {"Walking": Command(f"touch {sentinel}")}}, dtype=object)
+    np.savez(tmp_path / "data_3d_h36m.npz", positions_3d=hostile, meta=hostile, keypoints=hostile)
+    np.savez(tmp_path / "data_2d_h36m_gt.npz", positions_2d=hostile)
+    source = tmp_path if kind == "human36m" else tmp_path / "data_3d_h36m.npz"
+    code, _, error = program(kind, f"--source={source}", f"--output={tmp_path / 'a.npz'}")
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "data_3d_h36m.npz" in error
+    assert not sentinel.exists()

@@ -23,7 +23,8 @@ from diffpose_jax.data.motion import Motion, film_splits, split_subjects
 from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import H36M_17
 
-CMU_UNIT = 0.0254 / 0.45  # metres; the length unit of CMU's files and of cgspeed's conversions of them
+CMU_UNIT = 0.0254 / 0.45  # metres; the length unit of CMU's files and of cgspeed's plain conversions of them
+CENTIMETRE = 0.01  # metres; the length unit of most other BVH files
 TOE_HEIGHT = 0.02  # metres above the floor: the end of the toes lies inside the shoe
 TOES = ("left_toe", "right_toe")
 
@@ -37,9 +38,10 @@ _CONVENTIONS = {
     "Spine Neck Head Head_end LeftArm LeftForeArm LeftFingerBase RightArm RightForeArm RightFingerBase "
     "LeftToeBase_end RightToeBase_end",
     "cgspeed's DAZ-friendly BVH": "lThigh+rThigh rThigh rShin rFoot lThigh lShin lFoot "
-    "chest neck head head_end lShldr lForeArm lHand rShldr rForeArm rHand lFoot_end rFoot_end",
-    "LaFAN1's BVH": "LeftUpLeg+RightUpLeg RightUpLeg RightLeg RightFoot LeftUpLeg LeftLeg LeftFoot "
-    "Spine1 Neck Head Head_end LeftArm LeftForeArm LeftHand RightArm RightForeArm RightHand LeftToe RightToe",
+    "chest lCollar+rCollar head head_top lShldr lForeArm lHand rShldr rForeArm rHand lFoot_end rFoot_end",
+    "Mixamo's names": "LeftUpLeg+RightUpLeg RightUpLeg RightLeg RightFoot LeftUpLeg LeftLeg LeftFoot "
+    "Spine1 Neck Head HeadTop_End LeftArm LeftForeArm LeftHand RightArm RightForeArm RightHand "
+    "LeftToeBase RightToeBase",
 }
 JOINT_NAMES: dict[str, dict[str, str]] = {
     name: dict(zip(H36M_17.joints + TOES, nodes.split(), strict=True)) for name, nodes in _CONVENTIONS.items()
@@ -54,19 +56,23 @@ def load_mocap(
     fps: float = 50.0,
     seed: int = 0,
     cameras_per_clip: int = 4,
-    unit: float = CMU_UNIT,
+    unit: float | None = None,
     amc_fps: float = 120.0,
     joint_names: Mapping[str, str] | None = None,
     name_pattern: str = r"(?P<subject>[^_]+)",
 ) -> dict[str, ClipSet]:
     """Reads every .amc and .bvh below a folder as 2D-3D pairs in Human3.6M's 17 joints, split by subject.
 
-    `unit` is the length unit of the BVH files in metres, `amc_fps` the frame rate of the AMC files, which do not hold
-    it. `name_pattern` finds the group `subject`, and `action` if it has one, at the start of a file's name. Subjects
-    not named for valid or test are drawn by the seed (`split_subjects`). A trial present in both formats is read from
-    the AMC. Cameras as in `load_cmu`. Raises UserError.
+    `unit` is the length unit of the BVH files in metres (unless given: CMU's for cgspeed's plain figures, else
+    centimetres), `amc_fps` the frame rate of the AMC files, which do not hold it. `name_pattern` finds the group
+    `subject`, and `action` if it has one, at the start of a file's name. Subjects not named for valid or test are drawn
+    by the seed (`split_subjects`). A trial present in both formats is read from the AMC. Cameras as in `load_cmu`.
+    Raises UserError.
     """
-    folder = Path(folder)
+    folder, pattern = Path(folder), _checked_pattern(name_pattern)
+    for name, value in (("fps", fps), ("amc_fps", amc_fps), ("unit", 1.0 if unit is None else unit)):
+        if not 0 < value < np.inf:
+            raise UserError(f"{name}: expected a positive number, found {value}")
     if not folder.is_dir():
         raise UserError(f"{folder}: expected a folder of .amc and .bvh files, found no such folder")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".amc", ".bvh"))
@@ -76,7 +82,7 @@ def load_mocap(
         raise UserError(f"{folder}: expected .amc or .bvh files, found none")
     motions = []
     for path in files:
-        match = re.match(name_pattern, path.stem)
+        match = pattern.match(path.stem)
         if match is None:
             raise UserError(f"{path}: expected a file name that matches {name_pattern!r}")
         recording = _read(path, match["subject"], unit, amc_fps)
@@ -94,12 +100,23 @@ def _read(path: Path, subject: str, unit: float, amc_fps: float) -> Recording:
         if len(own) != 1:
             raise UserError(f"{path}: expected its skeleton {subject}.asf beside it, found {len(own)} .asf files")
         return read_amc(path, read_asf(own[0]), amc_fps)
-    recording = read_bvh(path, unit)
-    if {"LeftFingerBase", "Spine1", "Neck1"} <= set(recording.names):
+    recording = read_bvh(path, 1.0)
+    plain = {"LeftFingerBase", "Spine1", "Neck1"} <= set(recording.names)
+    scale = unit or (CMU_UNIT if plain else CENTIMETRE)
+    recording = recording._replace(offsets=recording.offsets * scale, translation=recording.translation * scale)
+    if plain:
         return restore_cgspeed(recording)
-    if {"lButtock", "rButtock"} <= set(recording.names):
-        return _without_first_frame(recording)
-    return recording
+    return restore_daz(recording) if {"lButtock", "leftEye", "rightEye"} <= set(recording.names) else recording
+
+
+def _checked_pattern(name_pattern: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(name_pattern)
+    except re.error as error:
+        raise UserError(f"name_pattern: expected a regular expression, found {name_pattern!r} ({error})") from error
+    if "subject" not in pattern.groupindex:
+        raise UserError(f"name_pattern: expected a group (?P<subject>...), found {name_pattern!r}")
+    return pattern
 
 
 def restore_cgspeed(recording: Recording) -> Recording:
@@ -116,6 +133,23 @@ def restore_cgspeed(recording: Recording) -> Recording:
         if node >= 0 and not offsets[node].any():
             offsets[node] = scale * recording.offsets[recording.names.index(like)]
     return _without_first_frame(recording)._replace(offsets=offsets)
+
+
+def restore_daz(recording: Recording) -> Recording:
+    """Drops the leading T-pose of a DAZ-friendly file and adds the node `head_top`.
+
+    The figure ends at the eyes; the top is twice as high above `head`, as long as the CMU archive has it.
+    """
+    eyes = [recording.offsets[recording.names.index(name), 1] for name in ("leftEye", "rightEye")]
+    trimmed = _without_first_frame(recording)
+    still = np.zeros((len(trimmed.angles), 1, 3))
+    return trimmed._replace(
+        names=(*recording.names, "head_top"),
+        parents=(*recording.parents, recording.names.index("head")),
+        offsets=np.concatenate([recording.offsets, [[0, sum(eyes), 0]]]),
+        axes=np.concatenate([recording.axes, np.zeros((1, 3, 3))]),
+        angles=np.concatenate([trimmed.angles, still], axis=1),
+    )
 
 
 def _without_first_frame(recording: Recording) -> Recording:

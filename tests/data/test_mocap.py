@@ -90,15 +90,16 @@ BODY = {
     "LeftUpLeg": ("Hips", (10, -5, 0)),
     "LeftLeg": ("LeftUpLeg", (0, -40, 0)),
     "LeftFoot": ("LeftLeg", (0, -40, 0)),
-    "LeftToe": ("LeftFoot", (0, -8, 12)),
+    "LeftToeBase": ("LeftFoot", (0, -8, 12)),
     "RightUpLeg": ("Hips", (-10, -5, 0)),
     "RightLeg": ("RightUpLeg", (0, -40, 0)),
     "RightFoot": ("RightLeg", (0, -40, 0)),
-    "RightToe": ("RightFoot", (0, -8, 12)),
+    "RightToeBase": ("RightFoot", (0, -8, 12)),
     "Spine": ("Hips", (0, 10, 0)),
     "Spine1": ("Spine", (0, 10, 0)),
     "Neck": ("Spine1", (0, 25, 0)),
     "Head": ("Neck", (0, 12, 0)),
+    "HeadTop_End": ("Head", (0, 15, 0)),
     "LeftArm": ("Spine1", (18, 20, 0)),
     "LeftForeArm": ("LeftArm", (28, 0, 0)),
     "LeftHand": ("LeftForeArm", (25, 0, 0)),
@@ -172,12 +173,27 @@ def test_a_namespace_before_the_names_does_not_matter(tmp_path: Path, body: Path
     np.testing.assert_allclose(to_h36m17(read_bvh(path, 0.01)), to_h36m17(read_bvh(body, 0.01)), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fps": 0.0}, "fps: expected a positive number, found 0.0"),
+        ({"unit": -1.0}, "unit: expected a positive number"),
+        ({"name_pattern": "("}, "name_pattern: expected a regular expression"),
+        ({"name_pattern": "(.*)"}, r"name_pattern: expected a group \(\?P<subject>"),
+        ({"name_pattern": "(?P<subject>[0-9]+)"}, "anna_walk.bvh: expected a file name that matches"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(body: Path, options: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        load_mocap(body.parent, **options)
+
+
 def test_unknown_joints_are_listed_and_can_be_given(tmp_path: Path, body: Path):
     path = tmp_path / "foreign.bvh"
     path.write_text(body_bvh().replace("LeftForeArm", "Ellbogen"))
     with pytest.raises(UserError, match=r"foreign\.bvh: expected joints named as in .*found Hips, LeftUpLeg.*Ellbogen"):
         to_h36m17(read_bvh(path, 0.01), path)
-    names = JOINT_NAMES["LaFAN1's BVH"] | {"left_elbow": "Ellbogen"}
+    names = JOINT_NAMES["Mixamo's names"] | {"left_elbow": "Ellbogen"}
     given = to_h36m17(read_bvh(path, 0.01), path, joint_names=names)
     np.testing.assert_allclose(given, to_h36m17(read_bvh(body, 0.01)), atol=1e-6)
     with pytest.raises(UserError, match="expected the joint Elbow, found Hips"):
@@ -195,7 +211,7 @@ def test_a_folder_becomes_splits_by_subject(tmp_path: Path):
     for name in ("anna_walk", "anna_run", "ben_walk", "carl_sit", "dora_sit"):
         (tmp_path / f"{name}.bvh").write_text(body_bvh())
     pattern = r"(?P<subject>[^_]+)_(?P<action>\w+)"
-    splits = load_mocap(tmp_path, unit=0.01, test_subjects=["anna"], name_pattern=pattern, cameras_per_clip=2)
+    splits = load_mocap(tmp_path, test_subjects=["anna"], name_pattern=pattern, cameras_per_clip=2)
     assert set(splits["test"].subject) == {"anna"}
     assert splits["test"].action == ("run", "run", "walk", "walk")
     assert splits["test"].num_frames == 2 * 2 * 15
@@ -203,6 +219,41 @@ def test_a_folder_becomes_splits_by_subject(tmp_path: Path):
     assert set.union(*seen) == {"anna", "ben", "carl", "dora"}
     assert sum(map(len, seen)) == 4
     assert all(seen)
+
+
+DAZ = {
+    "LeftUpLeg": "lThigh",
+    "LeftLeg": "lShin",
+    "LeftFoot": "lFoot",
+    "RightUpLeg": "rThigh",
+    "RightLeg": "rShin",
+    "RightFoot": "rFoot",
+    "Spine1": "chest",
+    "Neck": "neck",
+    "Head": "head",
+    "LeftArm": "lShldr",
+    "LeftForeArm": "lForeArm",
+    "LeftHand": "lHand",
+    "RightArm": "rShldr",
+    "RightForeArm": "rForeArm",
+    "RightHand": "rHand",
+}
+
+
+def test_a_daz_friendly_figure_gets_the_top_of_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    body = {DAZ.get(name, name): (DAZ.get(parent, parent), offset) for name, (parent, offset) in BODY.items()}
+    for name in ("LeftToeBase", "RightToeBase", "HeadTop_End"):
+        del body[name]
+    body |= {"lButtock": ("Hips", (8, 2, 0)), "leftEye": ("head", (3, 8, 8)), "rightEye": ("head", (-3, 8, 8))}
+    body |= {"lCollar": ("chest", (3, 20, 0)), "rCollar": ("chest", (-3, 20, 0))}
+    monkeypatch.setitem(globals(), "BODY", body)
+    (tmp_path / "60_01.bvh").write_text(body_bvh())
+    clips = load_mocap(tmp_path)["train"]
+    assert set(clips.subject) == {"60"}
+    head, nose = (H36M_17.joints.index(name) for name in ("head_top", "neck_nose"))
+    np.testing.assert_allclose(np.linalg.norm(clips.poses[:, head] - clips.poses[:, nose], axis=-1), 0.16, atol=1e-5)
+    # The leading T-pose is gone: 29 frames of 10 ms are 15 of 20 ms.
+    assert clips.clip_length.tolist() == [15] * 4
 
 
 def test_folders_without_motion_and_motion_without_skeleton_are_clear_errors(tmp_path: Path):

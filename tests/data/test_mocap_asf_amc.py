@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from diffpose_jax.data.articulation import node_positions
@@ -184,3 +187,18 @@ def test_a_mistake_in_the_motion_names_file_and_line(tmp_path: Path, old: str, n
 def test_a_missing_file_is_a_clear_error(tmp_path: Path):
     with pytest.raises(UserError, match=r"absent\.asf: expected a motion capture file"):
         read_asf(tmp_path / "absent.asf")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 600), gap=st.integers(1, 40), junk=st.text(max_size=5), which=st.booleans())
+def test_a_damaged_file_is_read_or_refused_but_never_a_traceback(
+    tmp_path: Path, cut: int, gap: int, junk: str, which: bool
+):
+    damaged = [SKELETON, MOTION]
+    damaged[which] = damaged[which][:cut] + junk + damaged[which][cut + gap :]
+    for name, text in zip(("d.asf", "d.amc"), damaged, strict=True):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    with contextlib.suppress(UserError):
+        recording = read_amc(tmp_path / "d.amc", read_asf(tmp_path / "d.asf"))
+        assert np.isfinite(recording.angles).all()
+        assert np.isfinite(recording.offsets).all()

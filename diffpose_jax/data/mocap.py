@@ -73,15 +73,8 @@ def load_mocap(
     for name, value in (("fps", fps), ("amc_fps", amc_fps), ("unit", 1.0 if unit is None else unit)):
         if not 0 < value < np.inf:
             raise UserError(f"{name}: expected a positive number, found {value}")
-    if not folder.is_dir():
-        raise UserError(f"{folder}: expected a folder of .amc and .bvh files, found no such folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".amc", ".bvh"))
-    both = {path.with_suffix("") for path in files if path.suffix.lower() == ".amc"}
-    files = [path for path in files if path.suffix.lower() == ".amc" or path.with_suffix("") not in both]
-    if not files:
-        raise UserError(f"{folder}: expected .amc or .bvh files, found none")
     motions = []
-    for path in files:
+    for path in _files(folder):
         match = pattern.match(path.stem)
         if match is None:
             raise UserError(f"{path}: expected a file name that matches {name_pattern!r}")
@@ -93,7 +86,17 @@ def load_mocap(
     return film_splits(motions, splits, h36m_cameras(), seed=seed, cameras_per_clip=cameras_per_clip)
 
 
-def _read(path: Path, subject: str, unit: float, amc_fps: float) -> Recording:
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: expected a folder of .amc and .bvh files, found no such folder")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".amc", ".bvh"))
+    if not files:
+        raise UserError(f"{folder}: expected .amc or .bvh files, found none")
+    both = {path.with_suffix("") for path in files if path.suffix.lower() == ".amc"}
+    return [path for path in files if path.suffix.lower() == ".amc" or path.with_suffix("") not in both]
+
+
+def _read(path: Path, subject: str, unit: float | None, amc_fps: float) -> Recording:
     if path.suffix.lower() == ".amc":
         skeletons = sorted(path.parent.glob("*.[aA][sS][fF]"))
         own = [asf for asf in skeletons if asf.stem in (path.stem, subject)] or skeletons

@@ -1,0 +1,93 @@
+"""Every recorded vector of the published code, computed by this project.
+
+The folder is that of DIFFPOSE_PARITY_DIR when set. No file is skipped: a system without an adapter fails, and so does
+an output that its adapter does not produce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from .systems import camera, diffupose, modulated_gcn
+from .vectors import Vector, generate_weights, read_vector, vector_paths
+
+
+class System(NamedTuple):
+    """How a vector's outputs are computed, and how near they must be."""
+
+    adapter: Callable[[Vector], dict[str, np.ndarray]]
+    absolute: float = 1e-5
+    relative: float = 1e-6
+
+
+SYSTEMS = {
+    "modulated_gcn_gt": System(modulated_gcn.modulated_gcn),
+    "modulated_gcn_gt_nonlocal": System(modulated_gcn.modulated_gcn),
+    "modulated_gcn_benchmark": System(modulated_gcn.modulated_gcn),
+    "modulated_gcn_post_refine": System(modulated_gcn.post_refine),
+    "diffupose_denoiser": System(diffupose.denoiser),
+    "diffupose_loss": System(diffupose.loss),
+    "diffupose_sampler": System(diffupose.sampler, absolute=1e-4),
+    "diffupose_eval": System(diffupose.evaluation),
+    "Human3.6M camera model": System(camera.projection),
+    "diffhpe_data": System(camera.diffhpe_data),
+}
+
+
+def compare(vector: Vector) -> None:
+    """Fail unless every recorded output is computed and near."""
+    if vector.system not in SYSTEMS:
+        pytest.fail(f"no adapter for system {vector.system!r}; there are {', '.join(sorted(SYSTEMS))}")
+    system = SYSTEMS[vector.system]
+    outputs = system.adapter(vector)
+    missing = sorted(set(vector.outputs) - set(outputs))
+    if missing:
+        pytest.fail(f"system {vector.system!r}: the adapter does not compute {', '.join(missing)}")
+    for name, expected in vector.outputs.items():
+        found = outputs[name]
+        assert found.shape == expected.shape, f"{name}: expected shape {expected.shape}, found {found.shape}"
+        np.testing.assert_allclose(found, expected, atol=system.absolute, rtol=system.relative, err_msg=name)
+
+
+@pytest.mark.parametrize("path", vector_paths(), ids=lambda path: path.stem)
+def test_recorded_outputs_are_met(path: Path):
+    compare(read_vector(path))
+
+
+def test_there_are_vectors():
+    assert vector_paths()
+
+
+@pytest.fixture
+def recorded() -> Vector:
+    return read_vector(Path(__file__).parent / "data" / "diffupose_eval.npz")
+
+
+def test_an_unknown_system_fails(recorded: Vector):
+    with pytest.raises(pytest.fail.Exception, match="no adapter for system 'unheard of'"):
+        compare(replace(recorded, system="unheard of"))
+
+
+def test_an_output_nobody_computes_fails(recorded: Vector):
+    with pytest.raises(pytest.fail.Exception, match="does not compute entropy"):
+        compare(replace(recorded, outputs={**recorded.outputs, "entropy": np.zeros(())}))
+
+
+def test_a_wrong_number_fails(recorded: Vector):
+    name = "mpjpe_plain"
+    with pytest.raises(AssertionError, match=name):
+        compare(replace(recorded, outputs={**recorded.outputs, name: recorded.outputs[name] + 1e-4}))
+
+
+def test_weights_follow_the_rule_in_sorted_order():
+    rng = np.random.default_rng(5)
+    first, second = rng.standard_normal(3), rng.standard_normal((4, 2, 2))
+    weights = generate_weights([("b.weight", [4, 2, 2]), ("a.running_var", [3])], 5)
+    np.testing.assert_array_equal(weights["a.running_var"], (1 + 0.1 * abs(first)).astype(np.float32))
+    np.testing.assert_array_equal(weights["b.weight"], (second / 2).astype(np.float32))

@@ -1,42 +1,63 @@
 """Train a lifter: `python -m diffpose_jax.train --config configs/quickstart.py --workdir runs/quickstart`.
 
-Running the same command again continues. Any key of the config can be set: `--config.training.steps=2000`.
+Running the same command again continues. Any key of the config can be set: `--config.training.steps=2000`. SIGTERM and
+SIGINT save a checkpoint, then the program ends with exit code 0.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from diffpose_jax import cli
 from diffpose_jax.errors import UserError
+from diffpose_jax.memory import keep_freed_memory
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, with arguments after a colon.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for checkpoints, metrics and results.")
+if TYPE_CHECKING:
+    from diffpose_jax.training.loop import Summary
+
+
+def define_flags() -> None:
+    """Defines the flags of this program; not at import, where several programs would claim the same names."""
+    config_flags.DEFINE_config_file("config", None, "Path of a config file, with arguments after a colon.")
+    flags.DEFINE_string("workdir", None, "Directory for checkpoints, metrics and results.")
 
 
 def main(argv: list[str]) -> int:
     """Reads the flags, trains, and says where everything is."""
+    given = flags.FLAGS
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    for name, flag in (("config", _CONFIG), ("workdir", _WORKDIR)):
-        if flag.value is None:
+    for name in ("config", "workdir"):
+        if given[name].value is None:
             raise UserError(f"--{name}: required, found none")
-    config, workdir = _CONFIG.value, _WORKDIR.value
     logging.set_verbosity(logging.WARNING)
-    if config.get("training", {}).get("distributed", False):
-        jax.distributed.initialize()
-    from diffpose_jax.training.loop import train  # after jax.distributed, which must come before any use of JAX
-
-    summary = train(config, workdir)
+    keep_freed_memory()
+    summary = _train(given.config, given.workdir)
     if summary.stopped:
         print(f"stopped at step {summary.step}; a checkpoint is saved; the same command continues from there")
     else:
         print(f"trained {summary.step} steps; best valid MPJPE {summary.best_mpjpe:.1f} mm at step {summary.best_step}")
-    print(f"checkpoints: {workdir}/best, {workdir}/checkpoints   metrics: {workdir}/metrics.jsonl, {workdir}/tensorboard")
+    print(f"checkpoints: {given.workdir}/best, {given.workdir}/checkpoints   "
+          f"metrics: {given.workdir}/metrics.jsonl, {given.workdir}/tensorboard")  # fmt: skip
     return 0
 
 
+def _train(config: ConfigDict, workdir: str) -> Summary:
+    if config.get("training", {}).get("distributed", False):
+        try:
+            jax.distributed.initialize()
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"config.training.distributed: JAX found no cluster to join: {error}") from error
+    # Imported here because jax.distributed must come before anything that touches a device.
+    from diffpose_jax.training.loop import train
+
+    return train(config, workdir)
+
+
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

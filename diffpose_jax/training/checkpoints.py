@@ -78,6 +78,12 @@ class Checkpoints:
         if not self._manager.save(step, args=arguments, force=True):
             raise RuntimeError(f"{self._path}: checkpoint {step} was not saved")
 
+    def replace(self, step: int, tree: Any, note: dict | None = None) -> None:
+        """Saves a tree in place of anything at the same or a later step: a continued run may come by there again."""
+        for later in [one for one in self._manager.all_steps() if one >= step]:
+            self._manager.delete(later)
+        self.save(step, tree, note)
+
     def restore_newest(self, template: Any) -> tuple[int, Any, dict] | None:
         """(step, tree, note) of the newest checkpoint that can be read, or None where there is none at all.
 

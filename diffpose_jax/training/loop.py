@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +19,7 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import DeviceClips, Windows, centred_windows, device_clips
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.jobs import predict_windows
-from diffpose_jax.evaluation.metrics import mpjpe
-from diffpose_jax.lifters.base import Lifter, example_batch
+from diffpose_jax.lifters.base import Lifter, Variables, example_batch
 from diffpose_jax.parallel import AXIS, assert_replicated, local_devices, place, pmap_step
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, load_dataset
@@ -46,32 +45,81 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     SIGTERM and SIGINT save a checkpoint and return early. Raises UserError for what a user can mend.
     """
     validate(config)
+    _check_batch(config.training.batch_size)
     path = open_workdir(workdir, config)
-    splits = load_dataset(config.data, ["train", "valid"])
-    training = config.training
-    _check_batch(training.batch_size)
-    lifter, optimizer = build_lifter(config, AXIS), make_optimizer(training)
+    lifter, optimizer = build_lifter(config, AXIS), make_optimizer(config.training)
 
     def create() -> TrainState:
         return create_state(lifter, optimizer, jax.random.key(config.seed), example_batch(lifter))
 
-    newest, best = Checkpoints(path / "checkpoints", training.keep), Checkpoints(path / "best", 1)
-    restored = newest.restore_newest(template_of(create))
-    first, state, note = restored or (0, jax.jit(create)(), {"best_mpjpe": float("inf"), "best_step": -1})
-    if first == training.steps:
-        return Summary(first, note["best_step"], note["best_mpjpe"], False, state)
-    data = place(TrainData(device_clips(splits["train"]), centred_windows(splits["train"], lifter.frames)))
-    step = pmap_step(
-        make_step(lifter, optimizer, seed=config.seed, ema_decay=training.ema_decay, flip=config.data.flip)
-    )
-    run = _Run(config, path, newest, best, Validation.of(config, splits["valid"]), note)
-    return run.loop(step, place(state), data, first)
+    splits = load_dataset(config.data, ["train", "valid"])
+    keeper = Keeper(path, config.training.keep, Validation.of(config, splits["valid"]))
+    first, state = keeper.restore(create)
+    log = MetricsLog(path, first)
+    data = TrainData(device_clips(splits["train"]), centred_windows(splits["train"], lifter.frames))
+    step = make_step(lifter, optimizer, seed=config.seed, ema_decay=config.training.ema_decay, flip=config.data.flip)
+    try:
+        return _loop(config.training, pmap_step(step), place(state), place(data), first, keeper, log)
+    finally:
+        keeper.close()
+        log.close()
 
 
-def _check_batch(batch_size: int) -> None:
-    devices = jax.device_count()
-    if batch_size % devices:
-        raise UserError(f"config.training.batch_size: expected a multiple of {devices} devices, found {batch_size}")
+def _loop(training: ConfigDict, step: Callable, state: TrainState, data: TrainData, first: int,
+          keeper: Keeper, log: MetricsLog) -> Summary:  # fmt: skip
+    windows, inner, done = len(data.windows.start), training.inner_steps, first
+    leading = jax.process_index() == 0
+    with _stop_signals() as stop, Progress("train", training.steps, "steps", start=first, enabled=leading) as progress:
+        if first:
+            progress.say(f"continuing from step {first}")
+        meter = Meter(training.batch_size, first)
+        while done < training.steps and not stop:
+            examples = _local_share(examples_of_steps(done, inner, training.batch_size, windows))
+            state, metrics = step(state, data, examples)
+            meter.add(metrics)
+            done += inner
+            last = done == training.steps
+            if done % training.log_every == 0 or last:
+                values = meter.read(done)
+                log.write(done, values)
+                progress.update(done, f"loss {values['loss']:.4f}, {values['poses_per_second']:.0f} poses/s")
+            if done % training.validate_every == 0 or last:
+                error = keeper.validate(done, state)
+                log.write(done, {"valid_mpjpe_mm": error})
+                progress.say(f"step {done}: valid MPJPE {error:.1f} mm ({keeper.best_text()})")
+                meter.restart(done)
+            if done % training.checkpoint_every == 0 or last or stop:
+                keeper.save(done, state)
+    return Summary(done, keeper.best_step, keeper.best_mpjpe, bool(stop), state)
+
+
+class Meter:
+    """Means of the metrics and rates since the last reading."""
+
+    def __init__(self, batch_size: int, step: int):
+        self._batch_size = batch_size
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Forgets what was added; time counts from now."""
+        self._pending, self._step, self._time = [], step, time.monotonic()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of one dispatch, which may still be under way."""
+        self._pending.append(metrics)
+        # Virtual CPU devices can wait for each other for ever when many dispatches are in flight.
+        if jax.default_backend() == "cpu":
+            jax.block_until_ready(metrics)
+
+    def read(self, step: int) -> dict[str, float]:
+        """The means, steps/s and poses/s. Raises UserError where the loss is no longer a number."""
+        values = {name: float(np.mean([one[name] for one in self._pending])) for name in self._pending[0]}
+        if not np.isfinite(values["loss"]):
+            raise UserError(f"step {step}: the loss is {values['loss']}; the last checkpoint is kept; try a smaller "
+                            "--config.training.learning_rate or --config.training.clip_norm=1")  # fmt: skip
+        rate = (step - self._step) / max(time.monotonic() - self._time, 1e-9)
+        self.restart(step)
+        return {**values, "steps_per_second": rate, "poses_per_second": rate * self._batch_size}
 
 
 class Validation(NamedTuple):
@@ -89,13 +137,13 @@ class Validation(NamedTuple):
         windows = centred_windows(clips, lifter.frames)
         count = min(config.training.valid_windows, len(windows.start))
         spread = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
-        return cls(lifter, *place((device_clips(clips), Windows(*(part[spread] for part in windows)))), config)
+        return cls(lifter, device_clips(clips), Windows(*(part[spread] for part in windows)), config)
 
-    def mpjpe(self, state: TrainState) -> float:
-        """The mean error in mm of the mean hypothesis under the averaged variables, always with the same noise."""
+    def mpjpe(self, variables: Variables) -> float:
+        """The error in mm of the mean of `valid_hypotheses`, over the windows, always with the same noise."""
         poses, frames = predict_windows(
             self.lifter,
-            state.ema_variables(),
+            variables,
             self.clips,
             self.windows,
             num_hypotheses=self.config.training.valid_hypotheses,
@@ -103,67 +151,56 @@ class Validation(NamedTuple):
             batch_size=self.config.evaluation.batch_size,
             seed=self.config.seed,
         )
-        return float(1000 * np.mean(mpjpe(poses["mean"], np.asarray(self.clips.poses)[frames])))
+        target = np.asarray(self.clips.poses)[frames]
+        return float(1000 * np.mean(np.linalg.norm(poses["mean"] - target, axis=-1)))
 
 
-class _Run:
-    """The moving parts of one call of `train`."""
+class Keeper:
+    """Which states are kept: the newest ones to continue from, and the best averaged variables by the valid split."""
 
-    def __init__(self, config: ConfigDict, path: Path, newest: Checkpoints, best: Checkpoints,
-                 validation: Validation, note: dict):  # fmt: skip
-        self.config, self.path, self.newest, self.best = config, path, newest, best
-        self.validation, self.note = validation, dict(note)
+    def __init__(self, workdir: Path, keep: int, validation: Validation):
+        self._newest = Checkpoints(workdir / "checkpoints", keep)
+        self._best = Checkpoints(workdir / "best", 1)
+        self._validation = validation
+        self.best_mpjpe, self.best_step = float("inf"), -1
 
-    def loop(self, step, state: TrainState, data: TrainData, first: int) -> Summary:
-        training = self.config.training
-        count = len(data.windows.start)
-        log = MetricsLog(self.path, first)
-        leading = jax.process_index() == 0
-        done, saved = first, first
-        with _stop_signals() as stop, Progress("train", training.steps, "steps", start=first, enabled=leading) as progress:
-            if first:
-                progress.say(f"continuing {self.path} from step {first}")
-            begin, begin_step, pending = time.monotonic(), first, []
-            while done < training.steps and not stop:
-                examples = _local_share(examples_of_steps(done, training.inner_steps, training.batch_size, count))
-                state, metrics = step(state, data, examples)
-                pending.append(metrics)
-                done += training.inner_steps
-                if done % training.log_every == 0 or done == training.steps:
-                    values = {name: float(np.mean([one[name] for one in pending])) for name in pending[0]}
-                    rate = (done - begin_step) / max(time.monotonic() - begin, 1e-9)
-                    values |= {"steps_per_second": rate, "poses_per_second": rate * training.batch_size}
-                    _check_finite(values["loss"], done)
-                    log.write(done, values)
-                    progress.update(done, f"loss {values['loss']:.4f}, {values['poses_per_second']:.0f} poses/s, "
-                                          f"valid {self.note['best_mpjpe']:.1f} mm")  # fmt: skip
-                    begin, begin_step, pending = time.monotonic(), done, []
-                if done % training.validate_every == 0 or done == training.steps:
-                    self._validate(state, done, log, progress)
-                    begin, begin_step, pending = time.monotonic(), done, []
-                if done % training.checkpoint_every == 0 or done == training.steps:
-                    self._save(done, state)
-                    saved = done
-            if saved != done:
-                self._save(done, state)
-        for each in (self.newest, self.best, log):
-            each.close()
-        return Summary(done, self.note["best_step"], self.note["best_mpjpe"], bool(stop), state)
+    def restore(self, create: Callable[[], TrainState]) -> tuple[int, TrainState]:
+        """The newest state that can be read, or a new one at step 0."""
+        restored = self._newest.restore_newest(template_of(create))
+        if restored is None:
+            return 0, jax.jit(create)()
+        step, state, note = restored
+        self.best_mpjpe, self.best_step = note["best_mpjpe"], note["best_step"]
+        return step, state
 
-    def _validate(self, state: TrainState, done: int, log: MetricsLog, progress: Progress) -> None:
-        error = self.validation.mpjpe(state)
-        log.write(done, {"valid_mpjpe_mm": error})
-        if error < self.note["best_mpjpe"]:
-            self.note |= {"best_mpjpe": error, "best_step": done}
-            self.best.save(done, state.ema_variables(), {"valid_mpjpe_mm": error})
-        progress.say(f"step {done}: valid MPJPE {error:.1f} mm (best {self.note['best_mpjpe']:.1f} mm "
-                     f"at step {self.note['best_step']})")  # fmt: skip
+    def validate(self, step: int, state: TrainState) -> float:
+        """Measures the averaged variables, keeps them where they are the best so far, and returns their error in mm."""
+        error = self._validation.mpjpe(state.ema_variables())
+        if error < self.best_mpjpe:
+            self.best_mpjpe, self.best_step = error, step
+            self._best.replace(step, state.ema_variables(), {"valid_mpjpe_mm": error})
+        return error
 
-    def _save(self, done: int, state: TrainState) -> None:
+    def best_text(self) -> str:
+        """The best so far, in words."""
+        return f"best {self.best_mpjpe:.1f} mm at step {self.best_step}"
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves the state to continue from, in the background, after the best variables that it names are on disk."""
         assert_replicated(state)
-        # The best checkpoint must be on disk before the note that names it.
-        self.best.wait()
-        self.newest.save(done, state, self.note)
+        self._best.wait()
+        self._newest.save(step, state, {"best_mpjpe": self.best_mpjpe, "best_step": self.best_step})
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        self._newest.close()
+        self._best.close()
+
+
+def _check_batch(batch_size: int) -> None:
+    if batch_size % jax.device_count():
+        raise UserError(f"config.training.batch_size: expected a multiple of {jax.device_count()} devices, "
+                        f"found {batch_size}")  # fmt: skip
 
 
 def _local_share(examples: Examples) -> Examples:
@@ -175,12 +212,6 @@ def _local_share(examples: Examples) -> Examples:
         return np.ascontiguousarray(processes[:, jax.process_index()].transpose(1, 0, 2))
 
     return Examples(*(share(part) for part in examples))
-
-
-def _check_finite(loss: float, step: int) -> None:
-    if not np.isfinite(loss):
-        raise UserError(f"step {step}: the loss is {loss}; the last checkpoint is kept; try a smaller "
-                        "--config.training.learning_rate or --config.training.clip_norm=1")  # fmt: skip
 
 
 @contextmanager

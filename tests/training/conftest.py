@@ -1,0 +1,50 @@
+"""A tiny dataset and a tiny config: seconds of training, every moving part."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from diffpose_jax.config import base_config
+from diffpose_jax.data.clips import Clip, ClipSet, save_archive
+from diffpose_jax.skeleton import H36M_17
+
+
+def _clips(rng: np.random.Generator, count: int, frames: int) -> ClipSet:
+    clips = []
+    for number in range(count):
+        poses = 0.3 * rng.standard_normal((frames, 17, 3)).astype(np.float32)
+        poses -= poses[:, :1]
+        clips.append(Clip(poses[..., :2] / 4, poses, np.full((frames, 3), 4, np.float32), f"S{number}", "walk"))
+    return ClipSet.build(clips, H36M_17)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of an archive with 90 train frames and 20 frames each of valid and test."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    save_archive(path, {"train": _clips(rng, 3, 30), "valid": _clips(rng, 1, 20), "test": _clips(rng, 2, 10)})
+    return str(path)
+
+
+@pytest.fixture
+def tiny_config(archive: str) -> ConfigDict:
+    """DiffuPose of width 32 with one block and eight diffusion steps; 40 training steps."""
+    config = base_config()
+    config.data.source = archive
+    config.lifter.update(width=32, num_layers=1)
+    config.diffusion.steps = 8
+    config.training.update(steps=40, batch_size=16, inner_steps=5, learning_rate=1e-3, log_every=10)
+    config.training.update(validate_every=20, checkpoint_every=20, valid_windows=16)
+    config.evaluation.update(hypotheses=2, batch_size=8)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """Optax raises floats to integer powers, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

@@ -1,0 +1,138 @@
+"""A run continues bit for bit where it stopped, however it stopped, and never loses what it saved."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from diffpose_jax.errors import UserError
+from diffpose_jax.training import loop
+from diffpose_jax.training.checkpoints import restore_workdir
+from diffpose_jax.training.loop import train
+
+
+def _assert_same(one, other):
+    for mine, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
+
+
+def test_a_run_leaves_a_work_directory_that_evaluation_needs_nothing_else_for(tiny_config, tmp_path):
+    summary = train(tiny_config, tmp_path)
+    assert summary.step == 40
+    assert not summary.stopped
+    trained = restore_workdir(tmp_path)
+    assert trained.step == summary.best_step
+    assert trained.config.to_dict() == tiny_config.to_dict()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [10, 20, 30, 40]
+    assert min(line["valid_mpjpe_mm"] for line in lines if "valid_mpjpe_mm" in line) == summary.best_mpjpe
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_stopping_and_continuing_changes_nothing(tiny_config, tmp_path, monkeypatch):
+    whole = train(tiny_config, tmp_path / "whole")
+
+    meter_add = loop.Meter.add
+    calls = []
+
+    def add_then_terminate(self, metrics):
+        meter_add(self, metrics)
+        calls.append(None)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Meter, "add", add_then_terminate)
+    stopped = train(tiny_config, tmp_path / "parts")
+    assert stopped.stopped
+    assert stopped.step == 15
+    monkeypatch.undo()
+    continued = train(tiny_config, tmp_path / "parts")
+    _assert_same(continued.state, whole.state)
+    losses = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in losses if "loss" in line] == [10, 20, 30, 40]
+
+
+def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(tiny_config, tmp_path, caplog):
+    whole = train(tiny_config, tmp_path)
+    for file in (tmp_path / "checkpoints" / "40").rglob("*"):
+        if file.is_file() and "d" in file.parts:
+            os.truncate(file, file.stat().st_size // 2)
+    with caplog.at_level("WARNING"):
+        again = train(tiny_config, tmp_path)
+    assert "checkpoints/40 cannot be read" in caplog.text
+    assert (tmp_path / "damaged" / "checkpoints-40").is_dir()
+    _assert_same(again.state, whole.state)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_stops_and_keeps_them(tiny_config, tmp_path):
+    train(tiny_config, tmp_path)
+    for file in (tmp_path / "checkpoints").rglob("manifest.ocdbt"):
+        file.unlink()
+    with pytest.raises(UserError, match="none of the checkpoints"):
+        train(tiny_config, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["20", "40"]
+
+
+def test_a_work_directory_belongs_to_one_config(tiny_config, tmp_path):
+    tiny_config.training.steps = 20
+    train(tiny_config, tmp_path)
+    tiny_config.lifter.width = 64
+    with pytest.raises(UserError, match=r"lifter.width=32, the config now says 64"):
+        train(tiny_config, tmp_path)
+
+
+def test_a_work_directory_that_cannot_be_written_is_refused(tiny_config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="expected a directory that can be written"):
+        train(tiny_config, tmp_path / "file" / "run")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_hint(tiny_config, tmp_path):
+    tiny_config.training.learning_rate = 1e30
+    with pytest.raises(UserError, match="the last checkpoint is kept"):
+        train(tiny_config, tmp_path)
+
+
+_RUN = """
+import sys
+from ml_collections import ConfigDict
+from diffpose_jax.config import load_config
+from diffpose_jax.training.loop import train
+train(load_config(sys.argv[1]), sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_a_random_moment_ends_with_identical_parameters(tiny_config, tmp_path):
+    tiny_config.training.update(steps=400, checkpoint_every=10, validate_every=100)
+    whole = train(tiny_config, tmp_path / "whole")
+    config = tmp_path / "whole" / "config.json"
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-c", _RUN, str(config), str(killed)]
+    pause = np.random.default_rng().uniform(0, 1.5)
+    run = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    _wait_for(lambda: list((killed / "checkpoints").glob("[0-9]*")), run)
+    time.sleep(pause)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    continued = train(tiny_config, killed)
+    assert continued.step == 400
+    _assert_same(continued.state, whole.state)
+
+
+def _wait_for(condition, run: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert run.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end, "no checkpoint appeared"
+        time.sleep(0.02)
+    assert Path(run.args[-1]).is_dir()

@@ -1,0 +1,91 @@
+"""The step is pure, and any number of devices follows the same trajectory."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffpose_jax.data.windows import centred_windows, device_clips
+from diffpose_jax.lifters.base import Batch, example_batch, flip_batch
+from diffpose_jax.parallel import AXIS, assert_replicated, place, pmap_step, split_devices
+from diffpose_jax.registry import build_lifter, load_dataset
+from diffpose_jax.training.state import averaged, create_state, learning_rate, make_optimizer
+from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, flip_half, make_step
+
+
+def test_examples_walk_through_the_epochs_without_gap_or_repetition():
+    examples = examples_of_steps(first_step=0, num_steps=7, batch_size=6, count=14)
+    flat = np.stack([examples.epoch.ravel(), examples.position.ravel()], axis=1)
+    expected = [(number // 14, number % 14) for number in range(42)]
+    np.testing.assert_array_equal(flat, expected)
+
+
+def test_examples_of_a_later_step_do_not_depend_on_where_the_run_began():
+    whole = examples_of_steps(0, 10, 4, 9)
+    later = examples_of_steps(6, 4, 4, 9)
+    for all_steps, last_steps in zip(whole, later, strict=True):
+        np.testing.assert_array_equal(all_steps[6:], last_steps)
+
+
+def test_examples_survive_more_than_two_billion_poses():
+    examples = examples_of_steps(10_000_000, 1, 2048, 1_559_752)
+    assert examples.epoch[0, 0] == 10_000_000 * 2048 // 1_559_752
+    assert (examples.position >= 0).all()
+
+
+@pytest.mark.parametrize("name", ["diffupose", "modulated_gcn"])
+def test_one_step_on_eight_devices_equals_one_device(tiny_config, name):
+    tiny_config.lifter.update(name=name, variant="gcn" if name == "diffupose" else "benchmark", dropout=0.2)
+    lifter, optimizer = build_lifter(tiny_config, AXIS), make_optimizer(tiny_config.training)
+    clips = load_dataset(tiny_config.data, ["train"])["train"]
+    data = TrainData(device_clips(clips), centred_windows(clips, 1))
+    step = make_step(lifter, optimizer, seed=0, ema_decay=0.9, flip=True)
+    examples = examples_of_steps(0, 1, 16, len(data.windows.start))
+
+    def created():
+        return create_state(lifter, optimizer, jax.random.key(0), example_batch(lifter))
+
+    one = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, devices=jax.devices()[:1])
+    alone, metrics_alone = one(created(), data, Examples(*(part[None] for part in examples)))
+    shares = Examples(*(split_devices(part.T).transpose(0, 2, 1) for part in examples))
+    together, metrics = pmap_step(step)(place(created()), place(data), shares)
+
+    assert_replicated(together)
+    for mine, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(np.asarray(mine), np.asarray(theirs), atol=1e-6, rtol=0)
+    assert metrics["loss"] == pytest.approx(float(metrics_alone["loss"]), abs=1e-6)
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), alone.params, created().params)
+    assert any(jax.tree.leaves(moved))
+
+
+def test_half_of_the_examples_are_mirrored_and_an_example_decides_for_itself(tiny_config):
+    lifter = build_lifter(tiny_config)
+    keypoints = jax.random.normal(jax.random.key(1), (64, 1, 17, 2))
+    batch = example_batch(lifter, 64)._replace(keypoints=keypoints)
+    flipped = flip_half(jax.random.key(2), batch, lifter)
+    mirrored = flip_batch(batch, lifter.skeleton)
+    is_mirrored = np.asarray(jnp.all(flipped.keypoints == mirrored.keypoints, axis=(1, 2, 3)))
+    is_same = np.asarray(jnp.all(flipped.keypoints == batch.keypoints, axis=(1, 2, 3)))
+    assert (is_mirrored ^ is_same).all()
+    assert 20 <= is_mirrored.sum() <= 44
+    part = Batch(*(None if field is None else field[40:48] for field in batch))
+    np.testing.assert_array_equal(flip_half(jax.random.key(2), part, lifter).keypoints, flipped.keypoints[40:48])
+
+
+def test_the_average_is_the_latest_value_at_first_and_slow_later():
+    early = averaged(jnp.zeros(3), jnp.ones(3), jnp.int32(1), 0.9995)
+    late = averaged(jnp.zeros(3), jnp.ones(3), jnp.int32(10_000_000), 0.9995)
+    assert float(early[0]) == pytest.approx(2 ** (-2 / 3), rel=1e-6)
+    assert float(late[0]) == pytest.approx(0.0005, rel=1e-3)
+
+
+def test_the_learning_rate_warms_up_and_decays(tiny_config):
+    training = tiny_config.training
+    training.update(steps=100, warmup_steps=10, decay="cosine", learning_rate=1.0)
+    rate = learning_rate(training)
+    assert [float(rate(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-6)
+    training.update(decay="exponential", decay_rate=0.5, decay_every=20, warmup_steps=0)
+    rate = learning_rate(training)
+    assert [float(rate(step)) for step in (0, 19, 20, 41)] == pytest.approx([1, 1, 0.5, 0.25])

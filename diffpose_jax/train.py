@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from diffpose_jax.training.loop import Summary
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not at import, where several programs would claim the same names."""
-    config_flags.DEFINE_config_file("config", None, "Path of a config file, with arguments after a colon.")
-    flags.DEFINE_string("workdir", None, "Directory for checkpoints, metrics and results.")
+    help_text = "Path of a config file, with arguments after a colon."
+    config_flags.DEFINE_config_file("config", None, help_text, flag_values=values)
+    flags.DEFINE_string("workdir", None, "Directory for checkpoints, metrics and results.", flag_values=values)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, trains, and says where everything is."""
-    given = flags.FLAGS
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
     for name in ("config", "workdir"):

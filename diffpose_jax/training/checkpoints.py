@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import first_difference, load_config, save_config
+from diffpose_jax.config import first_difference, load_config
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Lifter, Variables, example_batch
 from diffpose_jax.parallel import place
@@ -21,7 +21,7 @@ from diffpose_jax.registry import build_lifter
 
 
 def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
-    """Creates a work directory for a config, or checks that an existing one belongs to it.
+    """Creates a work directory, or checks that the checkpoints in an existing one belong to this config.
 
     Raises UserError where it cannot be written, or where its config differs in more than how a run is watched.
     """
@@ -33,17 +33,19 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
         probe.unlink()
     except OSError as error:
         raise UserError(f"--workdir {path}: expected a directory that can be written, found {error.strerror}") from error
+    trained = any(any((path / name).glob("[0-9]*")) for name in ("checkpoints", "best"))
+    if not trained:
+        return path
     stored = path / "config.json"
-    if stored.exists():
-        before = load_config(stored)
-        name = first_difference(config, before)
-        if name is not None:
-            ours, theirs = (_lookup(one, name) for one in (config, before))
-            raise UserError(f"{stored}: this workdir was made with {name}={theirs!r}, the config now says {ours!r}; "
-                            "use another --workdir")  # fmt: skip
-    elif any((path / name).exists() for name in ("checkpoints", "best")):
+    if not stored.exists():
         raise UserError(f"--workdir {path}: expected config.json beside its checkpoints, found none")
-    save_config(config, stored)
+    before = load_config(stored)
+    name = first_difference(config, before)
+    if name is not None:
+        ours, theirs = (_lookup(one, name) for one in (config, before))
+        raise UserError(
+            f"{stored}: this workdir was made with {name}={theirs!r}, the config now says {ours!r}; use another --workdir"
+        )
     return path
 
 

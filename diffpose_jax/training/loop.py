@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import validate
+from diffpose_jax.config import save_config, validate
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import DeviceClips, Windows, centred_windows, device_clips
 from diffpose_jax.errors import UserError
@@ -53,6 +53,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
         return create_state(lifter, optimizer, jax.random.key(config.seed), example_batch(lifter))
 
     splits = load_dataset(config.data, ["train", "valid"])
+    save_config(config, path / "config.json")
     keeper = Keeper(path, config.training.keep, Validation.of(config, splits["valid"]))
     first, state = keeper.restore(create)
     log = MetricsLog(path, first)

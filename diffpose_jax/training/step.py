@@ -69,7 +69,7 @@ def make_step(
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         latest = {"params": optax.apply_updates(state.params, updates), "batch_stats": batch_stats}
         step = state.step + 1
-        metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
+        metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
         return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state,
                           ema=averaged(state.ema, latest, step, ema_decay)), metrics  # fmt: skip
 

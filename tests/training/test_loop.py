@@ -90,6 +90,16 @@ def test_a_work_directory_belongs_to_one_config(tiny_config, tmp_path):
         train(tiny_config, tmp_path)
 
 
+def test_a_work_directory_in_which_nothing_was_trained_takes_any_config(tiny_config, tmp_path):
+    source = tiny_config.data.source
+    tiny_config.data.source = str(tmp_path / "mistyped.npz")
+    with pytest.raises(UserError, match="mistyped"):
+        train(tiny_config, tmp_path / "run")
+    tiny_config.data.source = source
+    tiny_config.training.steps = 20
+    assert train(tiny_config, tmp_path / "run").step == 20
+
+
 def test_a_work_directory_that_cannot_be_written_is_refused(tiny_config, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="expected a directory that can be written"):

@@ -1,6 +1,6 @@
 """DiffuPose on embedded motion, small enough for two CPU cores.
 
-    python -m diffpose_jax.train --config configs/quickstart.py --workdir runs/quickstart
+python -m diffpose_jax.train --config configs/quickstart.py --workdir runs/quickstart
 """
 
 from ml_collections import ConfigDict

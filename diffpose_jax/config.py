@@ -143,11 +143,14 @@ def _validate_numbers(found: Mapping[str, Any]) -> None:
     for name in ("steps", "log_every", "validate_every", "checkpoint_every"):
         value = found[f"training.{name}"]
         if value < 1 or value % inner:
-            raise UserError(f"config.training.{name}: expected a multiple of training.inner_steps={inner}, found {value}")
-    if not 0 <= found["training.ema_decay"] < 1:
-        raise UserError(f"config.training.ema_decay: expected 0 <= decay < 1, found {found['training.ema_decay']}")
-    if found["training.learning_rate"] <= 0:
-        raise UserError(f"config.training.learning_rate: expected a positive number, found {found['training.learning_rate']}")
+            raise UserError(
+                f"config.training.{name}: expected a multiple of training.inner_steps={inner}, found {value}"
+            )
+    decay, rate = found["training.ema_decay"], found["training.learning_rate"]
+    if not 0 <= decay < 1:
+        raise UserError(f"config.training.ema_decay: expected 0 <= decay < 1, found {decay}")
+    if rate <= 0:
+        raise UserError(f"config.training.learning_rate: expected a positive number, found {rate}")
     if not 0 <= found["diffusion.sampling_steps"] <= found["diffusion.steps"]:
         raise UserError(
             f"config.diffusion.sampling_steps: expected 0 to diffusion.steps={found['diffusion.steps']}, "

@@ -1,4 +1,4 @@
-"""Keep freed memory on CPU: XLA frees its scratch memory after each call, and the kernel would clear it anew each time."""
+"""Keeping freed memory: XLA on CPU frees its scratch after each call, and the kernel would clear it anew each time."""
 
 from __future__ import annotations
 
@@ -22,4 +22,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # musl has neither
         return False
     settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 512 * 2**20))
-    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    accepted = [mallopt(parameter, value) == 1 for parameter, value in settings]
+    return all(accepted)

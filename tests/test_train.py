@@ -72,7 +72,9 @@ def test_a_value_that_makes_no_sense_is_named(capsys, config_file, tmp_path):
 
 
 def test_a_workdir_that_cannot_be_made_is_named(capsys, config_file, tmp_path):
-    check(capsys, run("--config", str(config_file), "--workdir", str(config_file / "run")), "--workdir", "experiment.py")
+    check(
+        capsys, run("--config", str(config_file), "--workdir", str(config_file / "run")), "--workdir", "experiment.py"
+    )
 
 
 def test_an_argument_without_dashes_is_refused(capsys, config_file, tmp_path):

@@ -32,7 +32,8 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"--workdir {path}: expected a directory that can be written, found {error.strerror}") from error
+        found = error.strerror
+        raise UserError(f"--workdir {path}: expected a directory that can be written, found {found}") from error
     trained = any(any((path / name).glob("[0-9]*")) for name in ("checkpoints", "best"))
     if not trained:
         return path
@@ -44,7 +45,8 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
     if name is not None:
         ours, theirs = (_lookup(one, name) for one in (config, before))
         raise UserError(
-            f"{stored}: this workdir was made with {name}={theirs!r}, the config now says {ours!r}; use another --workdir"
+            f"{stored}: this workdir was made with {name}={theirs!r}, the config now says {ours!r}; "
+            "use another --workdir"
         )
     return path
 

@@ -208,8 +208,7 @@ def _local_share(examples: Examples) -> Examples:
     """This process's part of global examples `[S, B]`, as `[D, S, b]` for its devices."""
 
     def share(part: np.ndarray) -> np.ndarray:
-        steps, batch = part.shape
-        processes = part.reshape(steps, jax.process_count(), local_devices(), -1)
+        processes = part.reshape(len(part), jax.process_count(), local_devices(), -1)
         return np.ascontiguousarray(processes[:, jax.process_index()].transpose(1, 0, 2))
 
     return Examples(*(share(part) for part in examples))

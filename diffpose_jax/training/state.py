@@ -76,4 +76,4 @@ def averaged(average: Any, latest: Any, step: jax.Array, decay: float) -> Any:
     """
     grown = 1.0 - (1.0 + step.astype(jnp.float32)) ** (-2.0 / 3.0)
     factor = jnp.minimum(grown, decay)
-    return jax.tree.map(lambda old, new: factor.astype(old.dtype) * old + (1 - factor).astype(old.dtype) * new, average, latest)
+    return jax.tree.map(lambda old, new: new + factor.astype(old.dtype) * (old - new), average, latest)

@@ -86,7 +86,7 @@ def evaluate(
     report.write_results(results, output)
     if figure:
         path = output / "figures" / f"{split}.png"
-        draw_example(path, lifter, trained.variables, measured, setting, poses[chosen[0]])
+        draw_example(path, lifter, trained.variables, measured, setting, poses.get("mean", poses[chosen[0]]))
     return results
 
 

@@ -95,7 +95,7 @@ def predict(
         "aggregation": aggregation,
         "flip": setting.flip,
         "units": {"poses": "metres", "hypotheses": "metres", "root": "metres", "spread_mm": "millimetres"},
-        "frame": "camera: x right, y down, z away from the camera; poses are relative to the root joint",
+        "coordinate_frame": "camera: x right, y down, z away from the camera; poses are relative to the root joint",
         "skeleton": clips.skeleton.name,
     }
     deviation = 1000 * np.asarray(spread(np.moveaxis(found[ALL], 1, 0)))

@@ -113,7 +113,8 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     for title, header, lines in tables(results):
         table = Table(title=title, title_justify="left", title_style="italic")
         for number, name in enumerate(header):
-            table.add_column(name, justify="right" if number else "left", overflow="fold")
+            widest = max(len(line[0]) for line in lines)
+            table.add_column(name, justify="right" if number else "left", min_width=0 if number else min(widest, 20))
         for line in lines:
             table.add_row(*line)
         console.print(table)
@@ -137,7 +138,7 @@ def setting_lines(results: Mapping[str, Any]) -> list[str]:
 def tables(results: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """The tables as (title, header, lines): action average, frame average, and the errors per action."""
     rows = results["rows"]
-    names = [name for name in METRICS if any(name in one["frame_average"] for one in rows)]
+    names = [name for name in METRICS if any(one["frame_average"].get(name) is not None for one in rows)]
     header = ["", *(f"{METRICS[name].label} ({METRICS[name].unit})" for name in names)]
     found = []
     for kind, meaning in (
@@ -147,12 +148,19 @@ def tables(results: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[s
         found.append(
             (meaning, header, [[one["label"], *(_text(one[kind].get(name)) for name in names)] for one in rows])
         )
-    actions = list(rows[0]["by_action"])
+    remark = "; oracle columns use ground truth" if any(one["oracle"] for one in rows) else ""
     for name in ("mpjpe", "p_mpjpe"):
-        lines = [[action, *(_text(one["by_action"].get(action, {}).get(name)) for one in rows)] for action in actions]
+        title = f"{METRICS[name].label} per action (mm)" + remark
+        lines = [
+            [action, *(_text(one["by_action"][action].get(name)) for one in rows)] for action in rows[0]["by_action"]
+        ]
         lines.append(["action average", *(_text(one["action_average"].get(name)) for one in rows)])
-        found.append((f"{METRICS[name].label} per action (mm)", ["", *(one["label"] for one in rows)], lines))
+        found.append((title, ["", *(_short(one) for one in rows)], lines))
     return found
+
+
+def _short(one: Mapping[str, Any]) -> str:
+    return Path(one["name"]).name.replace("_", " ")
 
 
 def _text(value: float | None) -> str:

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     commands = (
         [*python, "diffpose_jax.train", "--config", "configs/quickstart.py", "--workdir", WORKDIR, *arguments],
         [*python, "diffpose_jax.evaluate", "--workdir", WORKDIR],
-        [*python, "diffpose_jax.predict", "--workdir", WORKDIR, "--input", "experiments/data/wave_coco17.json",
+        [*python, "diffpose_jax.predict", "--workdir", WORKDIR, "--input", "experiments/data/wave.json",
          "--output", f"{WORKDIR}/prediction", "--hypotheses", "20"],
     )  # fmt: skip
     for command in commands:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -160,3 +162,12 @@ def test_data_without_poses_points_to_predict(workdir, tmp_path):
     save_archive(tmp_path / "flat.npz", {"test": flat})
     with pytest.raises(UserError, match=r"diffpose_jax\.predict"):
         evaluate(workdir, data=str(tmp_path / "flat.npz"), output=tmp_path)
+
+
+def test_the_program_ends_with_one_line_and_exit_code_two_for_a_mistake(tmp_path):
+    command = [sys.executable, "-m", "diffpose_jax.evaluate", "--workdir", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert "config.json" in ended.stderr

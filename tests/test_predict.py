@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -127,3 +129,22 @@ def test_a_missing_file_and_a_missing_workdir_are_named(workdir, tmp_path):
         predict(workdir, tmp_path / "nothing.json")
     with pytest.raises(UserError, match="nowhere"):
         predict(tmp_path / "nowhere", tmp_path / "nothing.json")
+
+
+def test_the_program_ends_with_one_line_and_exit_code_two_for_a_mistake(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "diffpose_jax.predict",
+        "--workdir",
+        str(tmp_path),
+        "--input",
+        "x.json",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert "config.json" in ended.stderr

@@ -69,7 +69,7 @@ class Protocol(NamedTuple):
 
 
 def standard(predictions: Array, frames: Frames, root: int = 0) -> dict[str, Array]:
-    """All metrics of root-relative predictions; each prediction is centred on its own root joint, nothing else."""
+    """All metrics of predictions `[M, J, 3]`, each centred on its own root joint and not mended otherwise; `[M]` each."""
     predictions = metrics.root_relative(predictions, root)
     target = metrics.root_relative(frames.poses, root)
     return {
@@ -83,7 +83,10 @@ def standard(predictions: Array, frames: Frames, root: int = 0) -> dict[str, Arr
 
 
 def official_backprojection(predictions: Array, frames: Frames, root: int = 0) -> dict[str, Array]:
-    """What DiffuPose's release reports: see `with_true_root_depth`; its N-MPJPE keeps the release's shifted axes."""
+    """What DiffuPose's release reports for predictions `[M, J, 3]`, `[M]` each: the errors of `with_true_root_depth`.
+
+    Its N-MPJPE keeps the release's shifted axes.
+    """
     mended = with_true_root_depth(predictions, frames.keypoints, frames.root, frames.camera, root)
     return {
         "mpjpe": metrics.mpjpe(mended, frames.poses),

@@ -182,6 +182,7 @@ def hypotheses_figure(
     everything = np.concatenate(
         [hypotheses, np.asarray(aggregate)[None], *([np.asarray(truth)[None]] if truth is not None else [])]
     )
+    standing = np.asarray(aggregate if truth is None else truth)
     figure = Figure(figsize=(9.6, 7.4), layout="constrained")
     panels = figure.subplots(2, 3)
     if title:
@@ -200,10 +201,11 @@ def hypotheses_figure(
                 lower, pose, skeleton, view, alpha=_overlay_alpha(len(hypotheses)), joint_size=0, linewidth=1.6
             )
         label = "\n(ground truth grey)" if truth is not None else ""
-        _frame_view(upper, everything, view, f"{aggregation} of {len(hypotheses)}, {name}{label}")
+        _frame_view(upper, everything, standing, view, f"{aggregation} of {len(hypotheses)}, {name}{label}")
         _frame_view(
             lower,
             everything,
+            standing,
             view,
             f"{len(hypotheses)} {'hypotheses' if len(hypotheses) > 1 else 'hypothesis'}, {name}",
         )
@@ -222,7 +224,7 @@ def _draw_spread(
         value_range=(0.0, max(float(spread.max()), 1.0)),
         joint_size=58,
     )
-    _frame_view(axes, everything, CAMERA_VIEW, "spread of the hypotheses")
+    _frame_view(axes, everything, aggregate, CAMERA_VIEW, "spread of the hypotheses")
     bar = axes.figure.colorbar(joints, cax=axes.inset_axes([0.0, 0.15, 0.045, 0.6]))
     bar.ax.set_title("std (mm)", fontsize=8, loc="left")
     bar.ax.tick_params(labelsize=8)
@@ -234,8 +236,8 @@ def _draw_sides(axes: Axes) -> None:
         axes.text(0.0, 0.02 + 0.05 * height, name, color=colour, fontsize=9, transform=axes.transAxes)
 
 
-def _frame_view(axes: Axes, poses: np.ndarray, view: View, title: str) -> None:
-    floor = draw_floor(axes, poses, view)
+def _frame_view(axes: Axes, poses: np.ndarray, standing: np.ndarray, view: View, title: str) -> None:
+    floor = draw_floor(axes, standing, view)
     seen = view_points(poses, view)[..., :2]
     frame_axes(axes, np.concatenate([seen.reshape(-1, 2), floor.reshape(-1, 2)]), 0.05, title)
 

@@ -16,83 +16,85 @@ from diffpose_jax.errors import UserError
 FREE_TO_CHANGE = ("name", "training.log_every", "training.keep", "training.distributed", "evaluation")
 
 
+# Every key there is, with its default.
+DEFAULTS = {
+    "name": "",
+    "seed": 0,
+    "data": {
+        # 'synthetic': the embedded generator. Otherwise the path of an archive made by `prepare`.
+        "source": "synthetic",
+        "synthetic_seed": 0,
+        # The joints the lifter works on; data in another layout are mapped to it.
+        "layout": "h36m17",
+        "flip": True,
+        # Strength of the detector simulation on the training and valid keypoints; 0 leaves them as they are.
+        "detector_strength": 0.0,
+    },
+    "lifter": {
+        "name": "diffupose",
+        "width": 384,
+        "num_layers": 4,
+        "dropout": 0.0,
+        # 'float32' or 'bfloat16'; parameters, normalisation statistics and losses stay float32.
+        "compute_dtype": "float32",
+        # DiffuPose: 'gcn' or 'unet'; Modulated GCN: 'gt' or 'benchmark'.
+        "variant": "gcn",
+        "weight_2d": 0.8,
+        "joint_weights": "mixste",
+    },
+    "diffusion": {
+        "schedule": "cosine",
+        "steps": 100,
+        "predict": "eps",
+        # x0 is clipped to ±clip metres in every reverse step.
+        "clip": 1.0,
+        "sampler": "ddpm",
+        # 0: as many as the schedule has.
+        "sampling_steps": 0,
+        "eta": 0.0,
+    },
+    "training": {
+        "steps": 10_000,
+        "batch_size": 1024,
+        # Steps per dispatch to the device; every `*_every` and `steps` must be a multiple of it.
+        "inner_steps": 20,
+        "learning_rate": 4e-5,
+        # 'constant', 'cosine' (to zero at `steps`) or 'exponential' (`decay_rate` per `decay_every` steps).
+        "decay": "constant",
+        "decay_rate": 0.96,
+        "decay_every": 100_000,
+        "warmup_steps": 0,
+        # 'adam' or 'amsgrad'.
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+        # 0: no clipping.
+        "clip_norm": 0.0,
+        # Per step: 0.9995 is the 0.995 every tenth step of DiffuPose's release.
+        "ema_decay": 0.9995,
+        "log_every": 100,
+        "validate_every": 1000,
+        "checkpoint_every": 1000,
+        "keep": 3,
+        # At most this many windows of valid, evenly spread, with this many hypotheses.
+        "valid_windows": 2048,
+        "valid_hypotheses": 1,
+        "distributed": False,
+    },
+    "evaluation": {
+        "protocol": "standard",
+        "hypotheses": 10,
+        "flip": True,
+        # Every stride-th frame of each clip.
+        "stride": 1,
+        # Windows per device and compiled call.
+        "batch_size": 256,
+    },
+}
+
+
 def base_config() -> ConfigDict:
-    """Every key there is, with its default; a file in `configs/` changes what its experiment changes."""
-    return ConfigDict(
-        {
-            "name": "",
-            "seed": 0,
-            "data": {
-                # 'synthetic': the embedded generator. Otherwise the path of an archive made by `prepare`.
-                "source": "synthetic",
-                "synthetic_seed": 0,
-                # The joints the lifter works on; data in another layout are mapped to it.
-                "layout": "h36m17",
-                "flip": True,
-                # Strength of the detector simulation on the training and valid keypoints; 0 leaves them as they are.
-                "detector_strength": 0.0,
-            },
-            "lifter": {
-                "name": "diffupose",
-                "width": 384,
-                "num_layers": 4,
-                "dropout": 0.0,
-                # 'float32' or 'bfloat16'; parameters, normalisation statistics and losses stay float32.
-                "compute_dtype": "float32",
-                # DiffuPose: 'gcn' or 'unet'; Modulated GCN: 'gt' or 'benchmark'.
-                "variant": "gcn",
-                "weight_2d": 0.8,
-                "joint_weights": "mixste",
-            },
-            "diffusion": {
-                "schedule": "cosine",
-                "steps": 100,
-                "predict": "eps",
-                # x0 is clipped to ±clip metres in every reverse step.
-                "clip": 1.0,
-                "sampler": "ddpm",
-                # 0: as many as the schedule has.
-                "sampling_steps": 0,
-                "eta": 0.0,
-            },
-            "training": {
-                "steps": 10_000,
-                "batch_size": 1024,
-                # Steps per dispatch to the device; every `*_every` and `steps` must be a multiple of it.
-                "inner_steps": 20,
-                "learning_rate": 4e-5,
-                # 'constant', 'cosine' (to zero at `steps`) or 'exponential' (`decay_rate` per `decay_every` steps).
-                "decay": "constant",
-                "decay_rate": 0.96,
-                "decay_every": 100_000,
-                "warmup_steps": 0,
-                # 'adam' or 'amsgrad'.
-                "optimizer": "adam",
-                "weight_decay": 0.0,
-                # 0: no clipping.
-                "clip_norm": 0.0,
-                # Per step: 0.9995 is the 0.995 every tenth step of DiffuPose's release.
-                "ema_decay": 0.9995,
-                "log_every": 100,
-                "validate_every": 1000,
-                "checkpoint_every": 1000,
-                "keep": 3,
-                # At most this many windows of valid, evenly spread, with this many hypotheses.
-                "valid_windows": 2048,
-                "valid_hypotheses": 1,
-                "distributed": False,
-            },
-            "evaluation": {
-                "protocol": "standard",
-                "hypotheses": 10,
-                "flip": True,
-                # Every stride-th frame of each clip.
-                "stride": 1,
-                # Windows per device and compiled call.
-                "batch_size": 256,
-            },
-        }
-    )
+    """A new config of `DEFAULTS`; a file in `configs/` changes what its experiment changes."""
+    return ConfigDict(DEFAULTS)
 
 
 def flat_items(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ SIGINT save a checkpoint, then the program ends with exit code 0.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import jax
@@ -48,14 +49,22 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
 
 def _train(config: ConfigDict, workdir: str) -> Summary:
     if config.get("training", {}).get("distributed", False):
-        try:
-            jax.distributed.initialize()
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"config.training.distributed: JAX found no cluster to join: {error}") from error
+        _join_cluster()
     # Imported here because jax.distributed must come before anything that touches a device.
     from diffpose_jax.training.loop import train
 
     return train(config, workdir)
+
+
+def _join_cluster() -> None:
+    """Joins the processes that JAX finds (TPU pod, SLURM, MPI, Kubernetes) or that the environment names by hand:
+    JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
+    by_hand = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    try:
+        jax.distributed.initialize(**{name: int(os.environ[key]) for name, key in by_hand.items() if key in os.environ})
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"config.training.distributed: no cluster to join: {str(error).splitlines()[0]}") from error
 
 
 if __name__ == "__main__":

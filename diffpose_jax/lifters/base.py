@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.skeleton import Skeleton, mirror
 
-__all__ = ["Aux", "Batch", "Lifter", "Variables", "example_batch", "flip_averaged", "flip_batch"]
+__all__ = ["Aux", "Batch", "Lifter", "Variables", "check_batch", "example_batch", "flip_averaged", "flip_batch"]
 
 Variables = Mapping[str, Any]
 
@@ -40,6 +41,12 @@ class Lifter(NamedTuple):
     skeleton: Skeleton
     frames: int = 1
     stochastic: bool = True
+
+
+def check_batch(batch: Batch, skeleton: Skeleton, frames: int) -> None:
+    """Fails with the shapes, while tracing, where a batch is not `[B, F, J, C]` of this skeleton and frame count."""
+    shape = (len(batch.index), frames, skeleton.num_joints)
+    chex.assert_shape([batch.keypoints, batch.poses, batch.mask], [(*shape, 2), (*shape, 3), shape])
 
 
 def example_batch(lifter: Lifter, size: int = 1) -> Batch:

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from diffpose_jax.diffusion.hypotheses import example_keys, sample_hypotheses
-from diffpose_jax.diffusion.process import diffuse, target
+from diffpose_jax.diffusion.process import diffuse, target, uniform_steps
 from diffpose_jax.diffusion.samplers import Plan, clip_x0, initial_noise, predict_with, sample
 from diffpose_jax.diffusion.schedules import Schedule
-from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables
+from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch
 from diffpose_jax.skeleton import Skeleton
 
 
@@ -37,16 +37,15 @@ def diffupose(
     release's weight 0.8 of the 2D reconstruction; joint_weights `[J]`.
     """
     weights = jnp.ones(skeleton.num_joints) if joint_weights is None else jnp.asarray(joint_weights, jnp.float32)
-    alpha_bar = jnp.asarray(schedule.alpha_bar)
-    num_steps = len(schedule.alpha_bar)
 
     def init(key: jax.Array, batch: Batch) -> Variables:
         return network.init(key, batch.poses, batch.keypoints, jnp.zeros(len(batch.index), jnp.int32), train=False)
 
     def loss(variables: Variables, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
-        draws = jax.vmap(lambda k: jax.random.split(k, 2))(example_keys(key, batch.index))
-        k = jax.vmap(lambda one: jax.random.randint(one, (), 0, num_steps, jnp.int32))(draws[:, 0])
-        noise = initial_noise(draws[:, 1], batch.poses.shape)
+        check_batch(batch, skeleton, frames=1)
+        keys = example_keys(key, batch.index)
+        k = uniform_steps(keys, len(keys), schedule.num_steps)
+        noise = initial_noise(keys, batch.poses.shape)
         output, updates = network.apply(
             variables,
             diffuse(schedule, batch.poses, k, noise),
@@ -62,10 +61,12 @@ def diffupose(
         return total, Aux({"loss": total, "loss_unweighted": displayed}, updates.get("batch_stats", {}))
 
     def sample_poses(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
+        check_batch(batch, skeleton, frames=1)
+
         def pose_part(x: jax.Array, k: jax.Array) -> jax.Array:
             return network.apply(variables, x, batch.keypoints, k, train=False)[..., :3]
 
-        denoiser = clip_x0(predict_with(predict, pose_part, schedule), alpha_bar, -clip, clip)
+        denoiser = clip_x0(predict_with(predict, pose_part, schedule), schedule.alpha_bar, -clip, clip)
 
         def one(keys: jax.Array) -> jax.Array:
             return sample(keys, denoiser, initial_noise(keys, batch.poses.shape), plan)

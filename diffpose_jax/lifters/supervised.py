@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables
+from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch
 from diffpose_jax.skeleton import Skeleton
 
 PoseLoss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -21,6 +21,7 @@ def supervised(network: nn.Module, skeleton: Skeleton, pose_loss: PoseLoss, fram
         return network.init(key, batch.keypoints, train=False)
 
     def loss(variables: Variables, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
+        check_batch(batch, skeleton, frames)
         poses, updates = network.apply(
             variables, batch.keypoints, train=True, index=batch.index, rngs={"dropout": key}, mutable=["batch_stats"]
         )
@@ -28,6 +29,7 @@ def supervised(network: nn.Module, skeleton: Skeleton, pose_loss: PoseLoss, fram
         return total, Aux({"loss": total}, updates.get("batch_stats", {}))
 
     def sample(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
+        check_batch(batch, skeleton, frames)
         poses = network.apply(variables, batch.keypoints, train=False)
         poses = poses - poses[..., skeleton.root : skeleton.root + 1, :]
         return jnp.broadcast_to(poses[None], (num_hypotheses, *poses.shape))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import first_difference, load_config
@@ -113,12 +114,14 @@ class Checkpoints:
         if not damaged:
             return
         self._manager.close()
-        for step, reason in damaged.items():
+        for step, reason in damaged.items() if jax.process_index() == 0 else ():
             target = self._path.parent / "damaged" / f"{self._path.name}-{step}"
             logging.warning("%s/%d cannot be read (%s); moved to %s", self._path, step, reason, target)
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(exist_ok=True)
             shutil.move(self._path / str(step), target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager = ocp.CheckpointManager(self._path, options=self._options)
 
     def wait(self) -> None:

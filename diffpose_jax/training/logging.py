@@ -11,9 +11,15 @@ from tensorboardX import SummaryWriter
 
 
 class MetricsLog:
-    """Appends metrics to `metrics.jsonl` and to TensorBoard; a continued run first drops what lies beyond its step."""
+    """Appends metrics to `metrics.jsonl` and to TensorBoard; a continued run first drops what lies beyond its step.
 
-    def __init__(self, workdir: str | os.PathLike, first_step: int):
+    Does nothing where `enabled` is False: in all processes but the first.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, first_step: int, *, enabled: bool = True):
+        self._enabled = enabled
+        if not enabled:
+            return
         self._path = Path(workdir) / "metrics.jsonl"
         self._drop_after(first_step)
         self._file = open(self._path, "a")  # noqa: SIM115 (closed by close)
@@ -35,6 +41,8 @@ class MetricsLog:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one line and one event per metric."""
+        if not self._enabled:
+            return
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():
@@ -42,5 +50,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flushes everything to disk."""
+        if not self._enabled:
+            return
         self._file.close()
         self._events.close()

@@ -56,7 +56,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     save_config(config, path / "config.json")
     keeper = Keeper(path, config.training.keep, Validation.of(config, splits["valid"]))
     first, state = keeper.restore(create)
-    log = MetricsLog(path, first)
+    log = MetricsLog(path, first, enabled=jax.process_index() == 0)
     data = TrainData(device_clips(splits["train"]), centred_windows(splits["train"], lifter.frames))
     step = make_step(lifter, optimizer, seed=config.seed, ema_decay=config.training.ema_decay, flip=config.data.flip)
     try:

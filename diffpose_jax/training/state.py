@@ -38,7 +38,7 @@ def _variables(params: Mapping, batch_stats: Mapping, frozen: Mapping) -> Variab
 
 
 def create_state(lifter: Lifter, optimizer: optax.GradientTransformation, key: jax.Array, batch: Batch) -> TrainState:
-    """A state at step 0; only the shapes of the batch matter."""
+    """A state at step 0; only the shapes of the batch `[B, F, J, C]` matter."""
     variables = lifter.init(key, batch)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     # The average is a copy: the step donates the state, and a buffer may be donated only once.
@@ -70,7 +70,8 @@ def make_optimizer(training: ConfigDict) -> optax.GradientTransformation:
 
 
 def averaged(average: Any, latest: Any, step: jax.Array, decay: float) -> Any:
-    """The moving average after `step` (counted from 1), with the decay growing as 1 - (1 + step)^(-2/3) up to `decay`.
+    """The moving average, leaf by leaf `[...]`, after `step`, counted from 1: the decay grows to `decay` as
+    1 - (1 + step)^(-2/3).
 
     The warm-up is that of DiffuPose's release (ema-pytorch), which updates only every tenth step.
     """

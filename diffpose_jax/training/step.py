@@ -81,7 +81,7 @@ def make_step(
 
 
 def flip_half(key: jax.Array, batch: Batch, lifter: Lifter) -> Batch:
-    """Mirrors each example with probability one half, decided by its index."""
+    """Mirrors each example of a batch `[B, F, J, C]` with probability one half, decided by its index."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.index)
     chosen = jax.vmap(jax.random.bernoulli)(keys)
     mirrored = flip_batch(batch, lifter.skeleton)

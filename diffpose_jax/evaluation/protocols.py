@@ -69,7 +69,7 @@ class Protocol(NamedTuple):
 
 
 def standard(predictions: Array, frames: Frames, root: int = 0) -> dict[str, Array]:
-    """All metrics of predictions `[M, J, 3]`, each centred on its own root joint and not mended otherwise; `[M]` each."""
+    """All metrics, `[M]` each, of predictions `[M, J, 3]` centred on their own root and not mended otherwise."""
     predictions = metrics.root_relative(predictions, root)
     target = metrics.root_relative(frames.poses, root)
     return {

@@ -92,12 +92,16 @@ class ModulatedGraphConv(nn.Module):
 
     The affinity is the skeleton's plus a learned matrix, symmetrised after the sum. `modulation` says how the weight
     modulation starts: at one (the authors' ground-truth variant) or Xavier-uniform (their benchmark variant).
+
+    `normalised` says that a batch normalisation follows, which takes the bias away: its gradient is then exactly zero
+    instead of rounding noise, which Adam would blow up to full steps that differ from machine to machine.
     """
 
     features: int
     skeleton: Skeleton
     modulation: ModulationInit = "xavier"
     dtype: DTypeLike = jnp.float32
+    normalised: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -110,6 +114,8 @@ class ModulatedGraphConv(nn.Module):
         modulation = self.param("modulation", modulation_init, (joints, features))
         learned = self.param("affinity", nn.initializers.constant(1e-6), (joints, joints))
         bias = self.param("bias", uniform_within(1 / math.sqrt(features)), (features,))
+        if self.normalised:
+            bias = jax.lax.stop_gradient(bias)
         mixing = affinity(self.skeleton.adjacency()) + learned
         mixing = (mixing + mixing.T) / 2
         y = modulated_graph_conv(*(array.astype(self.dtype) for array in (x, weight, modulation, mixing)))

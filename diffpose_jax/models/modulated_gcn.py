@@ -47,7 +47,8 @@ class GraphUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, index: jax.Array, *, train: bool) -> jax.Array:
-        x = ModulatedGraphConv(self.features, self.skeleton, self.modulation, self.dtype, name="conv")(x)
+        options = (self.features, self.skeleton, self.modulation, self.dtype)
+        x = ModulatedGraphConv(*options, normalised=True, name="conv")(x)
         x = jax.nn.relu(BatchNorm(self.axis_name, dtype=self.dtype, name="norm")(x, train=train))
         return Dropout(self.dropout, name="dropout")(x, index, train=train)
 

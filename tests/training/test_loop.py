@@ -123,7 +123,7 @@ train(load_config(sys.argv[1]), sys.argv[2])
 
 @pytest.mark.slow
 def test_a_run_killed_at_a_random_moment_ends_with_identical_parameters(tiny_config, tmp_path):
-    tiny_config.training.update(steps=400, checkpoint_every=10, validate_every=100)
+    tiny_config.training.update(steps=200, checkpoint_every=10, validate_every=100)
     whole = train(tiny_config, tmp_path / "whole")
     config = tmp_path / "whole" / "config.json"
     killed = tmp_path / "killed"
@@ -135,7 +135,7 @@ def test_a_run_killed_at_a_random_moment_ends_with_identical_parameters(tiny_con
     run.send_signal(signal.SIGKILL)
     run.wait()
     continued = train(tiny_config, killed)
-    assert continued.step == 400
+    assert continued.step == 200
     _assert_same(continued.state, whole.state)
 
 

@@ -49,6 +49,15 @@ def run(
     sys.exit(status or 0)
 
 
+def require(argv: Sequence[str], given: flags.FlagValues, *names: str) -> None:
+    """Raises UserError for an argument that is no flag, and for the first of the named flags that was not given."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
+    for name in names:
+        if given[name].value is None:
+            raise UserError(f"--{name}: required, found none")
+
+
 def fail(message: str) -> None:
     """Prints `error: message` as one line, after all output so far, and exits with code 2."""
     sys.stdout.flush()

@@ -202,29 +202,29 @@ def draw_example(
     save_figure(figure, path)
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not at import, where several programs would claim the same names."""
-    flags.DEFINE_string("workdir", None, "Work directory of the trained lifter.")
-    flags.DEFINE_string("data", None, "Archive to measure on, or 'synthetic'; the data trained on if not given.")
-    flags.DEFINE_string("split", "test", "Split to measure.")
-    flags.DEFINE_integer("hypotheses", None, "Hypotheses per frame.")
-    flags.DEFINE_boolean("flip", None, "Average every hypothesis with one of the mirrored input.")
-    flags.DEFINE_string("protocol", None, "standard or official_backprojection.")
-    flags.DEFINE_integer("stride", None, "Measure every n-th frame of each clip.")
-    flags.DEFINE_list("aggregations", None, f"Some of {', '.join(CHOICES)}.")
-    flags.DEFINE_integer("batch_size", None, "Windows per device and compiled call.")
-    flags.DEFINE_integer("steps", None, "Reverse steps in place of those of the config.")
-    flags.DEFINE_multi_string("baseline_workdir", [], "Another trained lifter to measure on the same frames.")
-    flags.DEFINE_string("output", None, "Directory for results; the work directory if not given.")
+    flags.DEFINE_string("workdir", None, "Work directory of the trained lifter.", flag_values=values)
+    flags.DEFINE_string(
+        "data", None, "Archive to measure on, or 'synthetic'; the data trained on if not given.", flag_values=values
+    )
+    flags.DEFINE_string("split", "test", "Split to measure.", flag_values=values)
+    flags.DEFINE_integer("hypotheses", None, "Hypotheses per frame.", flag_values=values)
+    flags.DEFINE_boolean("flip", None, "Average every hypothesis with one of the mirrored input.", flag_values=values)
+    flags.DEFINE_string("protocol", None, "standard or official_backprojection.", flag_values=values)
+    flags.DEFINE_integer("stride", None, "Measure every n-th frame of each clip.", flag_values=values)
+    flags.DEFINE_list("aggregations", None, f"Some of {', '.join(CHOICES)}.", flag_values=values)
+    flags.DEFINE_integer("batch_size", None, "Windows per device and compiled call.", flag_values=values)
+    flags.DEFINE_integer("steps", None, "Reverse steps in place of those of the config.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "baseline_workdir", [], "Another trained lifter to measure on the same frames.", flag_values=values
+    )
+    flags.DEFINE_string("output", None, "Directory for results; the work directory if not given.", flag_values=values)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, evaluates, prints the tables and says where they are."""
-    given = flags.FLAGS
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    if given.workdir is None:
-        raise UserError("--workdir: required, found none")
+    cli.require(argv, given, "workdir")
     results = evaluate(
         given.workdir,
         data=given.data,

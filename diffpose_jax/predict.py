@@ -210,31 +210,40 @@ def _figure(prediction: Prediction) -> Any:
     )
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not at import, where several programs would claim the same names."""
-    flags.DEFINE_string("workdir", None, "Work directory of the trained lifter.")
-    flags.DEFINE_string("input", None, "Keypoints (.npz or .json) or an archive made by prepare (.npz).")
-    flags.DEFINE_string("output", None, "Directory for predictions.npz, predictions.json and prediction.png.")
-    flags.DEFINE_integer("hypotheses", 20, "Hypotheses per frame.")
+    flags.DEFINE_string("workdir", None, "Work directory of the trained lifter.", flag_values=values)
     flags.DEFINE_string(
-        "aggregation", "mean", f"One of {', '.join(name for name, choice in CHOICES.items() if not choice.oracle)}."
+        "input", None, "Keypoints (.npz or .json) or an archive made by prepare (.npz).", flag_values=values
     )
-    flags.DEFINE_string("layout", None, "Joint layout of the keypoints where the file does not name it.")
-    flags.DEFINE_string("split", "test", "Split to lift when the input is an archive.")
-    flags.DEFINE_float("focal", None, "Focal length in halves of the image's width (Human3.6M: 2.29); gives the root.")
-    flags.DEFINE_boolean("flip", None, "Average every hypothesis with one of the mirrored input.")
-    flags.DEFINE_integer("batch_size", None, "Windows per device and compiled call.")
-    flags.DEFINE_boolean("json", True, "Write predictions.json too; it is large for long inputs.")
+    flags.DEFINE_string(
+        "output", None, "Directory for predictions.npz, predictions.json and prediction.png.", flag_values=values
+    )
+    flags.DEFINE_integer("hypotheses", 20, "Hypotheses per frame.", flag_values=values)
+    flags.DEFINE_string(
+        "aggregation",
+        "mean",
+        f"One of {', '.join(name for name, choice in CHOICES.items() if not choice.oracle)}.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "layout", None, "Joint layout of the keypoints where the file does not name it.", flag_values=values
+    )
+    flags.DEFINE_string("split", "test", "Split to lift when the input is an archive.", flag_values=values)
+    flags.DEFINE_float(
+        "focal",
+        None,
+        "Focal length in halves of the image's width (Human3.6M: 2.29); gives the root.",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean("flip", None, "Average every hypothesis with one of the mirrored input.", flag_values=values)
+    flags.DEFINE_integer("batch_size", None, "Windows per device and compiled call.", flag_values=values)
+    flags.DEFINE_boolean("json", True, "Write predictions.json too; it is large for long inputs.", flag_values=values)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, predicts, and says what was written where."""
-    given = flags.FLAGS
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    for name in ("workdir", "input", "output"):
-        if given[name].value is None:
-            raise UserError(f"--{name}: required, found none")
+    cli.require(argv, given, "workdir", "input", "output")
     report.writable_directory(given.output)
     prediction = predict(
         given.workdir,

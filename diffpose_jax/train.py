@@ -30,11 +30,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, trains, and says where everything is."""
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    for name in ("config", "workdir"):
-        if given[name].value is None:
-            raise UserError(f"--{name}: required, found none")
+    cli.require(argv, given, "config", "workdir")
     logging.set_verbosity(logging.WARNING)
     keep_freed_memory()
     summary = _train(given.config, given.workdir)

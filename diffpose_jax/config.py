@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -110,14 +111,15 @@ def flat_items(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 def validate(config: ConfigDict) -> None:
     """Raises UserError on an unknown or missing key, a value of the wrong type, or one that makes no sense."""
     expected, found = dict(flat_items(base_config())), dict(flat_items(config))
-    for name in found.keys() - expected.keys():
+    for name in sorted(found.keys() - expected.keys()):
         raise UserError(f"config.{name}: unknown key; known in that place: {_neighbours(name, expected)}")
-    for name in expected.keys() - found.keys():
+    for name in sorted(expected.keys() - found.keys()):
         raise UserError(f"config.{name}: missing (was a whole section replaced by a flag?)")
     for name, default in expected.items():
         if not _same_type(found[name], default):
             raise UserError(f"config.{name}: expected {type(default).__name__}, found {found[name]!r}")
-    _validate_numbers(found)
+    _validate_ranges(found)
+    _validate_steps(found)
     _validate_choices(found)
 
 
@@ -135,12 +137,44 @@ def _same_type(value: Any, default: Any) -> bool:
     return isinstance(value, type(default))
 
 
-def _validate_numbers(found: Mapping[str, Any]) -> None:
-    for name in ("training.steps", "training.batch_size", "training.inner_steps", "training.keep", "lifter.width",
-                 "lifter.num_layers", "diffusion.steps", "evaluation.hypotheses", "evaluation.stride",
-                 "evaluation.batch_size", "training.valid_windows", "training.valid_hypotheses"):  # fmt: skip
-        if found[name] < 1:
-            raise UserError(f"config.{name}: expected at least 1, found {found[name]}")
+# Lowest and highest allowed value of every number that has one.
+_RANGES = {
+    "data.detector_strength": (0, math.inf),
+    "lifter.width": (1, math.inf),
+    "lifter.num_layers": (1, math.inf),
+    "lifter.dropout": (0, 0.99),
+    "lifter.weight_2d": (0, math.inf),
+    "diffusion.steps": (1, math.inf),
+    "diffusion.sampling_steps": (0, math.inf),
+    "diffusion.eta": (0, 1),
+    "diffusion.clip": (1e-6, math.inf),
+    "training.steps": (1, math.inf),
+    "training.batch_size": (1, math.inf),
+    "training.inner_steps": (1, math.inf),
+    "training.learning_rate": (1e-12, math.inf),
+    "training.decay_rate": (1e-12, 1),
+    "training.decay_every": (1, math.inf),
+    "training.warmup_steps": (0, math.inf),
+    "training.weight_decay": (0, math.inf),
+    "training.clip_norm": (0, math.inf),
+    "training.ema_decay": (0, 0.9999999),
+    "training.keep": (1, math.inf),
+    "training.valid_windows": (1, math.inf),
+    "training.valid_hypotheses": (1, math.inf),
+    "evaluation.hypotheses": (1, math.inf),
+    "evaluation.stride": (1, math.inf),
+    "evaluation.batch_size": (1, math.inf),
+}
+
+
+def _validate_ranges(found: Mapping[str, Any]) -> None:
+    for name, (low, high) in _RANGES.items():
+        if not low <= found[name] <= high:  # NaN fails too
+            bound = f"at least {low}" if high == math.inf else f"{low} to {high}"
+            raise UserError(f"config.{name}: expected {bound}, found {found[name]}")
+
+
+def _validate_steps(found: Mapping[str, Any]) -> None:
     inner = found["training.inner_steps"]
     for name in ("steps", "log_every", "validate_every", "checkpoint_every"):
         value = found[f"training.{name}"]
@@ -148,16 +182,9 @@ def _validate_numbers(found: Mapping[str, Any]) -> None:
             raise UserError(
                 f"config.training.{name}: expected a multiple of training.inner_steps={inner}, found {value}"
             )
-    decay, rate = found["training.ema_decay"], found["training.learning_rate"]
-    if not 0 <= decay < 1:
-        raise UserError(f"config.training.ema_decay: expected 0 <= decay < 1, found {decay}")
-    if rate <= 0:
-        raise UserError(f"config.training.learning_rate: expected a positive number, found {rate}")
-    if not 0 <= found["diffusion.sampling_steps"] <= found["diffusion.steps"]:
-        raise UserError(
-            f"config.diffusion.sampling_steps: expected 0 to diffusion.steps={found['diffusion.steps']}, "
-            f"found {found['diffusion.sampling_steps']}"
-        )
+    most, steps = found["diffusion.steps"], found["diffusion.sampling_steps"]
+    if steps > most:
+        raise UserError(f"config.diffusion.sampling_steps: expected 0 to diffusion.steps={most}, found {steps}")
 
 
 _CHOICES = {
@@ -186,9 +213,12 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
     if not path.is_file():
         raise UserError(f"{path}: expected the config of a trained work directory, found no such file")
     try:
-        config = ConfigDict(json.loads(path.read_text()))
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: expected a JSON config, found {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    config = ConfigDict(content)
     validate(config)
     return config
 

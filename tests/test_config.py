@@ -84,8 +84,8 @@ def test_a_whole_number_will_do_for_a_real_one():
         ("training", "log_every", 30, "a multiple of training.inner_steps=20, found 30"),
         ("training", "validate_every", 0, "a multiple of training.inner_steps=20, found 0"),
         ("training", "checkpoint_every", -20, "a multiple"),
-        ("training", "ema_decay", 1.0, "0 <= decay < 1, found 1.0"),
-        ("training", "learning_rate", 0.0, "a positive number"),
+        ("training", "ema_decay", 1.0, "0 to 0.9999999, found 1.0"),
+        ("training", "learning_rate", 0.0, "at least 1e-12, found 0.0"),
         ("diffusion", "sampling_steps", 101, "0 to diffusion.steps=100, found 101"),
         ("diffusion", "predict", "v", "one of eps, x0, found 'v'"),
         ("diffusion", "sampler", "euler", "one of ddpm, ddim, found 'euler'"),
@@ -121,3 +121,30 @@ def test_a_continued_run_may_change_its_reports_but_not_its_training():
     theirs.training.learning_rate = 1.0
     theirs.lifter.width = 8
     assert first_difference(ours, theirs) == "lifter.width"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.learning_rate", float("nan")),
+        ("training.warmup_steps", -5),
+        ("lifter.dropout", 2.0),
+        ("diffusion.eta", 3.0),
+        ("diffusion.clip", -1.0),
+        ("training.decay_every", 0),
+    ],
+)
+def test_a_number_out_of_its_range_is_named(key, value):
+    config = base_config()
+    section, name = key.split(".")
+    config[section][name] = value
+    with pytest.raises(UserError, match=f"config.{key}: expected .*, found {value}"):
+        validate(config)
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", '"x"', "{"])
+def test_a_config_file_that_holds_something_else_is_told(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"config.json: expected a JSON"):
+        load_config(path)

@@ -53,6 +53,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
         return create_state(lifter, optimizer, jax.random.key(config.seed), example_batch(lifter))
 
     splits = load_dataset(config.data, ["train", "valid"])
+    for split, clips in splits.items():
+        if not clips.num_frames or clips.poses is None:
+            found = "no frames" if not clips.num_frames else "no 3D poses"
+            raise UserError(f"{config.data.source}: expected 3D poses to train with in split {split}, found {found}")
     save_config(config, path / "config.json")
     keeper = Keeper(path, config.training.keep, Validation.of(config, splits["valid"]))
     first, state = keeper.restore(create)

@@ -90,7 +90,7 @@ def test_the_dead_block_changes_nothing_and_learns_nothing(denoiser):
     assert all(not np.any(leaf) for leaf in dead.values())
     alive = {name: leaf for name, leaf in variables["params"].items() if name != "modulation_unused"}
     lean = DiffuPoseDenoiser(H36M_17, 32, 1, release_dead_block=False)
-    result = lean.apply(variables | {"params": alive}, *inputs, train=False)
+    result = jax.jit(lambda: lean.apply(variables | {"params": alive}, *inputs, train=False))()
     np.testing.assert_allclose(result, apply(*inputs), atol=1e-5)
 
 
@@ -106,7 +106,9 @@ def test_frames_and_examples_are_independent(denoiser):
     apply = denoiser[2]
     whole = apply(x, cond, k)
     assert whole.shape == (2, 3, 17, 5)
-    np.testing.assert_allclose(apply(x[1:, 2:], cond[1:, 2:], k[1:]), whole[1:, 2:], atol=1e-5)
+    moved = apply(x[::-1, ::-1], cond[::-1, ::-1], k[::-1])
+    np.testing.assert_allclose(moved, whole[::-1, ::-1], atol=1e-5)
+    np.testing.assert_allclose(apply(x.at[0].set(9), cond, k)[1], whole[1], atol=1e-5)
 
 
 def test_the_step_reaches_the_noise_only_after_the_trunk(denoiser):
@@ -130,19 +132,16 @@ def test_hypotheses_under_vmap_are_one_large_product_each(denoiser):
 
     for hypothesis, result in zip(many, jax.jit(jax.vmap(sample))(many), strict=True):
         np.testing.assert_allclose(result, apply(hypothesis, cond, jnp.int32(3)), atol=1e-5)
-    products = [
-        equation for equation in jax.make_jaxpr(jax.vmap(sample))(many).eqns if equation.primitive.name == "scan"
-    ]
-    assert not products
     text = jax.jit(jax.vmap(sample)).lower(many).as_text()
+    assert "while" not in text
     # Two graph convolutions of the trunk's block: 3 hypotheses x 17 joints x 4 examples of width 32, in one product.
     assert text.count("tensor<3x68x32xf32>, tensor<32x64xf32>") == 2
 
 
 def test_training_changes_the_statistics_and_dropout_follows_the_example():
-    network = ModulatedGCN(H36M_17, 32, 1, **{"dropout": 0.5, "non_local": "embedded_gaussian"})
+    network = ModulatedGCN(H36M_17, 32, 1, dropout=0.5, non_local="embedded_gaussian")
     x, index = normal(6, 1, 17, 2), jnp.array([4, 8, 15, 16, 23, 42])
-    variables = network.init(KEY, x, train=False)
+    variables = jax.jit(lambda: network.init(KEY, x, train=False))()
 
     @jax.jit
     def train(x: jax.Array, index: jax.Array) -> tuple:
@@ -162,7 +161,7 @@ def test_one_training_pass_on_eight_devices_equals_one_device():
     options = {"width": 32, "num_layers": 1, "dropout": 0.2, "non_local": "embedded_gaussian"}
     one, eight = ModulatedGCN(H36M_17, **options), ModulatedGCN(H36M_17, axis_name="devices", **options)
     x, index = normal(8, 1, 17, 2), jnp.arange(8) + 100
-    variables = one.init(KEY, x, train=False)
+    variables = jax.jit(lambda: one.init(KEY, x, train=False))()
 
     def train(network, x, index):
         rngs = {"dropout": jax.random.key(1)}
@@ -181,7 +180,7 @@ def test_bfloat16_is_near_float32_and_keeps_float32_parameters(denoiser):
     low = DiffuPoseDenoiser(H36M_17, 32, 1, dtype=jnp.bfloat16)
     created = jax.eval_shape(lambda: low.init(KEY, *inputs, train=False))
     assert {leaf.dtype for leaf in jax.tree.leaves(created)} == {jnp.dtype("float32")}
-    expected, found = apply(*inputs), low.apply(variables, *inputs, train=False)
+    expected, found = apply(*inputs), jax.jit(lambda: low.apply(variables, *inputs, train=False))()
     assert found.dtype == jnp.float32
     assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from diffpose_jax.config import first_difference, load_config
 from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.report import writable_directory
 from diffpose_jax.lifters.base import Lifter, Variables, example_batch
 from diffpose_jax.parallel import place
 from diffpose_jax.registry import build_lifter
@@ -26,15 +27,7 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
 
     Raises UserError where it cannot be written, or where its config differs in more than how a run is watched.
     """
-    path = Path(workdir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        found = error.strerror
-        raise UserError(f"--workdir {path}: expected a directory that can be written, found {found}") from error
+    path = writable_directory(workdir)
     trained = any(any((path / name).glob("[0-9]*")) for name in ("checkpoints", "best"))
     if not trained:
         return path

@@ -73,7 +73,7 @@ def test_a_value_that_makes_no_sense_is_named(capsys, config_file, tmp_path):
 
 def test_a_workdir_that_cannot_be_made_is_named(capsys, config_file, tmp_path):
     check(
-        capsys, run("--config", str(config_file), "--workdir", str(config_file / "run")), "--workdir", "experiment.py"
+        capsys, run("--config", str(config_file), "--workdir", str(config_file / "run")), "experiment.py/run", "directory that can be written"
     )
 
 

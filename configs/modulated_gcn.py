@@ -4,6 +4,10 @@
     python -m diffpose_jax.train --config configs/modulated_gcn.py:human36m,gt --workdir runs/modulated_gcn_gt
     python -m diffpose_jax.train --config configs/modulated_gcn.py:human36m,cpn --workdir runs/modulated_gcn_cpn
 
+Expect for `cmu` about 50 minutes on one core of a 2-core machine (32,000 steps) and 50 mm on the valid split, see
+experiments/RESULTS.md. The release claims 38.25 mm for human36m,gt and 51.3 for human36m,cpn; neither has been
+reproduced here yet, for want of the data.
+
 `human36m,gt` is the release's program for ground-truth keypoints (16 joints, width 128, no flips), `human36m,cpn` its
 program for detections (17 joints, width 384), without the second stage that needs ground truth at test time.
 """

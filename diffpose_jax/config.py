@@ -189,7 +189,7 @@ def _validate_steps(found: Mapping[str, Any]) -> None:
 
 _CHOICES = {
     "lifter.compute_dtype": ("float32", "bfloat16"),
-    "diffusion.predict": ("eps", "x0"),
+    "diffusion.predict": ("eps", "x0", "v"),
     "diffusion.sampler": ("ddpm", "ddim"),
     "training.decay": ("constant", "cosine", "exponential"),
     "training.optimizer": ("adam", "amsgrad"),

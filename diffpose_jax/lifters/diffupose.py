@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from diffpose_jax.diffusion.hypotheses import example_keys, sample_hypotheses
-from diffpose_jax.diffusion.process import diffuse, target, uniform_steps
+from diffpose_jax.diffusion.process import at_step, diffuse, target, uniform_steps
 from diffpose_jax.diffusion.samplers import Plan, clip_x0, initial_noise, predict_with, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch
@@ -33,7 +33,7 @@ def diffupose(
 ) -> Lifter:
     """DiffuPose around `network(x [B, 1, J, 3], keypoints [B, 1, J, 2], k) -> [B, 1, J, 5]`.
 
-    predict names what the first three channels are, 'eps' (the paper) or 'x0'; clip is in metres; weight_2d is the
+    predict names what the first three channels are: 'eps' (the paper), 'x0' or 'v'; clip is in metres; weight_2d is the
     release's weight 0.8 of the 2D reconstruction; joint_weights `[J]`.
     """
     weights = jnp.ones(skeleton.num_joints) if joint_weights is None else jnp.asarray(joint_weights, jnp.float32)
@@ -56,7 +56,7 @@ def diffupose(
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        wanted = target(predict, batch.poses, noise)
+        wanted = target(predict, batch.poses, noise, at_step(schedule.alpha_bar, k, noise))
         total, displayed = denoising_loss(output, wanted, batch.keypoints, weights, weight_2d)
         return total, Aux({"loss": total, "loss_unweighted": displayed}, updates.get("batch_stats", {}))
 

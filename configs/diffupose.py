@@ -6,9 +6,9 @@
     python -m diffpose_jax.train --config configs/diffupose.py:human36m,cpn --workdir runs/diffupose_h36m_cpn
     python -m diffpose_jax.train --config configs/diffupose.py:human36m,hr --workdir runs/diffupose_h36m_hr
 
-Expect for `cmu` about 43 minutes on one core of a 2-core machine (24,000 steps) and 55 mm for one hypothesis on the valid
-split; for the mean of ten on the test subjects see experiments/RESULTS.md. `human36m` is the paper's recipe; its figure is
-49.4 mm (10 hypotheses, HRNet, by the release's own protocol) and has not been reproduced here yet, for want of the data.
+Expect for `cmu` about 43 minutes on one core of a 2-core machine and 55 mm for one hypothesis on the valid split; the
+test subjects are in experiments/RESULTS.md. `human36m` is the paper's recipe; its figure, 49.4 mm (10 hypotheses,
+HRNet, by the release's own protocol), has not been reproduced here yet, for want of the data.
 
 `cmu` and `human36m` read `data/cmu.npz` and `data/human36m_<input>.npz`, which `diffpose_jax.prepare` makes.
 """

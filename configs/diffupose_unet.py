@@ -2,8 +2,8 @@
 
     python -m diffpose_jax.train --config configs/diffupose_unet.py:cmu --workdir runs/diffupose_unet
 
-The paper gives 58.1 mm for it on Human3.6M (HRNet), where the graph network has 50.7. Neither run time nor figure has been
-measured here yet.
+The paper gives 58.1 mm for it on Human3.6M (HRNet), where the graph network has 50.7. Neither its run time nor its
+error has been measured here yet.
 
 Takes the arguments of `configs/diffupose.py`: synthetic, cmu, human36m,gt and human36m,cpn.
 """

@@ -1,4 +1,4 @@
-"""Measures speed: `python experiments/benchmark.py [--output DIR] [--quick] [--only train,sample,gather]`.
+"""Measures speed: `python experiments/benchmark.py [--output DIR] [--quick] [--only sample,gather,train]`.
 
 * train: frames/s of the whole training step (gather, flips, gradient, Adam, moving average), data resident;
 * sample: poses/s (hypotheses times frames) of DiffuPose for 1, 10 and 50 hypotheses, and the latency of one frame;
@@ -110,7 +110,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="where the results go")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: tiny sizes, no meaning")
-    parser.add_argument("--only", type=sections, default=list(SECTIONS), help="e.g. train,sample,gather")
+    parser.add_argument("--only", type=sections, default=list(SECTIONS), help="e.g. sample,gather,train")
     return parser.parse_args(argv)
 
 

@@ -138,7 +138,9 @@ class EmbeddedGaussianNonLocal(nn.Module):
         query, key, value = jnp.split(Linear(channels // 2 * 3, dtype=self.dtype, name="embed")(x), 3, axis=-1)
         scores = jnp.einsum("inc,jnc->nij", query, key, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        y = Linear(channels, dtype=self.dtype, name="project")(jnp.einsum("nij,jnc->inc", weights, value))
+        y = Linear(channels, dtype=self.dtype, normalised=True, name="project")(
+            jnp.einsum("nij,jnc->inc", weights, value)
+        )
         zeros = nn.initializers.zeros
         return x + BatchNorm(self.axis_name, scale_init=zeros, dtype=self.dtype, name="norm")(y, train=train)
 
@@ -165,6 +167,6 @@ class PooledNonLocal(nn.Module):
         score = self.param("score", kaiming, (channels, 1)).astype(self.dtype)
         own, other = theta @ score[: channels // 2, 0], phi @ score[channels // 2 :, 0]
         scores = jax.nn.relu(own[:, None] + other[None]) / len(self.groups)
-        y = Linear(channels, **init, name="project")(jnp.einsum("ijn,jnc->inc", scores, g))
+        y = Linear(channels, **init, normalised=True, name="project")(jnp.einsum("ijn,jnc->inc", scores, g))
         zeros = nn.initializers.zeros
         return x + BatchNorm(self.axis_name, scale_init=zeros, dtype=self.dtype, name="norm")(y, train=train)

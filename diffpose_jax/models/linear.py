@@ -46,13 +46,15 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 class Linear(nn.Module):
     """Affine map of the last axis, `[..., C] -> [..., D]`, initialised as torch's: uniform within `1/sqrt(C)`.
 
-    `kernel_init` and `bias_init` override that. Parameters are float32; `dtype` is the type computed in.
+    `kernel_init` and `bias_init` override that. Parameters are float32, `dtype` is the type computed in. `normalised`
+    says that a batch normalisation follows, which takes the bias away: its gradient is then exactly zero.
     """
 
     features: int
     kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
     dtype: DTypeLike = jnp.float32
+    normalised: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -60,5 +62,7 @@ class Linear(nn.Module):
         torch_init = uniform_within(1 / math.sqrt(channels))
         kernel = self.param("kernel", self.kernel_init or torch_init, (channels, self.features))
         bias = self.param("bias", self.bias_init or torch_init, (self.features,))
+        if self.normalised:
+            bias = jax.lax.stop_gradient(bias)
         y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + jnp.expand_dims(bias.astype(self.dtype), tuple(range(y.ndim - 1)))

@@ -55,6 +55,6 @@ def test_two_processes_train_what_one_trains(tiny_config, tmp_path):
     assert trained.step == whole.best_step
     average = restore_workdir(tmp_path / "one").variables
     for mine, theirs in zip(jax.tree.leaves(trained.variables), jax.tree.leaves(average), strict=True):
-        np.testing.assert_allclose(np.asarray(mine), np.asarray(theirs), atol=1e-5)
+        np.testing.assert_allclose(np.asarray(mine), np.asarray(theirs), atol=1e-4)
     steps = [json.loads(line)["step"] for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)

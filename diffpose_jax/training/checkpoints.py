@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +45,21 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
             "use another --workdir"
         )
     return path
+
+
+@functools.cache
+def _hush_closed_event_loops() -> None:
+    """Silences what TensorStore's threads say about reads that were under way when another one failed.
+
+    Each of thousands would print a traceback, even after the failure is dealt with, and bury the line that counts.
+    """
+    report = sys.unraisablehook
+
+    def quieter(unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+            report(unraisable)
+
+    sys.unraisablehook = quieter
 
 
 def _lookup(config: ConfigDict, name: str) -> Any:
@@ -87,6 +104,7 @@ class Checkpoints:
 
         template is a tree of arrays or ShapeDtypeStructs. Raises UserError where every checkpoint is damaged.
         """
+        _hush_closed_event_loops()
         steps, damaged = self.steps(), {}
         arguments = ocp.args.Composite(tree=ocp.args.StandardRestore(template), note=ocp.args.JsonRestore())
         for step in steps:

@@ -75,8 +75,8 @@ def _loop(training: ConfigDict, step: Callable, state: TrainState, data: TrainDa
     windows, inner, done = len(data.windows.start), training.inner_steps, first
     leading = jax.process_index() == 0
     with _stop_signals() as stop, Progress("train", training.steps, "steps", start=first, enabled=leading) as progress:
-        if first:
-            progress.say(f"continuing from step {first}")
+        progress.say(f"{f'continuing from step {first}' if first else 'starting'}: {windows} training windows on "
+                     f"{jax.device_count()} x {jax.devices()[0].device_kind}; the first step compiles")  # fmt: skip
         meter = Meter(training.batch_size, first)
         while done < training.steps and not stop:
             examples = _local_share(examples_of_steps(done, inner, training.batch_size, windows))

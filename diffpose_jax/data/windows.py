@@ -101,13 +101,13 @@ def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int) -> ja
     """
     half_bits = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
     low_mask = jnp.uint32((1 << half_bits) - 1)
-    key = jax.random.key(seed)
-    round_keys = jax.vmap(lambda one: jax.random.bits(jax.random.fold_in(key, one), (4,), jnp.uint32))(epoch)
+    stream = _mixed(epoch.astype(jnp.uint32) * _GOLDEN + _mixed(jnp.uint32(seed & 0xFFFFFFFF)))
+    round_keys = [_mixed(stream + jnp.uint32(i) * _GOLDEN) for i in range(4)]
 
     def encrypt(value: jax.Array) -> jax.Array:
         left, right = value >> half_bits, value & low_mask
         for i in range(4):
-            left, right = right, left ^ (_mixed(right ^ round_keys[:, i]) & low_mask)
+            left, right = right, left ^ (_mixed(right ^ round_keys[i]) & low_mask)
         return (left << half_bits) | right
 
     inside = encrypt(position.astype(jnp.uint32))
@@ -115,6 +115,9 @@ def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int) -> ja
         lambda value: jnp.any(value >= count), lambda value: jnp.where(value >= count, encrypt(value), value), inside
     )
     return walked.astype(jnp.int32)
+
+
+_GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio: its multiples are spread evenly
 
 
 def _mixed(value: jax.Array) -> jax.Array:

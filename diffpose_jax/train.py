@@ -15,7 +15,6 @@ from ml_collections import ConfigDict, config_flags
 
 from diffpose_jax import cli
 from diffpose_jax.errors import UserError
-from diffpose_jax.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from diffpose_jax.training.loop import Summary
@@ -32,7 +31,6 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, trains, and says where everything is."""
     cli.require(argv, given, "config", "workdir")
     logging.set_verbosity(logging.WARNING)
-    keep_freed_memory()
     summary = _train(given.config, given.workdir)
     if summary.stopped:
         print(f"stopped at step {summary.step}; a checkpoint is saved; the same command continues from there")

@@ -32,7 +32,6 @@ from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import Windows, centred_windows, device_clips, gather, shuffled
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Batch, Lifter, example_batch
-from diffpose_jax.memory import keep_freed_memory
 from diffpose_jax.parallel import AXIS, local_devices, place, pmap_step, split_devices
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter
@@ -93,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows.append(row)
             progress.update(len(rows), f"{row.section}: {row.case}: {row.rates()[0]:,.0f} {row.unit}/s")
 
-        for name in (name for name in SECTIONS if name in options.only):
+        for name in options.only:
             SECTIONS[name](size, report)
     write_results(options.output, machine, rows)
     print(table(rows))
@@ -167,9 +166,7 @@ def _cases(size: Size) -> list[tuple[str, ConfigDict]]:
 
 
 def benchmark_training(size: Size, report: Report) -> None:
-    """Frames/s of the mapped, donated step of several inner steps, with memory kept as `train` keeps it."""
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
+    """Frames/s of the mapped, donated step of several inner steps."""
     clips = random_clips(8)
     for case, config in _cases(size):
         lifter, optimizer = build_lifter(config, AXIS), make_optimizer(config.training)
@@ -290,7 +287,6 @@ def numpy_batches(
             yield buffers[0].copy(), buffers[1].copy()
 
 
-# Training comes last: it changes how the process keeps its memory.
 SECTIONS: dict[str, Callable[[Size, Report], None]] = {
     "sample": benchmark_sampling,
     "gather": benchmark_gather,

@@ -203,8 +203,11 @@ def _validate_choices(found: Mapping[str, Any]) -> None:
 
 
 def save_config(config: ConfigDict, path: str | os.PathLike) -> None:
-    """Writes the resolved config as JSON."""
-    Path(path).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    """Writes the resolved config as JSON, at once: another process may be reading or writing it too."""
+    path = Path(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    part.replace(path)
 
 
 def load_config(path: str | os.PathLike) -> ConfigDict:

@@ -26,6 +26,7 @@ def get_config():
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tiny_config, tmp_path):
+    tiny_config.training.learning_rate = 4e-5
     whole = train(tiny_config, tmp_path / "one")
     tiny_config.training.distributed = True
     file = tmp_path / "experiment.py"

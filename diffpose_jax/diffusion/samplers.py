@@ -200,8 +200,8 @@ def flip_average(denoiser: Denoiser, flip: Callable[[Array], Array]) -> Denoiser
 def centred(denoiser: Denoiser, mean: Array) -> Denoiser:
     """Shift a denoiser to coordinates `y = x - mean`, in which a process around a base mean is the usual one.
 
-    `denoiser` takes and predicts poses; the result takes y and predicts `(x0_hat - mean, eps_hat)`. Walk a plan from
-    `x_init - mean` with it and add the mean to the final state.
+    `denoiser` takes and predicts poses `[B, F, J, 3]`; the result takes y and predicts `(x0_hat - mean, eps_hat)`. Walk
+    a plan from `x_init - mean` with it and add the mean to the final state.
     """
 
     def shifted(y: Array, k: Array) -> tuple[Array, Array]:

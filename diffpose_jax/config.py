@@ -28,7 +28,7 @@ DEFAULTS = {
         # The joints the lifter works on; data in another layout are mapped to it.
         "layout": "h36m17",
         "flip": True,
-        # Strength of the detector simulation on the training and valid keypoints; 0 leaves them as they are.
+        # Strength of the detector simulation on the keypoints of every split; 0 leaves them as they are.
         "detector_strength": 0.0,
     },
     "lifter": {

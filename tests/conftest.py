@@ -15,7 +15,32 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "diffpose_jax_tests_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
+from collections.abc import Callable
+from pathlib import Path
+
 import jax
+import pytest
+from ml_collections import ConfigDict
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(scope="session")
+def untrained() -> Callable[[Path, ConfigDict], Path]:
+    """Makes a work directory as training leaves it, with random variables of step 7; returns its path."""
+    from diffpose_jax.config import save_config
+    from diffpose_jax.lifters.base import example_batch
+    from diffpose_jax.registry import build_lifter
+    from diffpose_jax.training.checkpoints import Checkpoints
+
+    def make(path: Path, config: ConfigDict) -> Path:
+        lifter = build_lifter(config)
+        path.mkdir()
+        save_config(config, path / "config.json")
+        best = Checkpoints(path / "best", 1)
+        best.save(7, jax.jit(lifter.init)(jax.random.key(0), example_batch(lifter)))
+        best.close()
+        return path
+
+    return make

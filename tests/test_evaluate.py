@@ -7,22 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import base_config, save_config
+from diffpose_jax.config import base_config
 from diffpose_jax.data.clips import Clip, ClipSet, save_archive
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.evaluation.jobs import CHOICES
 from diffpose_jax.geometry import Camera, project
-from diffpose_jax.lifters.base import example_batch
-from diffpose_jax.registry import build_lifter
 from diffpose_jax.skeleton import get_skeleton
-from diffpose_jax.training.checkpoints import Checkpoints
 
 SKELETON = get_skeleton("h36m17")
 
@@ -43,19 +39,13 @@ def clipset(seed: int, with_cameras: bool = True) -> ClipSet:
     return ClipSet.build(clips, SKELETON, camera if with_cameras else None)
 
 
-def make_workdir(path: Path, archive: Path, name: str, variant: str) -> Path:
+def tiny_config(archive: Path, name: str, variant: str) -> ConfigDict:
     config = ConfigDict(base_config().to_dict())
     config.data.source = str(archive)
     config.lifter.update({"name": name, "variant": variant, "width": 32, "num_layers": 1})
     config.diffusion.steps = 3
     config.evaluation.update({"hypotheses": 3, "batch_size": 4})
-    lifter = build_lifter(config)
-    path.mkdir()
-    save_config(config, path / "config.json")
-    best = Checkpoints(path / "best", 1)
-    best.save(7, jax.jit(lifter.init)(jax.random.key(0), example_batch(lifter)))
-    best.close()
-    return path
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +56,13 @@ def archive(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, archive) -> Path:
-    return make_workdir(tmp_path_factory.mktemp("runs") / "diffusion", archive, "diffupose", "gcn")
+def workdir(tmp_path_factory, archive, untrained) -> Path:
+    return untrained(tmp_path_factory.mktemp("runs") / "diffusion", tiny_config(archive, "diffupose", "gcn"))
 
 
 @pytest.fixture(scope="module")
-def supervised_workdir(tmp_path_factory, archive) -> Path:
-    return make_workdir(tmp_path_factory.mktemp("runs") / "lifter", archive, "modulated_gcn", "gt")
+def supervised_workdir(tmp_path_factory, archive, untrained) -> Path:
+    return untrained(tmp_path_factory.mktemp("runs") / "lifter", tiny_config(archive, "modulated_gcn", "gt"))
 
 
 @pytest.fixture(scope="module")

@@ -7,38 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import base_config, save_config
+from diffpose_jax.config import base_config
 from diffpose_jax.data.clips import Clip, ClipSet, save_archive
 from diffpose_jax.errors import UserError
-from diffpose_jax.lifters.base import example_batch
 from diffpose_jax.predict import Prediction, predict, save_prediction, with_pinhole
-from diffpose_jax.registry import build_lifter
 from diffpose_jax.skeleton import get_skeleton
-from diffpose_jax.training.checkpoints import Checkpoints
 
 SKELETON = get_skeleton("h36m17")
 FRAMES = 6
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "tiny"
+def workdir(tmp_path_factory, untrained) -> Path:
     config = ConfigDict(base_config().to_dict())
     config.lifter.update({"width": 32, "num_layers": 1})
     config.diffusion.steps = 3
     config.evaluation.update({"batch_size": 4, "flip": False})
-    lifter = build_lifter(config)
-    path.mkdir()
-    save_config(config, path / "config.json")
-    best = Checkpoints(path / "best", 1)
-    best.save(7, jax.jit(lifter.init)(jax.random.key(0), example_batch(lifter)))
-    best.close()
-    return path
+    return untrained(tmp_path_factory.mktemp("runs") / "tiny", config)
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,9 @@ def test_a_value_of_the_wrong_type_is_named(section, key, value, expected):
 def test_a_whole_number_will_do_for_a_real_one():
     values = base_config().to_dict()
     values["training"]["learning_rate"] = 1
-    validate(ConfigDict(values))
+    config = ConfigDict(values)
+    validate(config)
+    assert config.training.learning_rate == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +56,7 @@ def test_prefix_and_counters_are_ignored(entries):
     wrapped = {f"module.{key}": value for key, value in entries.items()}
     wrapped["module.gconv_input.0.bn.num_batches_tracked"] = np.array(7)
     plain, unwrapped = diffupose_variables(entries), diffupose_variables(wrapped)
-    jax.tree.map(np.testing.assert_array_equal, unwrapped, plain)
+    chex.assert_trees_all_equal(unwrapped, plain)
 
 
 def test_a_missing_entry_is_named(entries):

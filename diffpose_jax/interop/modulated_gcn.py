@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from diffpose_jax.interop.layers import batch_norm, collect, linear, stacked
 from diffpose_jax.interop.state_dict import StateDict, Variables
 
 
@@ -20,7 +21,7 @@ def modulated_gcn_variables(entries: Mapping[str, np.ndarray]) -> Variables:
     if "non_local.theta.weight" in source:
         parts["non_local"] = _embedded_gaussian(source, "non_local")
     source.finish()
-    return _collect(parts)
+    return collect(parts)
 
 
 def diffupose_variables(entries: Mapping[str, np.ndarray]) -> Variables:
@@ -28,24 +29,24 @@ def diffupose_variables(entries: Mapping[str, np.ndarray]) -> Variables:
     source = StateDict(entries)
     parts = {
         "trunk": _trunk(source),
-        "step": {"expand": _linear(source, "time_mlp.1"), "project": _linear(source, "time_mlp.3")},
-        "modulation_1": {"project": _linear(source, "block1.mlp.1")},
+        "step": {"expand": linear(source, "time_mlp.1"), "project": linear(source, "time_mlp.3")},
+        "modulation_1": {"project": linear(source, "block1.mlp.1")},
         "non_local": _embedded_gaussian(source, "non_local"),
-        "modulation_2": {"project": _linear(source, "block2.mlp.1")},
+        "modulation_2": {"project": linear(source, "block2.mlp.1")},
         "output": _graph_conv(source, "gconv_output"),
     }
     if "block3.mlp.1.weight" in source:
-        parts["modulation_unused"] = {"project": _linear(source, "block3.mlp.1")}
+        parts["modulation_unused"] = {"project": linear(source, "block3.mlp.1")}
     source.finish()
-    return _collect(parts)
+    return collect(parts)
 
 
 def refine_head_variables(entries: Mapping[str, np.ndarray]) -> Variables:
     """Return the variables of `RefineHead`."""
     source = StateDict(entries)
-    parts = {"expand": _linear(source, "post_refine.0"), "share": _linear(source, "post_refine.3")}
+    parts = {"expand": linear(source, "post_refine.0"), "share": linear(source, "post_refine.3")}
     source.finish()
-    return _collect(parts)
+    return collect(parts)
 
 
 def _trunk(source: StateDict) -> Variables:
@@ -66,7 +67,7 @@ def _trunk(source: StateDict) -> Variables:
 
 
 def _graph_unit(source: StateDict, prefix: str) -> Variables:
-    return {"conv": _graph_conv(source, f"{prefix}.gconv"), "norm": _batch_norm(source, f"{prefix}.bn")}
+    return {"conv": _graph_conv(source, f"{prefix}.gconv"), "norm": batch_norm(source, f"{prefix}.bn")}
 
 
 def _graph_conv(source: StateDict, prefix: str) -> Variables:
@@ -81,62 +82,18 @@ def _graph_conv(source: StateDict, prefix: str) -> Variables:
     }
 
 
-def _batch_norm(source: StateDict, prefix: str) -> Variables:
-    scale = source.take(f"{prefix}.weight", (None,))
-    return {
-        "scale": scale,
-        "bias": source.take(f"{prefix}.bias", scale.shape),
-        "running": {
-            "mean": source.take(f"{prefix}.running_mean", scale.shape),
-            "var": source.take(f"{prefix}.running_var", scale.shape),
-        },
-    }
-
-
-def _linear(source: StateDict, prefix: str, kernel_axes: int = 0) -> Variables:
-    """A linear layer, or a 1x1 convolution whose kernel has `kernel_axes` axes of size one."""
-    weight = source.take(f"{prefix}.weight", (None, None) + (1,) * kernel_axes)
-    weight = weight.reshape(weight.shape[:2])
-    return {"kernel": weight.T, "bias": source.take(f"{prefix}.bias", (len(weight),))}
-
-
-def _stacked(linears: list[Variables]) -> Variables:
-    return {name: np.concatenate([linear[name] for linear in linears], axis=-1) for name in ("kernel", "bias")}
-
-
 def _embedded_gaussian(source: StateDict, prefix: str) -> Variables:
     return {
-        "embed": _stacked([_linear(source, f"{prefix}.{name}", 2) for name in ("theta", "phi", "g")]),
-        "project": _linear(source, f"{prefix}.W.0", 2),
-        "norm": _batch_norm(source, f"{prefix}.W.1"),
+        "embed": stacked([linear(source, f"{prefix}.{name}", 2) for name in ("theta", "phi", "g")]),
+        "project": linear(source, f"{prefix}.W.0", 2),
+        "norm": batch_norm(source, f"{prefix}.W.1"),
     }
 
 
 def _pooled(source: StateDict, prefix: str) -> Variables:
     return {
-        "embed": _stacked([_linear(source, f"{prefix}.{name}", 1) for name in ("theta", "phi.0", "g.0")]),
+        "embed": stacked([linear(source, f"{prefix}.{name}", 1) for name in ("theta", "phi.0", "g.0")]),
         "score": source.take(f"{prefix}.concat_project.0.weight", (1, None, 1, 1)).reshape(-1, 1),
-        "project": _linear(source, f"{prefix}.W.0", 1),
-        "norm": _batch_norm(source, f"{prefix}.W.1"),
+        "project": linear(source, f"{prefix}.W.0", 1),
+        "norm": batch_norm(source, f"{prefix}.W.1"),
     }
-
-
-def _collect(parts: Variables) -> Variables:
-    """Split a tree of layers into flax collections: what stands under 'running' is batch statistics."""
-    params, batch_stats = _split(parts)
-    return {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
-
-
-def _split(tree: Variables) -> tuple[Variables, Variables]:
-    params: Variables = {}
-    batch_stats: Variables = {}
-    for name, branch in tree.items():
-        if not isinstance(branch, dict):
-            params[name] = branch
-        elif name == "running":
-            batch_stats.update(branch)
-        else:
-            params[name], stats = _split(branch)
-            if stats:
-                batch_stats[name] = stats
-    return params, batch_stats

@@ -32,7 +32,10 @@ class Lifter(NamedTuple):
     loss(variables, key, batch) -> scalar, Aux
     sample(variables, key, batch, num_hypotheses) -> poses `[H, B, F, J, 3]` metres, camera frame, root-relative
 
-    A deterministic lifter is the case where all hypotheses agree; its `stochastic` is False.
+    A deterministic lifter is the case where all hypotheses agree; its `stochastic` is False. With `middle_frame` only
+    the middle frame of a batch is lifted: poses are `[H, B, 1, J, 3]`. `sample_flipped`, like `sample`, averages over
+    the mirrored input in the method's own way; without it see `flip_averaged`. `features(variables, keypoints
+    [B, F, J, 2]) -> [B, F, J, C]` is what a lifter offers as the context of another one.
     """
 
     init: Callable[[jax.Array, Batch], Variables]
@@ -41,6 +44,9 @@ class Lifter(NamedTuple):
     skeleton: Skeleton
     frames: int = 1
     stochastic: bool = True
+    middle_frame: bool = False
+    sample_flipped: Callable[[Variables, jax.Array, Batch, int], jax.Array] | None = None
+    features: Callable[[Variables, jax.Array], jax.Array] | None = None
 
 
 def check_batch(batch: Batch, skeleton: Skeleton, frames: int) -> None:
@@ -65,11 +71,13 @@ def flip_batch(batch: Batch, skeleton: Skeleton) -> Batch:
 
 
 def flip_averaged(lifter: Lifter) -> Lifter:
-    """The lifter whose every hypothesis is the mean of one sample and one mirrored-back sample of the mirrored input.
+    """The lifter whose every hypothesis is averaged over the input and its mirror image.
 
-    Twice the work of the plain lifter. This is the test-time flip of VideoPose3D and of DiffuPose's release, where the
-    two samples of a hypothesis have independent noise.
+    A method's own `sample_flipped` says how. Otherwise it is the mean of one sample and one mirrored-back sample of the
+    mirrored input, with independent noise: the test-time flip of VideoPose3D's descendants, twice the work.
     """
+    if lifter.sample_flipped is not None:
+        return lifter._replace(sample=lifter.sample_flipped)
 
     def sample(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
         straight = lifter.sample(variables, jax.random.fold_in(key, 0), batch, num_hypotheses)

@@ -1,4 +1,4 @@
-"""Modulated graph convolution and the two non-local blocks over joints.
+"""Graph convolutions over joints.
 
 Everything here is joint-major, `[J, N, C]` with N = batch x frames: then mixing channels is one product
 `[J N, C] @ [C, D]` and mixing joints is one product `[J, J] @ [J, N D]`, without a transposition between them.
@@ -15,8 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffpose_jax.models.linear import Linear, uniform_within
-from diffpose_jax.models.normalisation import BatchNorm
+from diffpose_jax.models.linear import uniform_within
 from diffpose_jax.skeleton import Skeleton
 
 ModulationInit = Literal["ones", "xavier"]
@@ -120,53 +119,3 @@ class ModulatedGraphConv(nn.Module):
         mixing = (mixing + mixing.T) / 2
         y = modulated_graph_conv(*(array.astype(self.dtype) for array in (x, weight, modulation, mixing)))
         return y + bias.astype(self.dtype)[None, None]
-
-
-class EmbeddedGaussianNonLocal(nn.Module):
-    """Non-local block over joints, `[J, N, C] -> [J, N, C]`: softmax attention without scaling, C/2 channels.
-
-    Its last normalisation starts at zero, so it is the identity at first. Used by the benchmark variant of the
-    modulated GCN and by DiffuPose.
-    """
-
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        channels = x.shape[-1]
-        query, key, value = jnp.split(Linear(channels // 2 * 3, dtype=self.dtype, name="embed")(x), 3, axis=-1)
-        scores = jnp.einsum("inc,jnc->nij", query, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        y = Linear(channels, dtype=self.dtype, normalised=True, name="project")(
-            jnp.einsum("nij,jnc->inc", weights, value)
-        )
-        zeros = nn.initializers.zeros
-        return x + BatchNorm(self.axis_name, scale_init=zeros, dtype=self.dtype, name="norm")(y, train=train)
-
-
-class PooledNonLocal(nn.Module):
-    """Non-local block over joints with pooled keys, `[J, N, C] -> [J, N, C]` (the released `--non_local` option).
-
-    `groups` partitions the joints into sets of equal size. Score of joint i and group j: relu(w_a . theta_i + w_b .
-    phi_j), computed separably, divided by the number of groups; phi and g are max-pooled over each group.
-    """
-
-    groups: tuple[tuple[int, ...], ...]
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        channels = x.shape[-1]
-        kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        init = {"kernel_init": kaiming, "bias_init": nn.initializers.zeros, "dtype": self.dtype}
-        theta, phi, g = jnp.split(Linear(channels // 2 * 3, **init, name="embed")(x), 3, axis=-1)
-        members = jnp.asarray(self.groups)
-        phi, g = phi[members].max(axis=1), g[members].max(axis=1)
-        score = self.param("score", kaiming, (channels, 1)).astype(self.dtype)
-        own, other = theta @ score[: channels // 2, 0], phi @ score[channels // 2 :, 0]
-        scores = jax.nn.relu(own[:, None] + other[None]) / len(self.groups)
-        y = Linear(channels, **init, normalised=True, name="project")(jnp.einsum("ijn,jnc->inc", scores, g))
-        zeros = nn.initializers.zeros
-        return x + BatchNorm(self.axis_name, scale_init=zeros, dtype=self.dtype, name="norm")(y, train=train)

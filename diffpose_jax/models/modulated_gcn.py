@@ -12,8 +12,9 @@ from jax.typing import DTypeLike
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.models.embeddings import StepEmbedding, StepModulation
-from diffpose_jax.models.graph import EmbeddedGaussianNonLocal, ModulatedGraphConv, ModulationInit, PooledNonLocal
+from diffpose_jax.models.graph import ModulatedGraphConv, ModulationInit
 from diffpose_jax.models.linear import Linear
+from diffpose_jax.models.non_local import EmbeddedGaussianNonLocal, PooledNonLocal
 from diffpose_jax.models.normalisation import BatchNorm, Dropout, example_rows
 from diffpose_jax.skeleton import Skeleton
 

@@ -7,15 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.models.graph import (
-    EmbeddedGaussianNonLocal,
-    ModulatedGraphConv,
-    PooledNonLocal,
-    affinity,
-    modulated_graph_conv,
-)
+from diffpose_jax.models.graph import ModulatedGraphConv, affinity, modulated_graph_conv
 from diffpose_jax.models.linear import Linear, matmul
 from diffpose_jax.models.modulated_gcn import H36M_16_GROUPS
+from diffpose_jax.models.non_local import EmbeddedGaussianNonLocal, PooledNonLocal
 from diffpose_jax.skeleton import H36M_16, H36M_17, SKELETONS, Skeleton
 
 RNG = np.random.default_rng(0)

@@ -14,6 +14,8 @@ from diffpose_jax.data.cameras import H36M_CAMERA_IDS, H36M_EXTRINSICS, H36M_INT
 from diffpose_jax.data.human36m import camera_pairs
 from diffpose_jax.geometry import Camera
 
+from .base import System
+
 
 def projection(vector: Any) -> dict[str, np.ndarray]:
     """Human3.6M's camera model: projection, world <-> camera, screen normalisation."""
@@ -75,3 +77,6 @@ def diffhpe_data(vector: Any) -> dict[str, np.ndarray]:
         "cam_tangential": tangential,
         "cam_res_wh": size,
     }
+
+
+SYSTEMS = {"Human3.6M camera model": System(projection), "diffhpe_data": System(diffhpe_data)}

@@ -23,6 +23,7 @@ from diffpose_jax.models.modulated_gcn import DiffuPoseDenoiser
 from diffpose_jax.registry import joint_weights
 from diffpose_jax.skeleton import get_skeleton, mirror
 
+from .base import System
 from .modulated_gcn import apply_and_tap, lens
 
 # The release's linear schedule is the one of 1000 steps rescaled.
@@ -149,3 +150,11 @@ def _buffers(schedule: Schedule) -> dict[str, np.ndarray]:
         "posterior_mean_coef2": schedule.posterior_mean_x,
         "p2_loss_weight": p2_weight(schedule, 0.0),
     }
+
+
+SYSTEMS = {
+    "diffupose_denoiser": System(denoiser),
+    "diffupose_loss": System(loss),
+    "diffupose_sampler": System(sampler, absolute=1e-4),
+    "diffupose_eval": System(evaluation),
+}

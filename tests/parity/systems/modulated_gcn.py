@@ -15,6 +15,8 @@ from diffpose_jax.interop.modulated_gcn import modulated_gcn_variables, refine_h
 from diffpose_jax.models.graph import affinity
 from diffpose_jax.models.modulated_gcn import ModulatedGCN, RefineHead
 
+from .base import System
+
 
 def modulated_gcn(vector: Any) -> dict[str, np.ndarray]:
     """Either program of the release, with or without its non-local blocks, layer by layer."""
@@ -73,3 +75,11 @@ def apply_and_tap(network: Any, variables: Any, *inputs: Any) -> tuple[np.ndarra
         names = [str(step.key) for step in path if hasattr(step, "key")]
         taps["/".join(names[:-1])] = np.asarray(value).swapaxes(0, 1) if value.ndim == 3 else np.asarray(value)
     return np.asarray(y), taps
+
+
+SYSTEMS = {
+    "modulated_gcn_gt": System(modulated_gcn),
+    "modulated_gcn_gt_nonlocal": System(modulated_gcn),
+    "modulated_gcn_benchmark": System(modulated_gcn),
+    "modulated_gcn_post_refine": System(post_refine),
+}

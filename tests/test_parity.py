@@ -6,38 +6,16 @@ an output that its adapter does not produce.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from .systems import camera, diffupose, modulated_gcn
-from .vectors import Vector, generate_weights, read_vector, vector_paths
+from .parity import systems
+from .parity.vectors import Vector, generate_weights, read_vector, vector_paths
 
-
-class System(NamedTuple):
-    """How a vector's outputs are computed, and how near they must be."""
-
-    adapter: Callable[[Vector], dict[str, np.ndarray]]
-    absolute: float = 1e-5
-    relative: float = 1e-6
-
-
-SYSTEMS = {
-    "modulated_gcn_gt": System(modulated_gcn.modulated_gcn),
-    "modulated_gcn_gt_nonlocal": System(modulated_gcn.modulated_gcn),
-    "modulated_gcn_benchmark": System(modulated_gcn.modulated_gcn),
-    "modulated_gcn_post_refine": System(modulated_gcn.post_refine),
-    "diffupose_denoiser": System(diffupose.denoiser),
-    "diffupose_loss": System(diffupose.loss),
-    "diffupose_sampler": System(diffupose.sampler, absolute=1e-4),
-    "diffupose_eval": System(diffupose.evaluation),
-    "Human3.6M camera model": System(camera.projection),
-    "diffhpe_data": System(camera.diffhpe_data),
-}
+SYSTEMS = systems.all_systems()
 
 
 def compare(vector: Vector) -> None:
@@ -66,7 +44,7 @@ def test_there_are_vectors():
 
 @pytest.fixture
 def recorded() -> Vector:
-    return read_vector(Path(__file__).parent / "data" / "diffupose_eval.npz")
+    return read_vector(Path(__file__).parent / "parity" / "data" / "diffupose_eval.npz")
 
 
 def test_an_unknown_system_fails(recorded: Vector):

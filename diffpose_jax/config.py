@@ -41,7 +41,7 @@ DEFAULTS = {
         # DiffuPose: 'gcn' or 'unet'; Modulated GCN: 'gt' or 'benchmark'.
         "variant": "gcn",
         "weight_2d": 0.8,
-        "joint_weights": "mixste",
+        "joint_weights": "limb_ends",
     },
     "diffusion": {
         "schedule": "cosine",

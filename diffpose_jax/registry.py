@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.data.clips import ClipSet, load_archive
@@ -16,30 +15,11 @@ from diffpose_jax.diffusion.schedules import Schedule, make_schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Lifter
 from diffpose_jax.lifters.diffupose import diffupose
+from diffpose_jax.lifters.joint_weights import joint_weights
 from diffpose_jax.lifters.supervised import distance_and_absolute, squared_and_absolute, supervised
 from diffpose_jax.models.modulated_gcn import VARIANTS, DiffuPoseDenoiser, ModulatedGCN
 from diffpose_jax.models.unet import UNetDenoiser
 from diffpose_jax.skeleton import Skeleton, get_skeleton
-
-# DiffuPose's release weighs joints as MixSTE does; the wrong joint would carry 4 in another order, so by layout.
-_MIXSTE_WEIGHTS = {
-    "h36m17": (1, 1, 2, 4, 1, 2, 4, 1, 1, 2, 1, 1, 2, 4, 1, 2, 4),
-    "h36m16": (1, 1, 2, 4, 1, 2, 4, 1, 1, 1, 1, 2, 4, 1, 2, 4),
-    # The released HumanEva list cannot run (16 numbers for 15 joints); this one gives elbows and knees 2, ends 4.
-    "humaneva15": (1, 1, 1, 2, 4, 1, 2, 4, 1, 2, 4, 1, 2, 4, 1),
-}
-
-
-def joint_weights(name: str, skeleton: Skeleton) -> np.ndarray:
-    """Weights `[J]` of a loss by name: 'mixste' (ends of limbs count 4) or 'uniform'."""
-    if name == "uniform":
-        return np.ones(skeleton.num_joints, np.float32)
-    if name != "mixste" or skeleton.name not in _MIXSTE_WEIGHTS:
-        raise UserError(
-            f"config.lifter.joint_weights: expected 'uniform', or 'mixste' with {', '.join(_MIXSTE_WEIGHTS)}; "
-            f"found {name!r} with {skeleton.name}"
-        )
-    return np.array(_MIXSTE_WEIGHTS[skeleton.name], np.float32)
 
 
 def build_lifter(config: ConfigDict, axis_name: str | None = None) -> Lifter:

@@ -11,8 +11,8 @@ from diffpose_jax.data.clips import Clip, ClipSet, save_archive
 from diffpose_jax.diffusion.schedules import make_schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import example_batch
-from diffpose_jax.registry import build_lifter, joint_weights, load_dataset, make_plan
-from diffpose_jax.skeleton import H36M_16, H36M_17, HUMANEVA_15, MPI_INF_3DHP_17
+from diffpose_jax.registry import build_lifter, load_dataset, make_plan
+from diffpose_jax.skeleton import H36M_17
 
 
 def parameters(config) -> int:
@@ -50,15 +50,6 @@ def test_an_unknown_name_is_told_with_those_there_are(key):
     config[section][name] = "unheard_of"
     with pytest.raises(UserError, match="unheard_of"):
         build_lifter(config)
-
-
-def test_ends_of_limbs_weigh_four_in_every_layout():
-    for skeleton in (H36M_17, H36M_16, HUMANEVA_15):
-        weights = joint_weights("mixste", skeleton)
-        ends = [skeleton.joints.index(f"{side}_{end}") for side in ("left", "right") for end in ("wrist", "ankle")]
-        assert set(np.flatnonzero(weights == 4)) == set(ends)
-    with pytest.raises(UserError, match="uniform"):
-        joint_weights("mixste", MPI_INF_3DHP_17)
 
 
 def test_a_plan_walks_all_steps_unless_told_otherwise():

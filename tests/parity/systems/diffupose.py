@@ -17,10 +17,10 @@ from diffpose_jax.evaluation import metrics
 from diffpose_jax.evaluation.protocols import Frames, back_projected, official_backprojection, with_true_root_depth
 from diffpose_jax.interop.modulated_gcn import diffupose_variables
 from diffpose_jax.lifters.diffupose import denoising_loss
+from diffpose_jax.lifters.joint_weights import joint_weights
 from diffpose_jax.models.embeddings import sinusoidal_embedding
 from diffpose_jax.models.graph import affinity
 from diffpose_jax.models.modulated_gcn import DiffuPoseDenoiser
-from diffpose_jax.registry import joint_weights
 from diffpose_jax.skeleton import get_skeleton, mirror
 
 from .base import System
@@ -56,7 +56,7 @@ def loss(vector: Any) -> dict[str, np.ndarray]:
     k = jnp.asarray(inputs["t"], jnp.int32)
     x_k = diffuse(_schedule(config["beta_schedule"], config["timesteps"]), inputs["x0"], k, inputs["noise"])
     output, _ = apply_and_tap(network, variables, x_k, inputs["cond"], k)
-    weights = joint_weights("mixste", get_skeleton(config["layout"]))
+    weights = joint_weights("limb_ends", get_skeleton(config["layout"]))
     weighted, displayed = denoising_loss(output, inputs["noise"], inputs["cond"], weights, config["lambda_2d"])
     return {
         "x_t": np.asarray(x_k),

@@ -12,11 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffpose_jax.diffusion.hypotheses import example_keys, sample_hypotheses
-from diffpose_jax.diffusion.process import at_step, diffuse, target, uniform_steps
-from diffpose_jax.diffusion.samplers import Plan, clip_x0, initial_noise, predict_with, sample
+from diffpose_jax.diffusion.hypotheses import example_keys
+from diffpose_jax.diffusion.process import at_step, diffuse, predictions, target, uniform_steps
+from diffpose_jax.diffusion.samplers import Plan, clip_x0, initial_noise
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch
+from diffpose_jax.lifters.reverse import Reverse, sampling, subtract_root
 from diffpose_jax.skeleton import Skeleton
 
 
@@ -60,21 +61,19 @@ def diffupose(
         total, displayed = denoising_loss(output, wanted, batch.keypoints, weights, weight_2d)
         return total, Aux({"loss": total, "loss_unweighted": displayed}, updates.get("batch_stats", {}))
 
-    def sample_poses(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
-        check_batch(batch, skeleton, frames=1)
+    def denoise(variables: Variables, keypoints: jax.Array, x: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        output = network.apply(variables, x, keypoints, k, train=False)[..., :3]
+        return predictions(predict, output.astype(x.dtype), x, at_step(schedule.alpha_bar, k, x))
 
-        def pose_part(x: jax.Array, k: jax.Array) -> jax.Array:
-            return network.apply(variables, x, batch.keypoints, k, train=False)[..., :3]
-
-        denoiser = clip_x0(predict_with(predict, pose_part, schedule), schedule.alpha_bar, -clip, clip)
-
-        def one(keys: jax.Array) -> jax.Array:
-            return sample(keys, denoiser, initial_noise(keys, batch.poses.shape), plan)
-
-        poses = sample_hypotheses(one, example_keys(key, batch.index), num_hypotheses)
-        return poses - poses[..., skeleton.root : skeleton.root + 1, :]
-
-    return Lifter(init, loss, sample_poses, skeleton)
+    reverse = Reverse(
+        condition=lambda variables, batch: batch.keypoints,
+        denoise=denoise,
+        limit=lambda denoiser: clip_x0(denoiser, schedule.alpha_bar, -clip, clip),
+        finish=lambda x: subtract_root(x, skeleton),
+        plan=plan,
+        skeleton=skeleton,
+    )
+    return Lifter(init, loss, sampling(reverse), skeleton)
 
 
 def denoising_loss(

@@ -1,0 +1,107 @@
+"""Reverse sampling, shared by all diffusion lifters: the input is encoded once, then a plan is walked per hypothesis.
+
+A method says in a `Reverse` what is particular to it; `sampling` and `sampling_flipped` make the lifter's functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffpose_jax.diffusion.hypotheses import example_keys, sample_hypotheses
+from diffpose_jax.diffusion.samplers import Denoiser, Plan, centred, flip_average, initial_noise, sample
+from diffpose_jax.lifters.base import Batch, Variables, check_batch, flip_batch
+from diffpose_jax.skeleton import Skeleton, mirror
+
+Array = jax.Array
+Condition = Any
+Sample = Callable[[Variables, Array, Batch, int], Array]
+
+
+class Reverse(NamedTuple):
+    """How a method comes from its input to poses.
+
+    condition(variables, batch) -> a pytree of arrays `[B, ...]`: all that the denoiser reads of the input, encoded once
+    denoise(variables, condition, x_k `[B, F, J, C]`, k scalar) -> (x0_hat, eps_hat)
+    finish(x `[B, F, J, C]`) -> poses `[B, F, J, 3]` in root-relative metres, from the final state
+    start(keys `[B]`, condition) -> (mean or None, state): where the walk begins, `mean + state`, as a base distribution
+    draws it; with a mean it runs in coordinates centred there. None starts from pure noise `[B, F, J, 3]`.
+    limit(denoiser) -> denoiser: outermost, after both views of a flipped denoiser are averaged, such as `clip_x0`.
+    chunk bounds how many hypotheses are in memory at once. With `middle_frame` the pure noise has F = 1.
+    """
+
+    condition: Callable[[Variables, Batch], Condition]
+    denoise: Callable[[Variables, Condition, Array, Array], tuple[Array, Array]]
+    finish: Callable[[Array], Array]
+    plan: Plan
+    skeleton: Skeleton
+    frames: int = 1
+    middle_frame: bool = False
+    start: Callable[[Array, Condition], tuple[Array | None, Array]] | None = None
+    limit: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser
+    chunk: int | None = None
+
+
+def sampling(reverse: Reverse) -> Sample:
+    """The `sample` of a lifter: hypotheses `[H, B, F, J, 3]`, each independent of H, of the batch and of the chunks."""
+    return partial(_sample, reverse, bound_denoiser)
+
+
+def sampling_flipped(reverse: Reverse) -> Sample:
+    """The same, averaging over the input and its mirror image inside every step, with shared noise (Shan et al. 2023).
+
+    Averaging after the whole chain needs nothing from here, see `base.flip_averaged`.
+    """
+    return partial(_sample, reverse, bound_denoiser_flipped)
+
+
+def bound_denoiser(reverse: Reverse, variables: Variables, batch: Batch) -> tuple[Denoiser, Condition]:
+    """Encode a batch and bind the denoiser to it; the second result is the condition."""
+    condition = reverse.condition(variables, batch)
+    return reverse.limit(partial(reverse.denoise, variables, condition)), condition
+
+
+def bound_denoiser_flipped(reverse: Reverse, variables: Variables, batch: Batch) -> tuple[Denoiser, Condition]:
+    """The same, averaged over both views in each call; the condition is that of the batch as it is."""
+    both = jax.tree.map(lambda *views: jnp.concatenate(views), batch, flip_batch(batch, reverse.skeleton))
+    condition = reverse.condition(variables, both)
+    averaged = flip_average(partial(reverse.denoise, variables, condition), partial(mirror, skeleton=reverse.skeleton))
+    return reverse.limit(averaged), jax.tree.map(lambda leaf: leaf[: len(batch.index)], condition)
+
+
+def zero_root(poses: Array, skeleton: Skeleton) -> Array:
+    """Poses `[..., J, 3]` with the root set to zero and all others left where they are."""
+    return poses.at[..., skeleton.root, :].set(0.0)
+
+
+def subtract_root(poses: Array, skeleton: Skeleton) -> Array:
+    """Poses `[..., J, 3]` moved so that the root is zero."""
+    return poses - poses[..., skeleton.root : skeleton.root + 1, :]
+
+
+def _sample(
+    reverse: Reverse,
+    bind: Callable[[Reverse, Variables, Batch], tuple[Denoiser, Condition]],
+    variables: Variables,
+    key: Array,
+    batch: Batch,
+    num_hypotheses: int,
+) -> Array:
+    check_batch(batch, reverse.skeleton, reverse.frames)
+    denoiser, condition = bind(reverse, variables, batch)
+
+    def one(keys: Array) -> Array:
+        if reverse.start is None:
+            frames = 1 if reverse.middle_frame else reverse.frames
+            mean, state = None, initial_noise(keys, (len(keys), frames, reverse.skeleton.num_joints, 3))
+        else:
+            mean, state = reverse.start(keys, condition)
+        if mean is None:
+            return reverse.finish(sample(keys, denoiser, state, reverse.plan))
+        return reverse.finish(mean + sample(keys, centred(denoiser, mean), state, reverse.plan))
+
+    return sample_hypotheses(one, example_keys(key, batch.index), num_hypotheses, reverse.chunk)

@@ -58,8 +58,76 @@ def centred_windows(clips: ClipSet, frames: int, stride: int = 1) -> Windows:
 
 
 def tiled_windows(clips: ClipSet, frames: int) -> Windows:
-    """Windows side by side that cover each clip once; the last one of a clip is padded at its end."""
-    return _windows(clips, [np.arange(0, length, frames) for length in clips.clip_length])
+    """Windows side by side that hold each frame once; what the first and the last one lack is shared between the ends.
+
+    The training clips of VideoPose3D's descendants (MixSTE and others).
+    """
+    return _windows(clips, [np.arange(0, n, frames) - (-n % frames) // 2 for n in clips.clip_length])
+
+
+def end_aligned_windows(clips: ClipSet, frames: int) -> Windows:
+    """Windows side by side, the last one moved back to end with its clip: real frames instead of padding.
+
+    The evaluation windows of MixSTE and its descendants. A clip shorter than a window is padded at its end. Frames in
+    two windows: see `counted_once`.
+    """
+    return _windows(clips, [np.minimum(np.arange(0, n, frames), max(n - frames, 0)) for n in clips.clip_length])
+
+
+def whole_windows(clips: ClipSet, frames: int) -> Windows:
+    """Windows side by side as far as they fit: the remainder of each clip is left out (Rommel et al. 2023, released).
+
+    Raises UserError where no clip is as long as a window.
+    """
+    if clips.num_clips and clips.clip_length.max() < frames:
+        longest = clips.clip_length.max()
+        raise UserError(
+            f"data: expected a clip of at least {frames} frames for whole windows, the longest has {longest}"
+        )
+    return _windows(clips, [np.arange(n // frames) * frames for n in clips.clip_length])
+
+
+WINDOW_KINDS = {
+    "centred": centred_windows,
+    "tiled": tiled_windows,
+    "random": whole_windows,
+    "random_release": whole_windows,
+}
+
+
+def training_windows(clips: ClipSet, frames: int, kind: str) -> Windows:
+    """The examples of one epoch: 'centred' (one around every frame), 'tiled', or the items of 'random'.
+
+    'random' and 'random_release' have an item for each window that fits into a clip, and every epoch
+    `at_random_starts` puts it anew. Raises UserError on another name.
+    """
+    if kind not in WINDOW_KINDS:
+        raise UserError(f"config.data.windows: expected one of {', '.join(WINDOW_KINDS)}, found {kind!r}")
+    return WINDOW_KINDS[kind](clips, frames)
+
+
+def at_random_starts(keys: jax.Array, windows: Windows, frames: int, last: bool = True) -> Windows:
+    """The windows `[B]` moved within their clips, each start uniform over those that fit, from its own key of `[B]`.
+
+    last=False leaves out the last start that fits, as Rommel et al. 2023 released it.
+    """
+    fitting = windows.high - windows.low + 2 - frames
+    choices = jnp.maximum(fitting if last else fitting - 1, 1)
+    offset = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))(keys, choices)
+    return windows._replace(start=windows.low + offset)
+
+
+def counted_once(windows: Windows, frames: int) -> np.ndarray:
+    """Which slots `[W, F]` of windows show a frame inside their clip that no window before them shows."""
+    number, inside = (np.asarray(part) for part in window_frames(windows, _all_of(windows), frames))
+    first = np.zeros(number.size, bool)
+    shown = np.flatnonzero(inside)
+    first[shown[np.unique(number.ravel()[shown], return_index=True)[1]]] = True
+    return first.reshape(number.shape)
+
+
+def _all_of(windows: Windows) -> jax.Array:
+    return jnp.arange(len(windows.start), dtype=jnp.int32)
 
 
 def _windows(clips: ClipSet, offsets: list[np.ndarray]) -> Windows:

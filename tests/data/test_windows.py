@@ -6,14 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import (
+    WINDOW_KINDS,
+    at_random_starts,
     centred_windows,
+    counted_once,
     device_clips,
+    end_aligned_windows,
     gather,
     shuffled,
     tiled_windows,
+    training_windows,
+    whole_windows,
     window_frames,
 )
 from diffpose_jax.errors import UserError
@@ -65,7 +73,84 @@ def test_tiled_windows_hold_every_frame_exactly_once(clips, frames):
     np.testing.assert_array_equal(np.sort(np.asarray(number)[np.asarray(inside)]), np.arange(clips.num_frames))
 
 
-@pytest.mark.parametrize("make", [centred_windows, tiled_windows])
+def clips_of(*lengths: int) -> ClipSet:
+    """Clips of these lengths, all joints at zero."""
+    zeros = [np.zeros((n, 17, 3), np.float32) for n in lengths]
+    return ClipSet.build([Clip(pose[..., :2], pose, None, "S1", "walk") for pose in zeros], H36M_17)
+
+
+def numbers(windows, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    ids = jnp.arange(len(windows.start), dtype=jnp.int32)
+    return tuple(np.asarray(part) for part in window_frames(windows, ids, frames))
+
+
+def test_tiles_share_their_padding_between_both_ends():
+    found, inside = numbers(tiled_windows(clips_of(20), 9), 9)
+    np.testing.assert_array_equal(found, [[0, 0, 0, 0, 1, 2, 3, 4, 5], np.arange(6, 15), [15, 16, 17, 18] + [19] * 5])
+    assert inside.sum() == 20
+
+
+def test_the_last_evaluation_window_ends_with_its_clip():
+    found, inside = numbers(end_aligned_windows(clips_of(20, 3), 9), 9)
+    expected = [np.arange(0, 9), np.arange(9, 18), np.arange(11, 20), [20, 21] + [22] * 7]
+    np.testing.assert_array_equal(found, expected)
+    assert inside[:3].all()
+    assert inside[3].sum() == 3
+
+
+def test_whole_windows_leave_the_remainder_of_a_clip_out():
+    found, inside = numbers(whole_windows(clips_of(20, 3, 9), 9), 9)
+    np.testing.assert_array_equal(found, [np.arange(0, 9), np.arange(9, 18), np.arange(23, 32)])
+    assert inside.all()
+    with pytest.raises(UserError, match=r"at least 10 frames.*longest has 9"):
+        whole_windows(clips_of(4, 9), 10)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(1, 12))
+def test_every_frame_is_covered_and_counted_once(lengths, frames):
+    clips = clips_of(*lengths)
+    for make in (centred_windows, tiled_windows, end_aligned_windows):
+        windows = make(clips, frames)
+        found, inside = numbers(windows, frames)
+        assert set(found[inside]) == set(range(clips.num_frames))
+        counted = counted_once(windows, frames)
+        np.testing.assert_array_equal(np.sort(found[counted]), np.arange(clips.num_frames))
+        assert not np.any(counted & ~inside)
+        owner = clips.frame_clip()[found]
+        np.testing.assert_array_equal(owner, np.broadcast_to(owner[:, :1], owner.shape))
+
+
+def test_a_frame_counts_in_the_first_window_that_shows_it():
+    counted = counted_once(end_aligned_windows(clips_of(12), 9), 9)
+    np.testing.assert_array_equal(counted, [[True] * 9, [False] * 6 + [True] * 3])
+
+
+@pytest.mark.parametrize(("last", "expected"), [(True, {13, 14, 15, 16}), (False, {13, 14, 15})])
+def test_random_starts_are_all_that_fit_or_all_but_the_last(last, expected):
+    windows = whole_windows(clips_of(13, 12), 9)
+    many = jax.tree.map(lambda part: jnp.repeat(part[1:], 400), windows)
+    keys = jax.random.split(jax.random.key(0), 400)
+    starts = np.asarray(at_random_starts(keys, many, 9, last).start)
+    counts = [int(np.sum(starts == start)) for start in sorted(expected)]
+    assert set(starts) == expected
+    assert min(counts) > 0.7 * 400 / len(expected)
+    only_one_fits = many._replace(low=many.high - 8)
+    np.testing.assert_array_equal(at_random_starts(keys, only_one_fits, 9, last).start, 16)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("centred", 29), ("tiled", 4), ("random", 3), ("random_release", 3)])
+def test_an_epoch_has_a_window_per_frame_or_one_per_length(kind, count):
+    assert len(training_windows(clips_of(20, 9), 9, kind).start) == count
+    assert kind in WINDOW_KINDS
+
+
+def test_an_unknown_kind_of_windows_is_told_with_those_there_are():
+    with pytest.raises(UserError, match=r"centred, tiled, random.*'sliding'"):
+        training_windows(clips_of(20), 9, "sliding")
+
+
+@pytest.mark.parametrize("make", [centred_windows, tiled_windows, end_aligned_windows])
 def test_windows_never_cross_from_one_clip_into_the_next(clips, make):
     windows = make(clips, 27)
     number, inside = window_frames(windows, jnp.arange(len(windows.start), dtype=jnp.int32), 27)

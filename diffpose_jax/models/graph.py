@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffpose_jax.models.linear import uniform_within
+from diffpose_jax.models.linear import matmul, uniform_within
 from diffpose_jax.skeleton import Skeleton
 
 ModulationInit = Literal["ones", "xavier"]
@@ -27,6 +27,12 @@ def affinity(adjacency: np.ndarray) -> np.ndarray:
     normalised = adjacency / adjacency.sum(axis=1, keepdims=True)
     np.fill_diagonal(normalised, 1)
     return normalised.astype(np.float32)
+
+
+def row_stochastic(adjacency: np.ndarray) -> np.ndarray:
+    """Return a binary `adjacency [J, J]` with self-loops, each row divided by its sum; not symmetric, float32."""
+    looped = adjacency + np.eye(len(adjacency), dtype=np.float32)
+    return (looped / looped.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 @jax.custom_vjp
@@ -119,3 +125,75 @@ class ModulatedGraphConv(nn.Module):
         mixing = (mixing + mixing.T) / 2
         y = modulated_graph_conv(*(array.astype(self.dtype) for array in (x, weight, modulation, mixing)))
         return y + bias.astype(self.dtype)[None, None]
+
+
+class PreAggregatedGraphConv(nn.Module):
+    """Graph convolution with matrices of its own for every joint, `[J, N, C] -> [J, N, features]`.
+
+    Each source joint's values are transformed, by one matrix for its own node and one for its neighbours, before the
+    nodes gather them with the row-stochastic graph ("pre-aggregation", Liu et al., ECCV 2020). As products batched over
+    joints. `normalised` as in `ModulatedGraphConv`.
+    """
+
+    features: int
+    skeleton: Skeleton
+    dtype: DTypeLike = jnp.float32
+    normalised: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        joints, features, channels = self.skeleton.num_joints, self.features, x.shape[-1]
+        # Xavier again, of a tensor whose joints and inputs the release's rule takes for a receptive field.
+        bound = GAIN * math.sqrt(6 / ((joints + 2) * channels * features))
+        weight = self.param("weight", uniform_within(bound), (2, joints, channels, features)).astype(self.dtype)
+        bias = self.param("bias", uniform_within(1 / math.sqrt(channels)), (features,))
+        if self.normalised:
+            bias = jax.lax.stop_gradient(bias)
+        diagonal, rest = _split_diagonal(jnp.asarray(row_stochastic(self.skeleton.adjacency()), self.dtype))
+        x = x.astype(self.dtype)
+        own = jnp.matmul(x, weight[0] * diagonal[:, None, None])
+        neighbour = jnp.matmul(x, weight[1])
+        mixed = (rest @ neighbour.reshape(joints, -1)).reshape(own.shape)
+        return own + mixed + bias.astype(self.dtype)[None, None]
+
+
+def chebyshev_basis(adjacency: np.ndarray) -> np.ndarray:
+    """Return T0 = I, T1 = L and T2 = 2 L L - I, `[3, J, J]`, of `L = I - row_stochastic(adjacency)`.
+
+    L is not rescaled to [-1, 1], as in the releases of GraFormer (Zhao et al., CVPR 2022).
+    """
+    identity = np.eye(len(adjacency), dtype=np.float32)
+    laplacian = identity - row_stochastic(adjacency)
+    return np.stack([identity, laplacian, 2 * laplacian @ laplacian - identity])
+
+
+class ChebyshevConv(nn.Module):
+    """Chebyshev graph convolution of order two, `[J, N, C] -> [J, N, features]`: `sum_k T_k x W_k + b`.
+
+    The weights `[3, C, features]` start as the release's: Xavier-normal over all three at once, which is narrow.
+    """
+
+    features: int
+    skeleton: Skeleton
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        joints, channels = x.shape[0], x.shape[-1]
+        deviation = math.sqrt(1 / (2 * channels * self.features))
+        weight = self.param("weight", nn.initializers.normal(deviation), (3, channels, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        basis = jnp.asarray(chebyshev_basis(self.skeleton.adjacency()), self.dtype)
+        x, weight = x.astype(self.dtype), weight.astype(self.dtype)
+        if channels <= self.features:
+            mixed = mix_joints(basis[1:].reshape(-1, joints), x).reshape(2, *x.shape)
+            y = matmul(x, weight[0]) + matmul(mixed[0], weight[1]) + matmul(mixed[1], weight[2])
+        else:
+            parts = [matmul(x, kernel) for kernel in weight]
+            y = parts[0] + mix_joints(basis[1], parts[1]) + mix_joints(basis[2], parts[2])
+        return y + bias.astype(self.dtype)[None, None]
+
+
+def mix_joints(mixing: jax.Array, x: jax.Array) -> jax.Array:
+    """Return `mixing [K, J] @ x [J, N, C]`, `[K, N, C]`, as one plain product."""
+    return (mixing @ x.reshape(x.shape[0], -1)).reshape(-1, *x.shape[1:])

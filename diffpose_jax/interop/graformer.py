@@ -1,0 +1,56 @@
+"""Weights of both networks of the DiffPose releases, from a torch state_dict to the variables of `GraFormer`.
+
+Pure functions of `{key: numpy array}`. The skeleton's Chebyshev polynomials are not among the entries; they are
+rebuilt. Keys of DataParallel, with 'module.' in front, are understood as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from diffpose_jax.interop.layers import collect, linear, stacked
+from diffpose_jax.interop.state_dict import StateDict, Variables
+
+
+def graformer_variables(entries: Mapping[str, np.ndarray]) -> Variables:
+    """Return the variables of `GraFormer`: the denoiser's if the entries have step projections, else the lifter's.
+
+    The lifter's unused step embedding is kept when it is there; a network without `release_dead_embedding` ignores it.
+    """
+    source = StateDict(entries)
+    has_step = "gconv_layers.0.temb_proj.weight" in source
+    parts = {"input": _chebyshev(source, "gconv_input"), "output": _chebyshev(source, "gconv_output")}
+    if has_step or "temb.dense.0.weight" in source:
+        embedding = {"expand": linear(source, "temb.dense.0"), "project": linear(source, "temb.dense.1")}
+        parts["step" if has_step else "step_unused"] = embedding
+    for layer in range(source.count("gconv_layers.{}.gconv1.gconv.weight")):
+        parts[f"attention_{layer}"] = _attention_layer(source, f"atten_layers.{layer}")
+        block = {f"conv_{c}": _chebyshev(source, f"gconv_layers.{layer}.gconv{c}.gconv") for c in (1, 2)}
+        if has_step:
+            block["step"] = linear(source, f"gconv_layers.{layer}.temb_proj")
+        parts[f"block_{layer}"] = block
+    source.finish()
+    return collect(parts)
+
+
+def _attention_layer(source: StateDict, prefix: str) -> Variables:
+    query, key, value, output = (linear(source, f"{prefix}.self_attn.linears.{number}") for number in range(4))
+    graph_net = {
+        "graph": source.take(f"{prefix}.feed_forward.A_hat", (None, None)),
+        "expand": linear(source, f"{prefix}.feed_forward.gconv1.fc"),
+        "project": linear(source, f"{prefix}.feed_forward.gconv2.fc"),
+    }
+    norms = {f"norm_{number + 1}": _norm(source, f"{prefix}.sublayer.{number}.norm") for number in range(2)}
+    return {"attention": {"qkv": stacked([query, key, value]), "project": output}, "graph_net": graph_net, **norms}
+
+
+def _norm(source: StateDict, prefix: str) -> Variables:
+    scale = source.take(f"{prefix}.a_2", (None,))
+    return {"scale": scale, "bias": source.take(f"{prefix}.b_2", scale.shape)}
+
+
+def _chebyshev(source: StateDict, prefix: str) -> Variables:
+    weight = source.take(f"{prefix}.weight", (3, 1, None, None))[:, 0]
+    return {"weight": weight, "bias": source.take(f"{prefix}.bias", (1, 1, weight.shape[-1])).reshape(-1)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,6 +11,16 @@ from jax.typing import DTypeLike
 
 from diffpose_jax.models.linear import Linear
 from diffpose_jax.models.normalisation import BatchNorm
+
+
+def pooled_pairs(groups: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    """Return what a max-pooling of two pools when it runs over the joints of `groups`, written one after the other.
+
+    An odd last joint is dropped, and after a group of three pairs no longer match the groups: so in the releases of
+    SemGCN's descendants for 17 joints.
+    """
+    order = [joint for group in groups for joint in group]
+    return tuple(zip(order[::2], order[1::2], strict=False))
 
 
 class EmbeddedGaussianNonLocal(nn.Module):
@@ -37,8 +49,9 @@ class EmbeddedGaussianNonLocal(nn.Module):
 class PooledNonLocal(nn.Module):
     """Non-local block over joints with pooled keys, `[J, N, C] -> [J, N, C]` (the released `--non_local` option).
 
-    `groups` partitions the joints into sets of equal size. Score of joint i and group j: relu(w_a . theta_i + w_b .
-    phi_j), computed separably, divided by the number of groups; phi and g are max-pooled over each group.
+    `groups` are sets of joints of equal size, disjoint; a joint in none is a query only. Score of joint i and group j:
+    relu(w_a . theta_i + w_b . phi_j), computed separably, divided by the number of groups; phi and g are max-pooled
+    over each group.
     """
 
     groups: tuple[tuple[int, ...], ...]

@@ -40,7 +40,7 @@ def hypothesis_keys(key: Array, num_hypotheses: int) -> Array:
 
 
 def mean(hypotheses: Array) -> Array:
-    """The mean pose: `[H, B, F, J, 3] -> [B, F, J, 3]` (P-Agg of D3DP; DiffPose, DiffuPose, DiffHPE)."""
+    """The mean pose: `[H, B, F, J, 3] -> [B, F, J, 3]` (P-Agg of Shan et al. 2023)."""
     return jnp.mean(hypotheses, axis=0)
 
 
@@ -70,20 +70,16 @@ def select_by_error(hypotheses: Array, errors: Array, per: str = "pose") -> Arra
     """Take the hypothesis of least error: `[H, B, F, J, 3]`, errors `[H, B, F, J] -> [B, F, J, 3]`.
 
     per: "joint" combines joints of different hypotheses, "pose" chooses by the mean error of a frame's joints, "clip"
-    by the mean over frames and joints, "batch" one hypothesis for all, so that it depends on the batch (D3DP's P-Best).
+    by the mean over frames and joints, "batch" one hypothesis for all, so that it depends on the batch.
     Ties go to the first hypothesis. An unknown unit is a UserError.
     """
-    if per not in _UNIT_AXES:
-        raise UserError(f"hypothesis selection: expected one of {', '.join(_UNIT_AXES)}, found {per!r}")
-    if _UNIT_AXES[per]:
-        errors = jnp.mean(errors, axis=_UNIT_AXES[per], keepdims=True)
-    best = jnp.argmin(errors, axis=0, keepdims=True)[..., None]
+    best = jnp.argmin(_pooled(errors, per), axis=0, keepdims=True)[..., None]
     best = jnp.broadcast_to(best, (1, *hypotheses.shape[1:-1], 1))
     return jnp.take_along_axis(hypotheses, best, axis=0)[0]
 
 
 def reprojection(hypotheses: Array, errors: Array, per: str = "joint") -> Array:
-    """Take what reprojects best onto the 2D input; per joint it is JPMA, the J-Agg of D3DP.
+    """Take what reprojects best onto the 2D input; per joint it is JPMA, the J-Agg of Shan et al. 2023.
 
     `[H, B, F, J, 3]` and 2D distances `[H, B, F, J]` -> `[B, F, J, 3]`. It is no oracle as long as the root position
     and the camera used for the errors are not ground truth.
@@ -91,12 +87,33 @@ def reprojection(hypotheses: Array, errors: Array, per: str = "joint") -> Array:
     return select_by_error(hypotheses, errors, per)
 
 
+def reprojection_expectation(hypotheses: Array, errors: Array, temperature: float = 0.01, per: str = "joint") -> Array:
+    """The mean over hypotheses weighted by softmax(-error / temperature), `[H, B, F, J, 3] -> [B, F, J, 3]`.
+
+    errors `[H, B, F, J]` are 2D distances and temperature has their unit: 0.01 of a normalised image unit is 5 pixels
+    in an image 1000 wide. Towards 0 it becomes `reprojection`, towards infinity the mean. per: "joint" weights each
+    joint by its own error, others pool as `select_by_error` does. An unknown unit or a temperature that is not positive
+    is a UserError.
+    """
+    if not temperature > 0:
+        raise UserError(f"reprojection_expectation: expected a temperature above 0, found {temperature}")
+    weights = jax.nn.softmax(-_pooled(errors, per) / temperature, axis=0)
+    return jnp.sum(weights[..., None] * hypotheses, axis=0)
+
+
 def oracle_best(hypotheses: Array, target: Array, per: str = "pose") -> Array:
     """ORACLE, uses the ground truth: the hypothesis nearest to `target` `[B, F, J, 3]`, a bound and not a result.
 
-    Per "joint" it is J-Best of D3DP, per "batch" its P-Best.
+    Per "joint" it is J-Best of Shan et al. 2023, per "batch" the P-Best they compute over each batch.
     """
     return select_by_error(hypotheses, jnp.linalg.norm(hypotheses - target[None], axis=-1), per)
+
+
+def _pooled(errors: Array, per: str) -> Array:
+    """Errors `[H, B, F, J]` averaged over one unit, with axes of length one in its place."""
+    if per not in _UNIT_AXES:
+        raise UserError(f"hypothesis selection: expected one of {', '.join(_UNIT_AXES)}, found {per!r}")
+    return jnp.mean(errors, axis=_UNIT_AXES[per], keepdims=True) if _UNIT_AXES[per] else errors
 
 
 class Aggregation(NamedTuple):
@@ -116,6 +133,7 @@ AGGREGATIONS: dict[str, Aggregation] = {
     "medoid": Aggregation(medoid),
     "joint_median": Aggregation(joint_median),
     "reprojection": Aggregation(reprojection, "errors"),
+    "reprojection_expectation": Aggregation(reprojection_expectation, "errors"),
     "oracle_best": Aggregation(oracle_best, "target"),
 }
 

@@ -1,8 +1,8 @@
 """The forward process and the algebra between its quantities: x0, eps and v; and the weights of a loss over steps.
 
-With base mean m the process is `x_k = m + sqrt(abar_k) (x0 - m) + sqrt(1 - abar_k) eps` (DiffPose, section 4.2); m =
-0 is the usual one (DDPM, equation 4). The conversions below are for m = 0; with a mean, subtract it from x0 and x_k
-first.
+With base mean m the process is `x_k = m + sqrt(abar_k) (x0 - m) + sqrt(1 - abar_k) eps` (Gong et al. 2023, section
+4.2); m = 0 is the usual one (DDPM, equation 4). The conversions below are for m = 0; with a mean, subtract it from x0
+and x_k first.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ def predictions(kind: str, output: Array, x_k: Array, alpha_bar_k: Array) -> tup
 
 
 def p2_weight(schedule: Schedule, gamma: float, offset: float = 1.0) -> np.ndarray:
-    """Loss weight `[K]`, `(offset + abar / (1 - abar))^-gamma` (Choi et al. 2022); ones for gamma 0 (DiffuPose)."""
+    """Loss weight `[K]`, `(offset + abar / (1 - abar))^-gamma` (Choi et al. 2022); ones for gamma 0."""
     ratio = schedule.alpha_bar.astype(np.float64) / schedule.one_minus_alpha_bar
     return ((offset + ratio) ** -gamma).astype(np.float32)
 
 
 def snr_weight(schedule: Schedule, clip: float = 2.0, released: bool = False) -> np.ndarray:
-    """Loss weight `[K]` of Diff3DHPE on a squared x0 error: `1 + min(k_t, clip)`, equations 10 and 11.
+    """Loss weight `[K]` on a squared x0 error: `1 + min(k_t, clip)`, Zhou et al. 2023, equations 10 and 11.
 
     `k_t = sqrt(abar / (1 - abar))` is the root of the signal-to-noise ratio. The release leaves out the root of abar
     in the numerator; `released=True` gives its weights.

@@ -43,10 +43,11 @@ class Trajectory(NamedTuple):
 def spaced_steps(total: int, steps: int, spacing: str = "linspace") -> tuple[int, ...]:
     """Choose about `steps` of the indices 0 .. total - 1, noisiest first, as the releases do.
 
-    * linspace: `floor(total i / steps) - 1` for i = steps .. 1 (D3DP, Diff3DHPE): starts at total - 1, never calls 0;
-    * even: 0, skip, 2 skip, ... below total with `skip = total // steps` (DiffPose "uniform"): ends at 0; yields more
-      than `steps` indices when total is not a multiple;
-    * quadratic: squares of evenly spaced numbers from 0 to sqrt(0.8 total), truncated (DiffPose "quad").
+    * linspace: `floor(total i / steps) - 1` for i = steps .. 1 (Shan et al. 2023, Zhou et al. 2023): starts at
+      total - 1, never calls 0;
+    * even: 0, skip, 2 skip, ... below total with `skip = total // steps` (Gong et al. 2023, "uniform"): ends at 0;
+      yields more than `steps` indices when total is not a multiple;
+    * quadratic: squares of evenly spaced numbers from 0 to sqrt(0.8 total), truncated (Gong et al. 2023, "quad").
     """
     if spacing not in SPACINGS:
         raise UserError(f"sampler spacing: expected one of {', '.join(SPACINGS)}, found {spacing!r}")
@@ -68,9 +69,9 @@ def ddpm_plan(schedule: Schedule, steps: int | Sequence[int] | None = None, mean
 
     steps: None for every step, a number (spaced as `linspace`), or the explicit decreasing indices; a subset is
     treated as a diffusion of its own whose betas are those of the jumps.
-    mean: "x0" forms the posterior mean from x0_hat and x, so that clipping x0_hat has its effect (DiffuPose);
-    "eps" forms `(x - beta / sqrt(1 - abar) eps_hat) / sqrt(1 - beta)` (DiffHPE), the same number while nothing is
-    clipped.
+    mean: "x0" forms the posterior mean from x0_hat and x, so that clipping x0_hat has its effect (Choi et al. 2023);
+    "eps" forms `(x - beta / sqrt(1 - abar) eps_hat) / sqrt(1 - beta)` (Rommel et al. 2023), the same number while
+    nothing is clipped.
     """
     if mean not in ("x0", "eps"):
         raise UserError(f"sampler mean: expected one of x0, eps, found {mean!r}")
@@ -96,7 +97,7 @@ def ddim_plan(
     """DDIM (Song et al. 2021, equation 12) over explicit pairs (k, k_next); after the last index comes clean data.
 
     steps: how many, spaced as `spaced_steps(span, steps, spacing)`, or the explicit decreasing indices, however uneven.
-    span: the walk uses indices below it (DiffPose starts partway: span 24, 2 even steps is 12, 0); None for all K.
+    span: the walk uses indices below it (Gong et al. 2023 start partway: span 24, 2 even steps is 12, 0); None for all.
     eta: 0 is deterministic, 1 has the posterior variance of DDPM.
     """
     if not 0.0 <= eta <= 1.0:
@@ -167,8 +168,8 @@ def clip_x0(
 ) -> Denoiser:
     """Clip x0_hat to [low, high] (in the units of x).
 
-    eps_hat is recomputed from the clipped x0_hat and x with `alpha_bar [K]` (D3DP, Diff3DHPE), or left as predicted;
-    DDPM plans with mean "x0" do not use it (DiffuPose).
+    eps_hat is recomputed from the clipped x0_hat and x with `alpha_bar [K]` (Shan et al. 2023, Zhou et al. 2023), or
+    left as predicted; DDPM plans with mean "x0" do not use it.
     """
 
     def clipped(x: Array, k: Array) -> tuple[Array, Array]:
@@ -179,11 +180,27 @@ def clip_x0(
     return clipped
 
 
-def flip_average(denoiser: Denoiser, flip: Callable[[Array], Array]) -> Denoiser:
-    """Average the predictions for x and for its mirror image, inside each step (D3DP), in one call of twice the batch.
+def eps_without_root(denoiser: Denoiser, alpha_bar: np.ndarray | Array) -> Denoiser:
+    """Estimate eps as `(x - abar x0_hat) / sqrt(1 - abar)`, where the forward process has `sqrt(abar)`.
 
-    `denoiser` is bound to conditioning of 2B examples: the B originals, then their mirror images in the same order.
-    `flip` maps `[B, ...]` to its mirror image and is its own inverse. The result is a denoiser of B examples.
+    The slip of the release of Zhou et al. 2023 against its paper's equation 13: an oracle still returns x0, but the
+    state no longer is x0 diffused by one noise. Wrap it around `clip_x0`.
+    """
+
+    def estimated(x: Array, k: Array) -> tuple[Array, Array]:
+        x0_hat, _ = denoiser(x, k)
+        alpha_bar_k = at_step(alpha_bar, k, x)
+        return x0_hat, (x - alpha_bar_k * x0_hat) / jnp.sqrt(1.0 - alpha_bar_k)
+
+    return estimated
+
+
+def flip_average(denoiser: Denoiser, flip: Callable[[Array], Array]) -> Denoiser:
+    """Average the predictions for x and for its mirror image, inside each step, in one call of twice the batch.
+
+    As Shan et al. 2023 do. `denoiser` is bound to conditioning of 2B examples: the B originals, then their mirror
+    images in the same order. `flip` maps `[B, ...]` to its mirror image and is its own inverse. The result is a
+    denoiser of B examples.
     """
 
     def averaged(x: Array, k: Array) -> tuple[Array, Array]:

@@ -9,12 +9,12 @@ where the paper predicts the noise: in so few steps it gets further.
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import base_config
+from diffpose_jax.registry import config_for
 
 
 def get_config() -> ConfigDict:
     """The main job in minutes: width 128, a tenth of the 100 reverse steps and of the test frames at evaluation."""
-    config = base_config()
+    config = config_for("diffupose")
     config.name = "quickstart"
     config.lifter.update(width=128, joint_weights="uniform")
     config.diffusion.update(predict="v", sampling_steps=10)

@@ -31,28 +31,29 @@ DEFAULTS = {
         # Strength of the detector simulation on the keypoints of every split; 0 leaves them as they are.
         "detector_strength": 0.0,
     },
-    "lifter": {
-        "name": "diffupose",
-        "width": 384,
-        "num_layers": 4,
-        "dropout": 0.0,
-        # 'float32' or 'bfloat16'; parameters, normalisation statistics and losses stay float32.
-        "compute_dtype": "float32",
-        # DiffuPose: 'gcn' or 'unet'; Modulated GCN: 'gt' or 'benchmark'.
-        "variant": "gcn",
-        "weight_2d": 0.8,
-        "joint_weights": "limb_ends",
-    },
+    # What the named method takes, see `registry.METHODS`; here only what all have.
+    "lifter": {"name": ""},
+    # The lifter section of the frozen lifter that `lifter.context` names; training fills it in.
+    "context": {},
     "diffusion": {
+        # 'cosine' (betas up to max_beta), 'linear', 'linear_rescaled' or 'quadratic' (from beta_start to beta_end).
         "schedule": "cosine",
         "steps": 100,
+        "max_beta": 0.999,
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
         "predict": "eps",
-        # x0 is clipped to ±clip metres in every reverse step.
+        # x0 is clipped to ±clip (metres, or units of lifter.scale) in every reverse step; 0: not clipped.
         "clip": 1.0,
         "sampler": "ddpm",
         # 0: as many as the schedule has.
         "sampling_steps": 0,
+        # Which of them DDIM takes, below `span` (0: of all): 'linspace', 'even' or 'quadratic'.
+        "spacing": "linspace",
+        "span": 0,
         "eta": 0.0,
+        # Flip averaging, where evaluation asks for it: inside every reverse step, or of two whole chains.
+        "flip_inside": False,
     },
     "training": {
         "steps": 10_000,
@@ -93,9 +94,9 @@ DEFAULTS = {
 }
 
 
-def base_config() -> ConfigDict:
-    """A new config of `DEFAULTS`; a file in `configs/` changes what its experiment changes."""
-    return ConfigDict(DEFAULTS)
+def base_config(lifter: Mapping[str, Any] | None = None) -> ConfigDict:
+    """A new config of `DEFAULTS` with this lifter section; `registry.config_for` gives that of a method."""
+    return ConfigDict({**DEFAULTS, "lifter": dict(lifter or DEFAULTS["lifter"])})
 
 
 def flat_items(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -108,9 +109,13 @@ def flat_items(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield name, value
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises UserError on an unknown or missing key, a value of the wrong type, or one that makes no sense."""
-    expected, found = dict(flat_items(base_config())), dict(flat_items(config))
+def validate(config: ConfigDict, lifter: Mapping[str, Any], context: Mapping[str, Any]) -> None:
+    """Raises UserError on an unknown or missing key, a value of the wrong type, or one that makes no sense.
+
+    lifter and context are the sections of defaults that the config's methods take; `registry.validate` knows them.
+    """
+    expected = dict(flat_items({**DEFAULTS, "lifter": lifter, "context": context}))
+    found = dict(flat_items(config))
     for name in sorted(found.keys() - expected.keys()):
         raise UserError(f"config.{name}: unknown key; known in that place: {_neighbours(name, expected)}")
     for name in sorted(expected.keys() - found.keys()):
@@ -140,14 +145,23 @@ def _same_type(value: Any, default: Any) -> bool:
 # Lowest and highest allowed value of every number that has one.
 _RANGES = {
     "data.detector_strength": (0, math.inf),
+    "lifter.frames": (1, math.inf),
     "lifter.width": (1, math.inf),
     "lifter.num_layers": (1, math.inf),
+    "lifter.num_heads": (1, math.inf),
+    "lifter.mlp_ratio": (0.01, math.inf),
     "lifter.dropout": (0, 0.99),
+    "lifter.drop_path": (0, 0.99),
+    "lifter.scale": (1e-6, math.inf),
     "lifter.weight_2d": (0, math.inf),
     "diffusion.steps": (1, math.inf),
     "diffusion.sampling_steps": (0, math.inf),
     "diffusion.eta": (0, 1),
-    "diffusion.clip": (1e-6, math.inf),
+    "diffusion.clip": (0, math.inf),
+    "diffusion.max_beta": (1e-9, 0.9999999),
+    "diffusion.beta_start": (1e-9, 0.9999999),
+    "diffusion.beta_end": (1e-9, 0.9999999),
+    "diffusion.span": (0, math.inf),
     "training.steps": (1, math.inf),
     "training.batch_size": (1, math.inf),
     "training.inner_steps": (1, math.inf),
@@ -169,7 +183,7 @@ _RANGES = {
 
 def _validate_ranges(found: Mapping[str, Any]) -> None:
     for name, (low, high) in _RANGES.items():
-        if not low <= found[name] <= high:  # NaN fails too
+        if name in found and not low <= found[name] <= high:  # NaN fails too
             bound = f"at least {low}" if high == math.inf else f"{low} to {high}"
             raise UserError(f"config.{name}: expected {bound}, found {found[name]}")
 
@@ -191,6 +205,8 @@ _CHOICES = {
     "lifter.compute_dtype": ("float32", "bfloat16"),
     "diffusion.predict": ("eps", "x0", "v"),
     "diffusion.sampler": ("ddpm", "ddim"),
+    "diffusion.schedule": ("cosine", "linear", "linear_rescaled", "quadratic"),
+    "diffusion.spacing": ("linspace", "even", "quadratic"),
     "training.decay": ("constant", "cosine", "exponential"),
     "training.optimizer": ("adam", "amsgrad"),
 }
@@ -198,7 +214,7 @@ _CHOICES = {
 
 def _validate_choices(found: Mapping[str, Any]) -> None:
     for name, choices in _CHOICES.items():
-        if found[name] not in choices:
+        if name in found and found[name] not in choices:
             raise UserError(f"config.{name}: expected one of {', '.join(choices)}, found {found[name]!r}")
 
 
@@ -211,7 +227,7 @@ def save_config(config: ConfigDict, path: str | os.PathLike) -> None:
 
 
 def load_config(path: str | os.PathLike) -> ConfigDict:
-    """Reads and validates what `save_config` wrote. Raises UserError on a missing or damaged file."""
+    """Reads what `save_config` wrote. Raises UserError on a missing or damaged file."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: expected the config of a trained work directory, found no such file")
@@ -221,9 +237,7 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
         raise UserError(f"{path}: expected a JSON config, found {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    config = ConfigDict(content)
-    validate(config)
-    return config
+    return ConfigDict(content)
 
 
 def first_difference(config: ConfigDict, other: ConfigDict) -> str | None:

@@ -18,7 +18,6 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffpose_jax import cli
-from diffpose_jax.config import validate
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import report
@@ -26,7 +25,7 @@ from diffpose_jax.evaluation.jobs import ALL, CHOICES, check_aggregations, knows
 from diffpose_jax.evaluation.measure import Measured, Setting, aggregation_row, baseline_rows, lift
 from diffpose_jax.evaluation.metrics import mpjpe, spread
 from diffpose_jax.lifters.base import Lifter, Variables
-from diffpose_jax.registry import build_lifter, load_dataset
+from diffpose_jax.registry import build_lifter, load_dataset, validate
 from diffpose_jax.training.checkpoints import Trained, restore_workdir
 from diffpose_jax.viz.poses import hypotheses_figure, save_figure
 

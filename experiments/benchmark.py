@@ -27,7 +27,7 @@ import jaxlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import base_config
+from diffpose_jax.registry import config_for
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import Windows, centred_windows, device_clips, gather, shuffled
 from diffpose_jax.errors import UserError
@@ -157,8 +157,8 @@ def _cases(size: Size) -> list[tuple[str, ConfigDict]]:
     cases = []
     for name, widths in (("diffupose", list(size.widths)), ("modulated_gcn", list(size.widths)[-1:])):
         for width in widths:
-            config = base_config()
-            config.lifter.update(name=name, width=width, variant="gcn" if name == "diffupose" else "gt")
+            config = config_for(name)
+            config.lifter.update(width=width)
             config.lifter.num_layers = size.num_layers
             config.diffusion.sampling_steps = size.widths[width]
             cases.append((f"{name}, width {width}", config))
@@ -214,8 +214,8 @@ def _random_batch(lifter: Lifter, frames: int) -> Batch:
 
 def benchmark_gather(size: Size, report: Report) -> None:
     """Windows/s on the device (shuffled order, edge padding, flips) beside the numpy generator, in turns."""
-    config = base_config()
-    config.lifter.update(name="modulated_gcn", variant="gt", width=32)
+    config = config_for("modulated_gcn")
+    config.lifter.update(width=32)
     lifter = build_lifter(config)
     clips = random_clips(size.clips)
     resident = device_clips(clips)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import base_config, first_difference, flat_items, load_config, save_config, validate
+from diffpose_jax.config import first_difference, flat_items, load_config, save_config
 from diffpose_jax.errors import UserError
+from diffpose_jax.registry import config_for, validate
 
 
 def test_the_base_config_is_valid_and_survives_json(tmp_path):
-    config = base_config()
+    config = config_for("diffupose")
     config.training.learning_rate = 1e-3
     validate(config)
     save_config(config, tmp_path / "config.json")
@@ -18,14 +19,14 @@ def test_the_base_config_is_valid_and_survives_json(tmp_path):
 
 
 def test_leaves_are_named_by_their_path():
-    leaves = dict(flat_items(base_config()))
+    leaves = dict(flat_items(config_for("diffupose")))
     assert leaves["training.steps"] == 10_000
     assert leaves["seed"] == 0
     assert not any(hasattr(value, "items") for value in leaves.values())
 
 
 def test_an_unknown_key_is_named_beside_those_that_exist():
-    config = base_config()
+    config = config_for("diffupose")
     with config.unlocked():
         config.training.batchsize = 8
     with pytest.raises(UserError, match=r"config.training.batchsize: unknown key; .*: batch_size, checkpoint_every"):
@@ -33,7 +34,7 @@ def test_an_unknown_key_is_named_beside_those_that_exist():
 
 
 def test_an_unknown_section_is_named():
-    config = base_config()
+    config = config_for("diffupose")
     with config.unlocked():
         config.optimiser = {"name": "adam"}
     with pytest.raises(UserError, match=r"config.optimiser.*unknown key"):
@@ -41,7 +42,7 @@ def test_an_unknown_section_is_named():
 
 
 def test_a_missing_section_is_named():
-    config = base_config()
+    config = config_for("diffupose")
     del config.diffusion
     with pytest.raises(UserError, match=r"config.diffusion.\w+: missing"):
         validate(config)
@@ -62,7 +63,7 @@ def test_a_missing_section_is_named():
     ],
 )
 def test_a_value_of_the_wrong_type_is_named(section, key, value, expected):
-    values = base_config().to_dict()
+    values = config_for("diffupose").to_dict()
     values[section][key] = value
     config = ConfigDict(values)
     with pytest.raises(UserError, match=f"config.{section}.{key}: {expected}"):
@@ -70,7 +71,7 @@ def test_a_value_of_the_wrong_type_is_named(section, key, value, expected):
 
 
 def test_a_whole_number_will_do_for_a_real_one():
-    values = base_config().to_dict()
+    values = config_for("diffupose").to_dict()
     values["training"]["learning_rate"] = 1
     config = ConfigDict(values)
     validate(config)
@@ -97,7 +98,7 @@ def test_a_whole_number_will_do_for_a_real_one():
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(section, key, value, expected):
-    config = base_config()
+    config = config_for("diffupose")
     config[section][key] = value
     with pytest.raises(UserError, match=f"config.{section}.{key}: expected {expected}"):
         validate(config)
@@ -107,14 +108,14 @@ def test_a_config_file_that_is_missing_or_damaged_is_named(tmp_path):
     path = tmp_path / "config.json"
     with pytest.raises(UserError, match=r"config.json: .*no such file"):
         load_config(path)
-    save_config(base_config(), path)
+    save_config(config_for("diffupose"), path)
     path.write_text(path.read_text()[:100])
     with pytest.raises(UserError, match=r"config.json: expected a JSON config"):
         load_config(path)
 
 
 def test_a_continued_run_may_change_its_reports_but_not_its_training():
-    ours, theirs = base_config(), base_config()
+    ours, theirs = config_for("diffupose"), config_for("diffupose")
     assert first_difference(ours, theirs) is None
     theirs.evaluation.hypotheses = 50
     theirs.training.log_every = 20
@@ -137,7 +138,7 @@ def test_a_continued_run_may_change_its_reports_but_not_its_training():
     ],
 )
 def test_a_number_out_of_its_range_is_named(key, value):
-    config = base_config()
+    config = config_for("diffupose")
     section, name = key.split(".")
     config[section][name] = value
     with pytest.raises(UserError, match=f"config.{key}: expected .*, found {value}"):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import base_config
 from diffpose_jax.data.clips import Clip, ClipSet, save_archive
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.evaluation.jobs import CHOICES
 from diffpose_jax.geometry import Camera, project
+from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import get_skeleton
 
 SKELETON = get_skeleton("h36m17")
@@ -40,9 +40,9 @@ def clipset(seed: int, with_cameras: bool = True) -> ClipSet:
 
 
 def tiny_config(archive: Path, name: str, variant: str) -> ConfigDict:
-    config = ConfigDict(base_config().to_dict())
+    config = config_for(name)
     config.data.source = str(archive)
-    config.lifter.update({"name": name, "variant": variant, "width": 32, "num_layers": 1})
+    config.lifter.update({"variant": variant, "width": 32, "num_layers": 1})
     config.diffusion.steps = 3
     config.evaluation.update({"hypotheses": 3, "batch_size": 4})
     return config

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import base_config
 from diffpose_jax.data.clips import Clip, ClipSet, save_archive
 from diffpose_jax.errors import UserError
 from diffpose_jax.predict import Prediction, predict, save_prediction, with_pinhole
+from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import get_skeleton
 
 SKELETON = get_skeleton("h36m17")
@@ -23,7 +23,7 @@ FRAMES = 6
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, untrained) -> Path:
-    config = ConfigDict(base_config().to_dict())
+    config = ConfigDict(config_for("diffupose").to_dict())
     config.lifter.update({"width": 32, "num_layers": 1})
     config.diffusion.steps = 3
     config.evaluation.update({"batch_size": 4, "flip": False})

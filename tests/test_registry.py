@@ -6,12 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from diffpose_jax.config import base_config
 from diffpose_jax.data.clips import Clip, ClipSet, save_archive
 from diffpose_jax.diffusion.schedules import make_schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import example_batch
-from diffpose_jax.registry import build_lifter, load_dataset, make_plan
+from diffpose_jax.registry import build_lifter, config_for, load_dataset, make_plan
 from diffpose_jax.skeleton import H36M_17
 
 
@@ -22,30 +21,30 @@ def parameters(config) -> int:
 
 
 @pytest.mark.parametrize(
-    ("changes", "layout", "expected"),
+    ("name", "changes", "layout", "expected"),
     [
-        ({"width": 256}, "h36m16", 1_451_221),
-        ({"width": 384}, "h36m16", 3_223_061),
-        ({"name": "modulated_gcn", "variant": "gt", "width": 128}, "h36m16", 287_923),
-        ({"name": "modulated_gcn", "variant": "benchmark", "width": 384}, "h36m17", 2_731_840),
+        ("diffupose", {"width": 256}, "h36m16", 1_451_221),
+        ("diffupose", {"width": 384}, "h36m16", 3_223_061),
+        ("modulated_gcn", {"variant": "gt", "width": 128}, "h36m16", 287_923),
+        ("modulated_gcn", {"variant": "benchmark", "width": 384}, "h36m17", 2_731_840),
     ],
 )
-def test_the_published_sizes_are_reached_from_a_config(changes, layout, expected):
-    config = base_config()
+def test_the_published_sizes_are_reached_from_a_config(name, changes, layout, expected):
+    config = config_for(name)
     config.data.layout = layout
     config.lifter.update(changes)
     assert parameters(config) == expected
 
 
 def test_the_u_net_has_the_size_of_the_ablation():
-    config = base_config()
+    config = config_for("diffupose")
     config.lifter.update(variant="unet", width=24)
     assert parameters(config) == pytest.approx(2.99e6, rel=0.01)
 
 
 @pytest.mark.parametrize("key", ["lifter.name", "lifter.variant", "lifter.joint_weights", "data.layout"])
 def test_an_unknown_name_is_told_with_those_there_are(key):
-    config = base_config()
+    config = config_for("diffupose")
     section, name = key.split(".")
     config[section][name] = "unheard_of"
     with pytest.raises(UserError, match="unheard_of"):
@@ -53,7 +52,7 @@ def test_an_unknown_name_is_told_with_those_there_are(key):
 
 
 def test_a_plan_walks_all_steps_unless_told_otherwise():
-    diffusion = base_config().diffusion
+    diffusion = config_for("diffupose").diffusion
     schedule = make_schedule("cosine", 100)
     assert len(make_plan(diffusion, schedule).step) == 100
     diffusion.update(sampling_steps=20)
@@ -69,7 +68,7 @@ def test_data_come_in_the_layout_of_the_config(tmp_path):
     poses -= poses[:, :1]
     clips = ClipSet.build([Clip(poses[..., :2], poses, poses[:, 1], "S1", "walk")], H36M_17)
     save_archive(tmp_path / "data.npz", {"train": clips})
-    data = base_config().data
+    data = config_for("diffupose").data
     data.update(source=str(tmp_path / "data.npz"), layout="h36m16")
     loaded = load_dataset(data, ["train"])["train"]
     kept = [joint for joint in range(17) if joint != 9]
@@ -82,7 +81,7 @@ def test_the_detector_simulation_touches_keypoints_only(tmp_path):
     poses -= poses[:, :1]
     clips = ClipSet.build([Clip(poses[..., :2] / 5, poses, poses[:, 1], "S1", "walk")], H36M_17)
     save_archive(tmp_path / "data.npz", {"train": clips})
-    data = base_config().data
+    data = config_for("diffupose").data
     data.update(source=str(tmp_path / "data.npz"), detector_strength=1.0)
     loaded = load_dataset(data, ["train"])["train"]
     np.testing.assert_array_equal(loaded.poses, clips.poses)

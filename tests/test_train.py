@@ -11,10 +11,10 @@ from absl import flags
 from diffpose_jax import cli, train
 
 CONFIG = """
-from diffpose_jax.config import base_config
+from diffpose_jax.registry import config_for
 
 def get_config():
-    config = base_config()
+    config = config_for("diffupose")
     config.data.source = "{source}"
     return config
 """
@@ -82,9 +82,10 @@ def test_an_argument_without_dashes_is_refused(capsys, config_file, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.py")), ids=lambda path: path.stem)
 def test_every_config_is_valid_with_every_argument(path):
-    from diffpose_jax.config import validate
+    from diffpose_jax.registry import validate
 
-    arguments = {"quickstart": [""]}.get(path.stem, [":synthetic", ":cmu", ":human36m,gt", ":human36m,cpn"])
+    words = ["synthetic", "cmu", "human36m,gt", "human36m,cpn", "mpi_inf_3dhp", "humaneva", "cmu,small"]
+    arguments = {"quickstart": [""]}.get(path.stem, [f":{word}" for word in words])
     for argument in arguments:
         values = flags.FlagValues()
         train.define_flags(values)

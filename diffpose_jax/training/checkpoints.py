@@ -21,7 +21,7 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.report import writable_directory
 from diffpose_jax.lifters.base import Lifter, Variables, example_batch
 from diffpose_jax.parallel import place
-from diffpose_jax.registry import build_lifter
+from diffpose_jax.registry import build_lifter, validate
 
 
 def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
@@ -161,6 +161,7 @@ def restore_workdir(workdir: str | os.PathLike) -> Trained:
     """
     path = Path(workdir)
     config = load_config(path / "config.json")
+    validate(config)
     lifter = build_lifter(config)
     template = template_of(lambda: lifter.init(jax.random.key(0), example_batch(lifter)))
     if not any((path / "best").glob("[0-9]*")):

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import save_config, validate
+from diffpose_jax.config import save_config
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import DeviceClips, Windows, centred_windows, device_clips
 from diffpose_jax.errors import UserError
@@ -22,7 +22,7 @@ from diffpose_jax.evaluation.jobs import predict_windows
 from diffpose_jax.lifters.base import Lifter, Variables, example_batch
 from diffpose_jax.parallel import AXIS, assert_replicated, local_devices, place, pmap_step
 from diffpose_jax.progress import Progress
-from diffpose_jax.registry import build_lifter, load_dataset
+from diffpose_jax.registry import build_lifter, load_dataset, validate
 from diffpose_jax.training.checkpoints import Checkpoints, open_workdir, template_of
 from diffpose_jax.training.logging import MetricsLog
 from diffpose_jax.training.state import TrainState, create_state, make_optimizer

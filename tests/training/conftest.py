@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import base_config
 from diffpose_jax.data.clips import Clip, ClipSet, save_archive
+from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import H36M_17
 
 
@@ -33,7 +33,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def tiny_config(archive: str) -> ConfigDict:
     """DiffuPose of width 32 with one block and eight diffusion steps; 40 training steps."""
-    config = base_config()
+    config = config_for("diffupose")
     config.data.source = archive
     config.lifter.update(width=32, num_layers=1)
     config.diffusion.steps = 8

@@ -1,0 +1,106 @@
+"""What the files in `configs/` share: their argument, the data it names, and a recipe small enough for two cores."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from diffpose_jax.errors import UserError
+from diffpose_jax.registry import config_for
+
+# Data set -> the 2D inputs it comes with, the first one the default; none where there is only one.
+DATASETS: dict[str, tuple[str, ...]] = {
+    "synthetic": (),
+    "cmu": (),
+    "human36m": ("gt", "cpn", "hr"),
+    "mpi_inf_3dhp": ("annot3", "univ_annot3"),
+    "humaneva": ("gt", "cpn"),
+}
+_LAYOUTS = {"mpi_inf_3dhp": "mpi_inf_3dhp17", "humaneva": "humaneva15"}
+SIZES = ("small", "hour")
+
+
+class Argument(NamedTuple):
+    """A config's argument: data set, its 2D input (or target, for MPI-INF-3DHP), frames and size.
+
+    frames is 0 and size empty where the argument does not say; size 'small' trains in minutes on two cores, 'hour' in
+    about an hour.
+    """
+
+    dataset: str
+    keypoints: str
+    frames: int
+    size: str
+
+
+def parse_argument(text: str) -> Argument:
+    """Reads `human36m,cpn,243`, `cmu,27,small` and the like, in any order after the data set.
+
+    Raises UserError naming a word that means nothing here.
+    """
+    dataset, *words = text.split(",")
+    if dataset not in DATASETS:
+        raise UserError(f"config argument {text!r}: expected a data set of {', '.join(DATASETS)}, found {dataset!r}")
+    keypoints, frames, size = (*DATASETS[dataset], "")[0], 0, ""
+    for word in words:
+        if word.isdecimal() and int(word) > 0:
+            frames = int(word)
+        elif word in SIZES:
+            size = word
+        elif word in DATASETS[dataset]:
+            keypoints = word
+        else:
+            known = (*DATASETS[dataset], *SIZES, "a number of frames")
+            raise UserError(f"config argument {text!r}: expected {', '.join(known)}, found {word!r}")
+    return Argument(dataset, keypoints, frames, size)
+
+
+def start(method: str, name: str, text: str) -> tuple[ConfigDict, Argument]:
+    """The config of a method on the data its argument names, and the argument; `name` is the config file's."""
+    argument = parse_argument(text)
+    config = config_for(method)
+    config.name = f"{name} {text}"
+    config.data.source = _source(argument)
+    config.data.layout = _LAYOUTS.get(argument.dataset, config.data.layout)
+    if argument.keypoints == "hr":  # HRNet's files have no Neck/Nose
+        config.data.layout = "h36m16"
+    if argument.frames and "frames" not in config.lifter:
+        raise UserError(f"config argument {text!r}: {name} lifts single frames, found {argument.frames} frames")
+    if argument.frames:
+        config.lifter.frames = argument.frames
+    return config, argument
+
+
+def _source(argument: Argument) -> str:
+    if argument.dataset == "synthetic":
+        return "synthetic"
+    return f"data/{argument.dataset}{'_' if argument.keypoints else ''}{argument.keypoints}.npz"
+
+
+def epochs(config: ConfigDict, number: float, examples: int) -> int:
+    """That many epochs over `examples` training windows in steps, as a multiple of `inner_steps`."""
+    inner = config.training.inner_steps
+    return max(1, round(number * examples / config.training.batch_size / inner)) * inner
+
+
+def train_small(config: ConfigDict, steps: int, batch_size: int, learning_rate: float) -> None:
+    """Sets the training that all small runs share: warm-up, cosine decay, clipping, few validations."""
+    inner = config.training.inner_steps
+    quarter = max(1, steps // 4 // inner) * inner
+    config.training.update(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        optimizer="adam",
+        weight_decay=0.0,
+        decay="cosine",
+        warmup_steps=min(500, steps // 10),
+        clip_norm=1.0,
+        ema_decay=0.998 if steps < 10_000 else 0.999,
+        log_every=max(1, steps // 120 // inner) * inner,
+        validate_every=quarter,
+        checkpoint_every=quarter,
+        valid_windows=512,
+    )
+    config.evaluation.update(stride=10)

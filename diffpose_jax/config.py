@@ -131,7 +131,7 @@ def validate(config: ConfigDict, lifter: Mapping[str, Any], context: Mapping[str
 def _neighbours(name: str, expected: Mapping[str, Any]) -> str:
     section = name.rpartition(".")[0]
     inside = [key.rpartition(".")[2] for key in expected if key.rpartition(".")[0] == section]
-    return ", ".join(inside or sorted({key.partition(".")[0] for key in expected}))
+    return ", ".join(sorted(inside or {key.partition(".")[0] for key in expected}))
 
 
 def _same_type(value: Any, default: Any) -> bool:

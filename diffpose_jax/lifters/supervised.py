@@ -1,21 +1,27 @@
-"""The supervised lifters: one network, one forward pass, all hypotheses alike."""
+"""The supervised lifters: one network, one forward pass, all hypotheses alike.
+
+MixSTE lifts sequences, PoseFormer the middle frame of one, GraFormer and Modulated GCN single frames. Their activations
+before the last layer are what a frozen one of them offers to a diffusion lifter as context.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch
+from diffpose_jax.lifters.pose_losses import PoseLoss
 from diffpose_jax.skeleton import Skeleton
 
-PoseLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
+def supervised(
+    network: nn.Module, skeleton: Skeleton, pose_loss: PoseLoss, frames: int = 1, *, middle_frame: bool = False
+) -> Lifter:
+    """A lifter around `network(keypoints [B, F, J, 2]) -> poses [B, F, J, 3]` in root-relative metres.
 
-def supervised(network: nn.Module, skeleton: Skeleton, pose_loss: PoseLoss, frames: int = 1) -> Lifter:
-    """A lifter around `network(keypoints [B, F, J, 2]) -> poses [B, F, J, 3]` in root-relative metres."""
+    With `middle_frame` the network gives `[B, 1, J, 3]`, which the loss compares with frame F // 2.
+    """
 
     def init(key: jax.Array, batch: Batch) -> Variables:
         return network.init(key, batch.keypoints, train=False)
@@ -25,7 +31,8 @@ def supervised(network: nn.Module, skeleton: Skeleton, pose_loss: PoseLoss, fram
         poses, updates = network.apply(
             variables, batch.keypoints, train=True, index=batch.index, rngs={"dropout": key}, mutable=["batch_stats"]
         )
-        total = pose_loss(poses, batch.poses)
+        middle = frames // 2
+        total = pose_loss(poses, batch.poses[:, middle : middle + 1] if middle_frame else batch.poses)
         return total, Aux({"loss": total}, updates.get("batch_stats", {}))
 
     def sample(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
@@ -34,18 +41,7 @@ def supervised(network: nn.Module, skeleton: Skeleton, pose_loss: PoseLoss, fram
         poses = poses - poses[..., skeleton.root : skeleton.root + 1, :]
         return jnp.broadcast_to(poses[None], (num_hypotheses, *poses.shape))
 
-    return Lifter(init, loss, sample, skeleton, frames, stochastic=False)
+    def features(variables: Variables, keypoints: jax.Array) -> jax.Array:
+        return network.apply(variables, keypoints, train=False, features=True)
 
-
-def squared_and_absolute(poses: jax.Array, target: jax.Array) -> jax.Array:
-    """0.9 MSE + 0.1 L1 of poses `[B, F, J, 3]`: the loss of Modulated GCN's release for ground-truth keypoints."""
-    error = poses - target
-    return 0.9 * jnp.mean(jnp.square(error)) + 0.1 * jnp.mean(jnp.abs(error))
-
-
-def distance_and_absolute(poses: jax.Array, target: jax.Array) -> jax.Array:
-    """0.99 MPJPE + 0.01 L1 of poses `[B, F, J, 3]`: the loss of Modulated GCN's release for detected keypoints."""
-    error = poses - target
-    # The root has no error where the network is exact; the square root needs a defined gradient there.
-    distance = jnp.sqrt(jnp.sum(jnp.square(error), axis=-1) + 1e-12)
-    return 0.99 * jnp.mean(distance) + 0.01 * jnp.mean(jnp.abs(error))
+    return Lifter(init, loss, sample, skeleton, frames, False, middle_frame, features=features)

@@ -105,7 +105,8 @@ class ModulatedGCN(nn.Module):
     """Modulated GCN (Zou & Tang, ICCV 2021), `[..., J, C] -> [..., J, out_channels]`.
 
     `VARIANTS` holds the released option sets. `index` (the leading shape of x without J and C, or its first axis) is
-    the identity of each example, from which its dropout mask derives; by default the position in the batch.
+    the identity of each example, from which its dropout mask derives; by default the position in the batch. `features`
+    asks for the activations `[..., J, width]` before the output convolution instead.
     """
 
     skeleton: Skeleton
@@ -120,7 +121,9 @@ class ModulatedGCN(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, index: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, train: bool, index: jax.Array | None = None, features: bool = False
+    ) -> jax.Array:
         leading = x.shape[:-2]
         x, index = _joint_major(x), example_rows(index, leading)
         groups = self.groups if self.non_local == "pooled" else None
@@ -137,6 +140,8 @@ class ModulatedGCN(nn.Module):
         )(x, index, train=train)
         if self.non_local == "embedded_gaussian":
             x = EmbeddedGaussianNonLocal(self.axis_name, self.dtype, name="non_local")(x, train=train)
+        if features:
+            return _joints_last(x, leading)
         x = ModulatedGraphConv(self.out_channels, self.skeleton, self.modulation, self.dtype, name="output")(x)
         return _joints_last(x, leading)
 

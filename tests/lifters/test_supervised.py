@@ -1,4 +1,4 @@
-"""The supervised lifter: the released losses on numbers done by hand, and hypotheses that all agree."""
+"""The supervised lifter: hypotheses that all agree, the middle frame of a sequence, and features for others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from diffpose_jax.lifters.base import Batch
-from diffpose_jax.lifters.supervised import distance_and_absolute, squared_and_absolute, supervised
+from diffpose_jax.lifters.pose_losses import mpjpe, squared_and_absolute
+from diffpose_jax.lifters.supervised import supervised
+from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.modulated_gcn import ModulatedGCN
+from diffpose_jax.models.poseformer import PoseFormer
 from diffpose_jax.skeleton import H36M_17
 
 
@@ -30,20 +33,6 @@ def lifter():
 @pytest.fixture(scope="module")
 def variables(lifter, batch):
     return jax.jit(lifter.init)(jax.random.key(1), batch)
-
-
-def test_the_losses_on_numbers_done_by_hand():
-    poses = jnp.zeros((1, 1, 2, 3)).at[0, 0, 1].set(jnp.array([3.0, 4.0, 0.0]))
-    target = jnp.zeros_like(poses)
-    # Joint errors 0 and (3, 4, 0): mean square 25/6, mean absolute 7/6, mean distance 5/2.
-    assert squared_and_absolute(poses, target) == pytest.approx(0.9 * 25 / 6 + 0.1 * 7 / 6)
-    assert distance_and_absolute(poses, target) == pytest.approx(0.99 * 5 / 2 + 0.01 * 7 / 6)
-
-
-@pytest.mark.parametrize("loss", [squared_and_absolute, distance_and_absolute])
-def test_the_gradient_is_finite_where_the_prediction_is_exact(loss, batch):
-    gradient = jax.grad(loss)(batch.poses, batch.poses)
-    assert np.all(np.isfinite(gradient))
 
 
 def test_all_hypotheses_agree_and_keep_the_root_at_zero(lifter, variables, batch):
@@ -79,3 +68,39 @@ def test_dropout_belongs_to_the_example_not_to_its_place(lifter, variables, batc
     straight, shuffled, strangers = (loss(b) for b in (batch, moved, batch._replace(index=batch.index + 100)))
     assert shuffled == pytest.approx(float(straight), rel=1e-5)
     assert abs(strangers - straight) > 1e-4
+
+
+def random_batch(frames: int) -> Batch:
+    keypoints, poses = (jax.random.normal(jax.random.key(c), (2, frames, 17, c)) for c in (2, 3))
+    return Batch(keypoints, poses, jnp.ones((2, frames, 17)), jnp.arange(2, dtype=jnp.int32))
+
+
+def test_a_sequence_to_frame_network_learns_the_middle_frame():
+    network = PoseFormer(5, joint_width=4, num_layers=1, num_heads=2)
+    lifter, batch = supervised(network, H36M_17, mpjpe, 5, middle_frame=True), random_batch(5)
+    variables = jax.jit(lifter.init)(jax.random.key(0), batch)
+    poses = jax.eval_shape(lambda: lifter.sample(variables, jax.random.key(1), batch, 2))
+    assert poses.shape == (2, 2, 1, 17, 3)
+    assert lifter.middle_frame
+    loss = jax.jit(lambda poses: lifter.loss(variables, jax.random.key(2), batch._replace(poses=poses))[0])
+    assert loss(batch.poses.at[:, jnp.array([0, 1, 3, 4])].add(1.0)) == loss(batch.poses)
+    assert loss(batch.poses.at[:, 2].add(1.0)) != loss(batch.poses)
+
+
+@pytest.mark.parametrize(
+    ("network", "frames", "width"),
+    [(MixSTE(5, width=8, num_layers=1, num_heads=2), 5, 8), (ModulatedGCN(H36M_17, width=32, num_layers=1), 1, 32)],
+    ids=["mixste", "modulated_gcn"],
+)
+def test_features_are_what_the_last_layer_reads(network, frames, width):
+    lifter, batch = supervised(network, H36M_17, mpjpe, frames), random_batch(frames)
+    variables = jax.jit(lifter.init)(jax.random.key(0), batch)
+    features_of, sample = jax.jit(lifter.features), jax.jit(lifter.sample, static_argnums=3)
+    features = features_of(variables, batch.keypoints)
+    assert features.shape == (2, frames, 17, width)
+    # Another last layer changes the poses, not the features.
+    params = variables["params"]
+    other = {**variables, "params": {**params, "output": jax.tree.map(lambda leaf: 2 * leaf, params["output"])}}
+    np.testing.assert_array_equal(features_of(other, batch.keypoints), features)
+    poses = [sample(one, jax.random.key(1), batch, 1) for one in (variables, other)]
+    assert not np.allclose(*poses)

@@ -1,0 +1,108 @@
+"""What the supervised lifters minimise: functions of poses `[B, F, J, 3]` in metres, put together from named terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffpose_jax.skeleton import Skeleton
+
+PoseLoss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def distance(difference: jax.Array) -> jax.Array:
+    """The length of vectors `[..., 3]`, `[...]`, with gradient 0 where it is 0 instead of NaN."""
+    square = jnp.sum(jnp.square(difference), axis=-1)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def mpjpe(poses: jax.Array, target: jax.Array) -> jax.Array:
+    """The mean distance of the joints of poses `[B, F, J, 3]` to their targets, m: PoseFormer's loss."""
+    return jnp.mean(distance(poses - target))
+
+
+def weighted_mpjpe(poses: jax.Array, target: jax.Array, joint_weights: np.ndarray) -> jax.Array:
+    """The mean over B, F and J of joint_weights `[J]` times distance to the target, m."""
+    return jnp.mean(distance(poses - target) * jnp.asarray(joint_weights)[None, None])
+
+
+def mean_squared(poses: jax.Array, target: jax.Array) -> jax.Array:
+    """The mean square of the coordinates' errors, m^2: the loss of the MixSTE that Rommel et al. 2023 train."""
+    return jnp.mean(jnp.square(poses - target))
+
+
+def squared_and_absolute(poses: jax.Array, target: jax.Array) -> jax.Array:
+    """0.9 MSE + 0.1 L1 of poses `[B, F, J, 3]`: the loss of Modulated GCN's release for ground-truth keypoints."""
+    return 0.9 * mean_squared(poses, target) + 0.1 * jnp.mean(jnp.abs(poses - target))
+
+
+def distance_and_absolute(poses: jax.Array, target: jax.Array) -> jax.Array:
+    """0.99 MPJPE + 0.01 L1 of poses `[B, F, J, 3]`: the loss of Modulated GCN's release for detected keypoints."""
+    return 0.99 * mpjpe(poses, target) + 0.01 * jnp.mean(jnp.abs(poses - target))
+
+
+def temporal_consistency(poses: jax.Array, joint_weights: np.ndarray) -> jax.Array:
+    """The mean weighted square of the coordinates' changes from frame to frame, m^2: poses should move little.
+
+    A prior on poses `[B, F, J, 3]` that no target enters (MixSTE's TC); joint_weights `[J]`. 0 for a single frame.
+    """
+    return _mean(jnp.square(jnp.diff(poses, axis=1)) * jnp.asarray(joint_weights)[None, None, :, None])
+
+
+def velocity_error(poses: jax.Array, target: jax.Array) -> jax.Array:
+    """The mean distance between the displacements from frame to frame and the true ones, m (MPJVE). 0 for one frame."""
+    return _mean(distance(jnp.diff(poses, axis=1) - jnp.diff(target, axis=1)))
+
+
+def bone_asymmetry(poses: jax.Array, skeleton: Skeleton) -> jax.Array:
+    """The mean absolute difference in length of the left and the right bone, summed over the pairs, m."""
+    lengths = distance(bone_vectors(poses, skeleton))
+    bone_of = {child: number for number, (child, _) in enumerate(skeleton.bones)}
+    left, right = (np.array([bone_of[child] for child in side]) for side in (skeleton.left, skeleton.right))
+    return jnp.sum(jnp.mean(jnp.abs(lengths[..., left] - lengths[..., right]), axis=(0, 1)))
+
+
+def bone_change(poses: jax.Array, skeleton: Skeleton) -> jax.Array:
+    """The mean distance between a bone's vectors in successive frames, summed over the bones, m. 0 for one frame."""
+    return (skeleton.num_joints - 1) * _mean(distance(jnp.diff(bone_vectors(poses, skeleton), axis=1)))
+
+
+def bone_vectors(poses: jax.Array, skeleton: Skeleton) -> jax.Array:
+    """From parent to child, `[..., J - 1, 3]`, in the order of `skeleton.bones`."""
+    child, parent = np.array(skeleton.bones).T
+    return poses[..., child, :] - poses[..., parent, :]
+
+
+def mixste_loss(
+    skeleton: Skeleton,
+    joint_weights: np.ndarray,
+    *,
+    consistency: float = 0.5,
+    velocity: float = 2.0,
+    asymmetry: float = 0.0,
+    bones: float = 0.0,
+) -> PoseLoss:
+    """MixSTE's loss: weighted MPJPE + consistency TC + velocity MPJVE, with the release's coefficients.
+
+    The paper's velocity is 1.0 by its authors' word. asymmetry and bones are the coefficients of `bone_asymmetry` and
+    `bone_change`, 0.01 in the release, which leaves both terms out.
+    """
+
+    def loss(poses: jax.Array, target: jax.Array) -> jax.Array:
+        total = weighted_mpjpe(poses, target, joint_weights)
+        total += consistency * temporal_consistency(poses, joint_weights)
+        total += velocity * velocity_error(poses, target)
+        if asymmetry:
+            total += asymmetry * bone_asymmetry(poses, skeleton)
+        if bones:
+            total += bones * bone_change(poses, skeleton)
+        return total
+
+    return loss
+
+
+def _mean(values: jax.Array) -> jax.Array:
+    return jnp.mean(values) if values.size else jnp.zeros((), values.dtype)

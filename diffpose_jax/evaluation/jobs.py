@@ -22,14 +22,14 @@ from diffpose_jax.data.windows import (
     Windows,
     centred_windows,
     device_clips,
+    end_aligned_windows,
     gather,
-    tiled_windows,
     window_frames,
 )
 from diffpose_jax.diffusion.hypotheses import aggregate
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera, project, solve_root
-from diffpose_jax.lifters.base import Lifter, Variables
+from diffpose_jax.lifters.base import Lifter, Variables, lifted_frames, lifted_part
 
 Array = jax.Array
 
@@ -98,14 +98,21 @@ def predict_clips(
     Options and result as in `predict_windows`; a frame's hypotheses do not depend on which others are asked for.
     """
     wanted = strided_frames(clips, stride) if frames is None else frames
-    windows = tiled_windows(clips, lifter.frames)
-    numbers, inside = _frames_of(windows, lifter.frames)
-    needed = np.flatnonzero((inside & np.isin(numbers, wanted)).any(axis=1))
-    windows = Windows(*(part[needed] for part in windows))
+    windows = _windows_for(lifter, clips, wanted)
     cameras = window_cameras(clips, windows)
     poses, found = predict_windows(lifter, variables, device_clips(clips), windows, cameras=cameras, **options)
     rows = np.searchsorted(found, wanted)
     return {name: array[rows] for name, array in poses.items()}, wanted
+
+
+def _windows_for(lifter: Lifter, clips: ClipSet, wanted: np.ndarray) -> Windows:
+    """One window around each of the frames `wanted [M]`, or the windows side by side that hold any of them."""
+    if lifter.middle_frame:
+        return Windows(*(part[wanted] for part in centred_windows(clips, lifter.frames)))
+    windows = end_aligned_windows(clips, lifter.frames)
+    numbers, inside = _frames_of(windows, lifter)
+    needed = np.flatnonzero((inside & np.isin(numbers, wanted)).any(axis=1))
+    return Windows(*(part[needed] for part in windows))
 
 
 def strided_frames(clips: ClipSet, stride: int) -> np.ndarray:
@@ -128,12 +135,13 @@ def predict_windows(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Samples hypotheses for all windows, `batch_size` per device and compiled call, and aggregates them on the device.
 
-    Returns `{aggregation: poses [M, J, 3]}` in metres, root-relative, and the numbers `[M]` of the frames that the
-    windows cover, ascending; 'all' is `[M, H, J, 3]`. Where windows overlap, the last one counts. `progress(frames
+    Returns `{aggregation: poses [M, J, 3]}` in metres, root-relative, and the numbers `[M]` of the frames that are
+    lifted (of a lifter of middle frames, those), ascending; 'all' is `[M, H, J, 3]`. Where windows overlap, the last
+    one counts. `progress(frames
     done)` is called after each chunk. Aggregation 'reprojection' raises UserError without cameras.
     """
     check_aggregations([name for name in aggregations if name != ALL])
-    numbers, inside = _frames_of(windows, lifter.frames)
+    numbers, inside = _frames_of(windows, lifter)
     frames = np.unique(numbers[inside])
     job = _mapped_job(lifter, num_hypotheses, tuple(aggregations))
     data = JobData(clips, windows, cameras, jax.random.key(seed))
@@ -152,9 +160,12 @@ def predict_windows(
     return found, frames
 
 
-def _frames_of(windows: Windows, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    numbers, inside = window_frames(windows, jnp.arange(len(windows.start), dtype=jnp.int32), frames)
-    return np.asarray(numbers), np.asarray(inside)
+def _frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers `[W, F]` of the frames that a lifter gives for each window, and which of them lie in the clip."""
+    ids = jnp.arange(len(windows.start), dtype=jnp.int32)
+    numbers, inside = (np.asarray(part) for part in window_frames(windows, ids, lifter.frames))
+    lifted = lifted_frames(lifter)
+    return numbers[:, lifted], inside[:, lifted]
 
 
 # Validation calls this every few minutes with the same lifter, which must not compile anew each time.
@@ -165,7 +176,8 @@ def _mapped_job(lifter: Lifter, num_hypotheses: int, names: tuple[str, ...]) -> 
         # The first frame's number, not the window's: the noise of a frame is then the same whatever the stride.
         batch = batch._replace(index=data.windows.start[ids])
         camera = None if data.cameras is None else data.cameras.of(ids)
-        return reduce_hypotheses(names, lifter.sample(variables, data.key, batch, num_hypotheses), batch, camera)
+        hypotheses = lifter.sample(variables, data.key, batch, num_hypotheses)
+        return reduce_hypotheses(names, hypotheses, lifted_part(lifter, batch), camera)
 
     return parallel.pmap_each(lift)
 

@@ -13,7 +13,18 @@ import numpy as np
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.skeleton import Skeleton, mirror
 
-__all__ = ["Aux", "Batch", "Lifter", "Variables", "check_batch", "example_batch", "flip_averaged", "flip_batch"]
+__all__ = [
+    "Aux",
+    "Batch",
+    "Lifter",
+    "Variables",
+    "check_batch",
+    "example_batch",
+    "flip_averaged",
+    "flip_batch",
+    "lifted_frames",
+    "lifted_part",
+]
 
 Variables = Mapping[str, Any]
 
@@ -59,6 +70,19 @@ def example_batch(lifter: Lifter, size: int = 1) -> Batch:
     """A batch of zeros with a lifter's shapes, to initialise variables with."""
     shape = (size, lifter.frames, lifter.skeleton.num_joints)
     return Batch(jnp.zeros((*shape, 2)), jnp.zeros((*shape, 3)), jnp.ones(shape), jnp.arange(size, dtype=jnp.int32))
+
+
+def lifted_frames(lifter: Lifter) -> slice:
+    """Which frames of a batch `[B, F, J, C]` a lifter gives poses for."""
+    return slice(lifter.frames // 2, lifter.frames // 2 + 1) if lifter.middle_frame else slice(None)
+
+
+def lifted_part(lifter: Lifter, batch: Batch) -> Batch:
+    """The batch reduced to the frames that a lifter gives poses for."""
+    frames = lifted_frames(lifter)
+    return batch._replace(
+        keypoints=batch.keypoints[:, frames], poses=batch.poses[:, frames], mask=batch.mask[:, frames]
+    )
 
 
 def flip_batch(batch: Batch, skeleton: Skeleton) -> Batch:

@@ -30,8 +30,7 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
     Raises UserError where it cannot be written, or where its config differs in more than how a run is watched.
     """
     path = writable_directory(workdir)
-    trained = any(any((path / name).glob("[0-9]*")) for name in ("checkpoints", "best"))
-    if not trained:
+    if not _is_trained(path):
         return path
     stored = path / "config.json"
     if not stored.exists():
@@ -45,6 +44,10 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
             "use another --workdir"
         )
     return path
+
+
+def _is_trained(path: Path) -> bool:
+    return any(any((path / name).glob("[0-9]*")) for name in ("checkpoints", "best"))
 
 
 @functools.cache
@@ -172,6 +175,29 @@ def restore_workdir(workdir: str | os.PathLike) -> Trained:
     finally:
         best.close()
     return Trained(config, lifter, place(variables), step)
+
+
+def with_context(config: ConfigDict, workdir: str | os.PathLike) -> tuple[ConfigDict, Variables]:
+    """The config with its `context` section filled in from the work directory that `lifter.context` names, and the
+    variables of the lifter trained there, to be frozen.
+
+    Where none is named, or `workdir` holds a run that already has them in its checkpoints, the variables are `{}`.
+    Raises UserError where that lifter works on another layout.
+    """
+    source = config.lifter.get("context", "")
+    if not source:
+        return config, {}
+    if _is_trained(Path(workdir)) and (Path(workdir) / "config.json").is_file():
+        config = ConfigDict(config.to_dict())
+        config.context = load_config(Path(workdir) / "config.json").get("context", ConfigDict())
+        return config, {}
+    trained = restore_workdir(source)
+    ours, theirs = config.data.layout, trained.config.data.layout
+    if ours != theirs:
+        raise UserError(f"config.lifter.context: expected a lifter of layout {ours}, found {theirs} in {source}")
+    config = ConfigDict(config.to_dict())
+    config.context = ConfigDict(trained.config.lifter.to_dict())
+    return config, trained.variables
 
 
 def template_of(create: Callable[[], Any]) -> Any:

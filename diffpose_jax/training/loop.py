@@ -23,7 +23,7 @@ from diffpose_jax.lifters.base import Lifter, Variables, example_batch
 from diffpose_jax.parallel import AXIS, assert_replicated, local_devices, place, pmap_step
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, load_dataset, validate
-from diffpose_jax.training.checkpoints import Checkpoints, open_workdir, template_of
+from diffpose_jax.training.checkpoints import Checkpoints, open_workdir, template_of, with_context
 from diffpose_jax.training.logging import MetricsLog
 from diffpose_jax.training.state import TrainState, create_state, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
@@ -46,6 +46,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     """
     validate(config)
     _check_batch(config.training.batch_size)
+    config, context = with_context(config, workdir)
     path = open_workdir(workdir, config)
     lifter, optimizer = build_lifter(config, AXIS), make_optimizer(config.training)
 
@@ -60,6 +61,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     save_config(config, path / "config.json")
     keeper = Keeper(path, config.training.keep, Validation.of(config, splits["valid"]))
     first, state = keeper.restore(create)
+    if context and not first:
+        state = state._replace(frozen=context)
     log = MetricsLog(path, first, enabled=jax.process_index() == 0)
     data = TrainData(device_clips(splits["train"]), centred_windows(splits["train"], lifter.frames))
     step = make_step(lifter, optimizer, seed=config.seed, ema_decay=config.training.ema_decay, flip=config.data.flip)

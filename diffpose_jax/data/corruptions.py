@@ -126,32 +126,6 @@ def occlusion(plane: jax.Array, depth: jax.Array, skeleton: Skeleton) -> jax.Arr
     return 1 - jnp.prod(1 - covered, axis=-1)
 
 
-def occlude(
-    key: jax.Array, shape: tuple[int, ...], rate: float, mean_length: float | None = None, keep: tuple[int, ...] = ()
-) -> jax.Array:
-    """Draws a mask of observed joints, float32 of `shape` `[..., F, J]`: 1 observed, 0 hidden.
-
-    Every joint is hidden in a share `rate` < 1 of the frames, for `mean_length` frames on average (a two-state Markov
-    chain in its stationary state, whose gaps cannot be shorter than rate / (1 - rate) frames); None hides every frame
-    on its own. Joints in `keep` are always observed.
-    """
-    *leading, frames, joints = shape
-    odds = rate / (1 - rate)
-    mean_length = 1 + odds if mean_length is None else max(mean_length, 1, odds)
-    hide = odds / mean_length
-    draws = jax.random.uniform(key, (frames, *leading, joints))
-
-    def step(hidden: jax.Array, draw: jax.Array) -> tuple[jax.Array, jax.Array]:
-        hidden = jnp.where(hidden, draw >= 1 / mean_length, draw < hide)
-        return hidden, hidden
-
-    first = draws[0] < rate
-    _, rest = jax.lax.scan(step, first, draws[1:])
-    observed = jnp.moveaxis(~jnp.concatenate([first[None], rest]), 0, -2)
-    always = jnp.array([joint in keep for joint in range(joints)])
-    return jnp.logical_or(observed, jnp.broadcast_to(always, observed.shape)).astype(jnp.float32)
-
-
 def corrupt_clipset(
     clipset: ClipSet,
     seed: int,

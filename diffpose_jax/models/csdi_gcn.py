@@ -84,8 +84,8 @@ class ResidualBlock(nn.Module):
 class CSDIGCN(nn.Module):
     """CSDI's residual network (Tashiro et al. 2021) with graph layers, as a noise predictor (Rommel et al. 2023).
 
-    `x [B, F, J, C]` and the step `k`, int32 `[B]` or a scalar for all, below `num_steps`, give `[B, F, J, 3]`. An F that
-    is not `frames` is a UserError. `index [B]` is the identity of each example, from which its dropout masks derive; by
+    `x [B, F, J, C]` and the step `k`, int32 `[B]` or a scalar for all, below `num_steps`, give `[B, F, J, 3]`; an F not
+    `frames` is a UserError. `index [B]` is the identity of each example, from which its dropout masks derive; by
     default its place in the batch. The blocks' parameters are stacked, `[num_layers, ...]`, and scanned. `groups` are
     the joints that the non-local block pools in pairs, see `pooled_pairs`; by default those of `GROUPS`, and without
     any a UserError.

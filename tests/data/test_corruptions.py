@@ -11,7 +11,6 @@ from diffpose_jax.data.corruptions import (
     DetectorSettings,
     corrupt_clipset,
     image_scale,
-    occlude,
     occlusion,
     simulate_detector,
 )
@@ -165,17 +164,6 @@ def test_outliers_are_rare_far_and_doubted(still):
     assert 0.005 < lost.mean() < 0.03
     assert moved[lost].mean() * PIXELS > 20
     assert (np.asarray(scores)[lost] < np.asarray(calm_scores)[lost]).all()
-
-
-@pytest.mark.parametrize(("rate", "mean_length", "expected"), [(0.1, 1.0, 1.0), (0.3, 10.0, 10.0), (0.6, None, 2.5)])
-def test_gaps_have_the_rate_and_length_asked_for(rate, mean_length, expected):
-    mask = np.asarray(occlude(jax.random.key(0), (32, 400, 17), rate, mean_length, keep=(0,)))
-    assert set(np.unique(mask)) == {0.0, 1.0}
-    assert (mask[..., 0] == 1).all()
-    gone = mask[..., 1:] == 0
-    assert gone.mean() == pytest.approx(rate, rel=0.05)
-    starts = (gone[:, 1:] & ~gone[:, :-1]).sum() + gone[:, 0].sum()
-    assert gone.sum() / starts == pytest.approx(expected, rel=0.08)
 
 
 def clipset(lengths=(30, 100), poses=True):

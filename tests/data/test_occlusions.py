@@ -1,0 +1,149 @@
+"""Occlusion patterns hide what they say, as often as they say, by example; chance gaps have their rate and length."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffpose_jax.data.occlusions import PATTERNS, markov_gaps, occlude
+from diffpose_jax.data.windows import Batch
+from diffpose_jax.errors import UserError
+from diffpose_jax.skeleton import H36M_16, H36M_17, Skeleton
+
+FRAMES = 27
+LEG, ARM = [1, 2, 3], [11, 12, 13]
+KEY = jax.random.key(5)
+
+
+def batch_of(size: int, skeleton: Skeleton = H36M_17) -> Batch:
+    shape = (size, FRAMES, skeleton.num_joints)
+    keypoints = np.random.default_rng(0).uniform(1, 2, (*shape, 2)).astype(np.float32)
+    index = jnp.arange(size, dtype=jnp.int32) * 7
+    return Batch(jnp.asarray(keypoints), jnp.zeros((*shape, 3)), jnp.ones(shape), index)
+
+
+hide = jax.jit(occlude, static_argnames=("pattern", "skeleton", "rate", "released"))
+
+
+@functools.cache
+def hidden_by(pattern: str, released: bool) -> np.ndarray:
+    return np.asarray(hide(KEY, batch_of(3000), pattern, H36M_17, released=released).mask) == 0
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, "any"])
+def test_a_hidden_joint_lies_at_zero_and_the_others_stay(pattern):
+    batch = batch_of(3000)
+    seen = hide(KEY, batch, pattern, H36M_17, released=True)
+    np.testing.assert_array_equal(seen.keypoints, batch.keypoints * seen.mask[..., None])
+    assert set(np.unique(seen.mask)) <= {0.0, 1.0}
+    np.testing.assert_array_equal(seen.poses, batch.poses)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "released", "share", "joints"),
+    [
+        ("none", False, 0.0, []),
+        ("random", False, 0.2, range(17)),
+        ("arm_leg", False, 0.4 * 6 / 17, LEG + ARM),
+        ("arm_leg", True, 10 / 27 * 6 / 17, LEG + ARM),
+        ("leg_gap", False, 10 / 27 * 3 / 17, LEG),
+        ("leg_gap", True, 10 / 27 * 3 / 17, LEG),
+        ("frame_gap", False, 5 / 27, range(17)),
+        ("frame_gap", True, 5 / 27, range(17)),
+    ],
+)
+def test_patterns_hide_their_joints_in_their_share_of_frames(pattern, released, share, joints):
+    hidden = hidden_by(pattern, released)
+    assert hidden.mean() == pytest.approx(share, rel=0.02)
+    assert np.flatnonzero(hidden.any(axis=(0, 1))).tolist() == list(joints)
+
+
+def test_gaps_are_consecutive_and_reach_the_last_frame_unless_released():
+    for pattern, length in (("leg_gap", 10), ("frame_gap", 5)):
+        for released in (False, True):
+            rows = hidden_by(pattern, released).any(axis=2)
+            starts = rows.argmax(axis=1)
+            assert (rows.sum(axis=1) == length).all()
+            assert all(row[start : start + length].all() for row, start in zip(rows, starts, strict=True))
+            assert set(starts) == set(range(FRAMES - length + (0 if released else 1)))
+
+
+def test_released_arms_and_legs_go_in_exactly_ten_frames_and_otherwise_by_chance():
+    exact, chance = (hidden_by("arm_leg", released).any(axis=2).sum(axis=1) for released in (True, False))
+    assert set(exact) == {10}
+    # Binomial with 27 trials: variance 27 * 0.4 * 0.6.
+    assert chance.mean() == pytest.approx(10.8, rel=0.02)
+    assert chance.var() == pytest.approx(6.48, rel=0.1)
+
+
+def test_any_leaves_a_fifth_untouched():
+    untouched = (~hidden_by("any", True)).all(axis=(1, 2)).mean()
+    assert untouched == pytest.approx(0.2, abs=0.03)
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    with np.load(Path(__file__).parents[1] / "parity" / "data" / "diffhpe_occlusions.npz", allow_pickle=False) as file:
+        return {name.removeprefix("out_"): value for name, value in file.items() if name.startswith("out_")}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("random", "random"),
+        ("arm_leg", "random_left_arm_right_leg"),
+        ("leg_gap", "structured_joint"),
+        ("frame_gap", "structured_frame"),
+        ("any", "all"),
+    ],
+)
+def test_the_devices_draws_are_distributed_as_the_releases(recorded, pattern, name):
+    hidden = hidden_by(pattern, True)
+    touched = np.bincount(hidden.any(axis=2).sum(axis=1), minlength=FRAMES + 1) / len(hidden)
+    # The recorded shares are of 3000 draws too; their own chance is as large.
+    np.testing.assert_allclose(hidden.mean(axis=(0, 1)), recorded[f"missing_rate_per_joint_{name}"], atol=0.02)
+    np.testing.assert_allclose(hidden.mean(axis=(0, 2)), recorded[f"missing_rate_per_frame_{name}"], atol=0.05)
+    np.testing.assert_allclose(touched, recorded[f"n_frames_touched_{name}"], atol=0.05)
+
+
+def test_the_mask_belongs_to_the_example_and_the_key():
+    batch = batch_of(8)
+    order = np.array([3, 1, 0, 2, 7, 6, 5, 4])
+    moved = Batch(*(part[order] for part in batch[:4]))
+    mask = hide(KEY, batch, "random", H36M_17).mask
+    np.testing.assert_array_equal(hide(KEY, moved, "random", H36M_17).mask, mask[order])
+    assert np.any(hide(jax.random.key(6), batch, "random", H36M_17).mask != mask)
+
+
+def test_what_was_hidden_before_stays_hidden():
+    batch = batch_of(4)._replace(mask=batch_of(4).mask.at[:, :, 8].set(0))
+    assert not np.any(hide(KEY, batch, "leg_gap", H36M_17).mask[:, :, 8])
+
+
+def test_joints_are_found_by_name_in_another_layout():
+    seen = occlude(KEY, batch_of(2, H36M_16), "arm_leg", H36M_16, 0.9)
+    gone = np.flatnonzero((np.asarray(seen.mask) == 0).any(axis=(0, 1)))
+    assert [H36M_16.joints[j] for j in gone] == [H36M_17.joints[j] for j in LEG + ARM]
+
+
+def test_an_unknown_pattern_and_a_rate_of_one_are_refused():
+    with pytest.raises(UserError, match="expected one of none, random, arm_leg, leg_gap, frame_gap, any, found 'fog'"):
+        occlude(KEY, batch_of(1), "fog", H36M_17)
+    with pytest.raises(UserError, match="expected at least 0 and below 1, found 20"):
+        occlude(KEY, batch_of(1), "random", H36M_17, 20)
+
+
+@pytest.mark.parametrize(("rate", "mean_length", "expected"), [(0.1, 1.0, 1.0), (0.3, 10.0, 10.0), (0.6, None, 2.5)])
+def test_gaps_have_the_rate_and_length_asked_for(rate, mean_length, expected):
+    mask = np.asarray(markov_gaps(jax.random.key(0), (32, 400, 17), rate, mean_length, keep=(0,)))
+    assert set(np.unique(mask)) == {0.0, 1.0}
+    assert (mask[..., 0] == 1).all()
+    gone = mask[..., 1:] == 0
+    assert gone.mean() == pytest.approx(rate, rel=0.05)
+    starts = (gone[:, 1:] & ~gone[:, :-1]).sum() + gone[:, 0].sum()
+    assert gone.sum() / starts == pytest.approx(expected, rel=0.08)

@@ -1,12 +1,15 @@
 """Turn motion or keypoint files into the project's archive:
 
-    python -m diffpose_jax.prepare {synthetic,cmu,mocap,human36m,keypoints} --source PATH --output data/NAME.npz
+    python -m diffpose_jax.prepare SOURCE --source PATH --output data/NAME.npz
 
-    synthetic   needs no source: embedded people, seen by random cameras
-    cmu         the CMU archive cmu_h36m17.npz, filmed by Human3.6M's cameras
-    mocap       a folder of .asf/.amc and .bvh files, likewise
-    human36m    a folder with VideoPose3D's data_3d_h36m.npz and data_2d_h36m_{detections}.npz
-    keypoints   your own 2D keypoints (.npz or .json; `diffpose_jax.data.keypoints` says how they look)
+    synthetic      needs no source: embedded people, seen by random cameras
+    cmu            the CMU archive cmu_h36m17.npz, filmed by Human3.6M's cameras
+    mocap          a folder of .asf/.amc and .bvh files, likewise
+    human36m       a folder with VideoPose3D's data_3d_h36m.npz and data_2d_h36m_{detections}.npz
+    humaneva       a folder with VideoPose3D's data_3d_humaneva15.npz and data_2d_humaneva15_{detections}.npz
+    mpi_inf_3dhp   a folder with data_train_3dhp.npz and data_test_3dhp.npz (or TS1/annot_data.mat, ...); --annotation
+                   says which 3D targets, annot3 (the files named ..._3dhp_ori.npz) or univ_annot3
+    keypoints      your own 2D keypoints (.npz or .json; `diffpose_jax.data.keypoints` says how they look)
 
 Prints what it found and draws a sample sheet beside the archive. Look at it: wrong units, sides or axes show at once.
 """
@@ -30,8 +33,10 @@ from diffpose_jax.data.clips import ClipSet, save_archive
 from diffpose_jax.data.cmu import load_cmu
 from diffpose_jax.data.corruptions import DetectorSettings, corrupt_clipset
 from diffpose_jax.data.human36m import load_human36m
+from diffpose_jax.data.humaneva import load_humaneva
 from diffpose_jax.data.keypoints import load_keypoints
 from diffpose_jax.data.mocap import load_mocap
+from diffpose_jax.data.mpi_inf_3dhp import load_mpi_inf_3dhp
 from diffpose_jax.data.synthetic import load_synthetic
 from diffpose_jax.errors import UserError
 from diffpose_jax.progress import Progress
@@ -50,6 +55,8 @@ SOURCES: Mapping[str, tuple[Callable[..., dict[str, ClipSet]], tuple[str, ...]]]
         ("seed", "valid_subjects", "test_subjects", "cameras_per_clip", "unit", "amc_fps", "name_pattern"),
     ),
     "human36m": (load_human36m, ("detections", "layout", "valid_subjects")),
+    "humaneva": (load_humaneva, ("detections", "valid_share")),
+    "mpi_inf_3dhp": (load_mpi_inf_3dhp, ("annotation", "valid_subjects")),
     "keypoints": (load_keypoints, ("layout", "target")),
 }
 
@@ -63,13 +70,21 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "seed", 0, "Seed of synthetic motion, cameras, simulated detections and the sheet.", flag_values=values
     )
-    flags.DEFINE_string("detections", "gt", "human36m: which 2D file, gt, cpn, hr, ...", flag_values=values)
+    flags.DEFINE_string(
+        "detections", "gt", "human36m, humaneva: which 2D file, gt, cpn, detectron_pt_coco, ...", flag_values=values
+    )
+    flags.DEFINE_string(
+        "annotation", None, "mpi_inf_3dhp: the 3D targets, annot3 or univ_annot3; not comparable.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "valid_share", None, "humaneva: the share of every training piece for the valid split.", flag_values=values
+    )
     flags.DEFINE_string(
         "layout", None, "keypoints: the file's joint layout; human36m: h36m17 or h36m16.", flag_values=values
     )
     flags.DEFINE_string("target", H36M_17.name, "keypoints: the joint layout to convert to.", flag_values=values)
     flags.DEFINE_list(
-        "valid_subjects", None, "cmu, mocap, human36m: the subjects of the valid split.", flag_values=values
+        "valid_subjects", None, "cmu, mocap, human36m, mpi_inf_3dhp: the subjects of valid.", flag_values=values
     )
     flags.DEFINE_list("test_subjects", None, "mocap: the subjects of the test split.", flag_values=values)
     flags.DEFINE_integer(
@@ -147,6 +162,9 @@ def prepare(
     title = f"{kind}" + (f", simulated detections (strength {detector.strength:g})" if detector else "")
     save_figure(_sheet(splits, samples, seed, title), sheet_path)
     console.print(summary(splits))
+    for split, clips in splits.items():
+        if clips.note:
+            say(f"{split}: {clips.note}")
     say(f"done: archive {output_path}, sample sheet {sheet_path}")
     return splits
 
@@ -170,9 +188,10 @@ def summary(splits: Mapping[str, ClipSet]) -> Table:
 def _describe(clips: ClipSet) -> dict[str, str]:
     minutes = float(np.sum(clips.clip_length / clips.fps)) / 60
     rates = ", ".join(f"{rate:g}" for rate in np.unique(clips.fps))
+    valid = "" if clips.valid_frame is None else f", {int(clips.valid_frame.sum()):,} of them valid"
     described = {
         "clips": f"{clips.num_clips:,} of {clips.clip_length.min()} to {clips.clip_length.max()} frames",
-        "frames": f"{clips.num_frames:,} ({minutes:.1f} min at {rates} fps)",
+        "frames": f"{clips.num_frames:,} ({minutes:.1f} min at {rates} fps)" + valid,
         "layout": clips.skeleton.name,
         "subjects": _listed(clips.subject),
         "actions": _listed(clips.action),

@@ -78,13 +78,20 @@ def test_keypoints_without_3d_are_prepared_for_another_layout(program, keypoints
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "expected one of synthetic, cmu, mocap, human36m, keypoints as the source, found none"),
-        (["humaneva"], "found humaneva"),
+        ([], "humaneva, mpi_inf_3dhp, keypoints as the source, found none"),
+        (["totalcapture"], "found totalcapture"),
         (["synthetic"], "--output: required"),
         (["cmu", "--output={here}/a.npz"], "--source: required for cmu"),
         (["cmu", "--output={here}/a.npz", "--source={here}/none.npz"], "none.npz: expected the CMU archive"),
         (["mocap", "--output={here}/a.npz", "--source={here}/none"], "none: expected a folder"),
         (["human36m", "--output={here}/a.npz", "--source={here}"], "data_3d_h36m.npz: expected VideoPose3D's"),
+        (["humaneva", "--output={here}/a.npz", "--source={here}"], "data_3d_humaneva15.npz: expected VideoPose3D's"),
+        (["humaneva", "--output={here}/a.npz", "--source={here}", "--valid_subjects=S1"], "no meaning for humaneva"),
+        (["mpi_inf_3dhp", "--output={here}/a.npz", "--source={here}"], "annotation: expected annot3 or univ_annot3"),
+        (
+            ["mpi_inf_3dhp", "--output={here}/a.npz", "--source={here}", "--annotation=annot3"],
+            "expected data_train_3dhp_ori.npz, data_test_3dhp_ori.npz or TS1/annot_data.mat",
+        ),
         (["keypoints", "--output={here}/a.npz", "--source={here}/none.json"], "none.json: expected a keypoint file"),
         (["keypoints", "--output={here}/a.npz", "--source={here}/walk.npz", "--layout=h36m17"], "layout h36m17"),
         (["keypoints", "--output={here}/a.npz", "--source={here}/walk.npz", "--target=x"], "unknown joint layout 'x'"),
@@ -114,15 +121,19 @@ class Command:
         return os.system, (self.text,)
 
 
-@pytest.mark.parametrize("kind", ["human36m", "keypoints", "cmu"])
+@pytest.mark.parametrize("kind", ["human36m", "humaneva", "mpi_inf_3dhp", "keypoints", "cmu"])
 def test_hostile_files_are_refused_and_run_nothing(program, tmp_path, kind):
     sentinel = tmp_path / "sentinel"
     hostile = np.array({"S1": {"Walking": Command(f"touch {sentinel}")}}, dtype=object)
-    np.savez(tmp_path / "data_3d_h36m.npz", positions_3d=hostile, meta=hostile, keypoints=hostile)
-    np.savez(tmp_path / "data_2d_h36m_gt.npz", positions_2d=hostile)
-    source = tmp_path if kind == "human36m" else tmp_path / "data_3d_h36m.npz"
-    code, _, error = program(kind, f"--source={source}", f"--output={tmp_path / 'a.npz'}")
+    for name in ("data_3d_h36m", "data_3d_humaneva15", "data_test_3dhp"):
+        np.savez(tmp_path / f"{name}.npz", positions_3d=hostile, meta=hostile, keypoints=hostile, data=hostile)
+    for name in ("data_2d_h36m_gt", "data_2d_humaneva15_gt"):
+        np.savez(tmp_path / f"{name}.npz", positions_2d=hostile)
+    source = tmp_path / "data_3d_h36m.npz" if kind in ("keypoints", "cmu") else tmp_path
+    options = ["--annotation=univ_annot3"] if kind == "mpi_inf_3dhp" else []
+    code, _, error = program(kind, f"--source={source}", f"--output={tmp_path / 'a.npz'}", *options)
     assert code == 2
     assert error.count("\n") == 1
-    assert "data_3d_h36m.npz" in error
+    files = {"humaneva": "data_3d_humaneva15.npz", "mpi_inf_3dhp": "data_test_3dhp.npz"}
+    assert files.get(kind, "data_3d_h36m.npz") in error
     assert not sentinel.exists()

@@ -25,7 +25,8 @@ class Clip(NamedTuple):
     """One uninterrupted recording of one subject in one camera, as loaders yield it.
 
     keypoints `[T, J, 2]` normalised image units; poses `[T, J, 3]` metres, camera frame, root-relative, or None;
-    root `[T, 3]` metres, camera frame, or None; camera indexes the set's cameras (-1: unknown); scores `[T, J]`.
+    root `[T, 3]` metres, camera frame, or None; camera indexes the set's cameras (-1: unknown); scores `[T, J]`;
+    valid_frame `[T]` bool, None: all; activity `[T]` int32, None: unknown.
     """
 
     keypoints: np.ndarray
@@ -36,6 +37,8 @@ class Clip(NamedTuple):
     camera: int = -1
     fps: float = 50.0
     scores: np.ndarray | None = None
+    valid_frame: np.ndarray | None = None
+    activity: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +46,13 @@ class ClipSet:
     """Frames of many clips, stored end to end.
 
     keypoints `[N, J, 2]` normalised image units (x/w*2-1, y/w*2-h/w); poses `[N, J, 3]` metres, camera frame,
-    root-relative (joint 0 is zero), or None; root `[N, 3]` metres, camera frame, or None; clip_start, clip_length,
-    camera, fps `[C]`; subject and action, one per clip; cameras with a leading axis `[K]`, or None; scores `[N, J]`
-    of the detector, or None.
+    root-relative (the skeleton's root is zero), or None; root `[N, 3]` metres, camera frame, or None; clip_start,
+    clip_length, camera, fps `[C]`; subject and action, one per clip; cameras with a leading axis `[K]`, or None;
+    scores `[N, J]` of the detector, or None.
+
+    valid_frame `[N]` bool, or None where all are: frames that are not valid are lifted like the others, as part of
+    their clip, but no error is measured on them. activity `[N]` int32, or None: a benchmark's number of what is done
+    in a frame where that changes within a clip, 0 where it is not known. note: what a report must say about the data.
     """
 
     keypoints: np.ndarray
@@ -60,9 +67,12 @@ class ClipSet:
     cameras: Camera | None
     skeleton: Skeleton
     scores: np.ndarray | None = None
+    valid_frame: np.ndarray | None = None
+    activity: np.ndarray | None = None
+    note: str = ""
 
     @classmethod
-    def build(cls, clips: Sequence[Clip], skeleton: Skeleton, cameras: Camera | None = None) -> ClipSet:
+    def build(cls, clips: Sequence[Clip], skeleton: Skeleton, cameras: Camera | None = None, note: str = "") -> ClipSet:
         """Stores clips end to end; no clips give a set of no frames. Raises UserError on data that cannot be used."""
         for clip in clips:
             _check_clip(clip, skeleton)
@@ -74,6 +84,13 @@ class ClipSet:
             if any(part is None for part in parts):
                 return None
             return np.concatenate([np.zeros((0, *shape), np.float32), *[np.asarray(p, np.float32) for p in parts]])
+
+        def filled(name: str, value: bool | int, dtype: type) -> np.ndarray | None:
+            parts = [getattr(clip, name) for clip in clips]
+            if all(part is None for part in parts):
+                return None
+            pairs = zip(parts, lengths, strict=True)
+            return np.concatenate([np.full(n, value, dtype) if p is None else np.asarray(p, dtype) for p, n in pairs])
 
         return cls(
             keypoints=joined("keypoints", (joints, 2)),
@@ -88,6 +105,9 @@ class ClipSet:
             cameras=cameras,
             skeleton=skeleton,
             scores=joined("scores", (joints,)) if clips else None,
+            valid_frame=filled("valid_frame", True, np.bool_),
+            activity=filled("activity", 0, np.int32),
+            note=note,
         )
 
     @property
@@ -101,7 +121,7 @@ class ClipSet:
     def clip(self, index: int) -> Clip:
         """The clip at `index`, as views of the set's arrays."""
         frames = slice(self.clip_start[index], self.clip_start[index] + self.clip_length[index])
-        part = {name: _taken(getattr(self, name), frames) for name in ("keypoints", "poses", "root", "scores")}
+        part = {name: _taken(getattr(self, name), frames) for name in _FRAME_ARRAYS}
         return Clip(
             **part,
             subject=self.subject[index],
@@ -112,7 +132,7 @@ class ClipSet:
 
     def select(self, indices: Iterable[int]) -> ClipSet:
         """The set of the clips at `indices`, in that order."""
-        return ClipSet.build([self.clip(i) for i in indices], self.skeleton, self.cameras)
+        return ClipSet.build([self.clip(i) for i in indices], self.skeleton, self.cameras, self.note)
 
     def converted(self, skeleton: Skeleton) -> ClipSet:
         """The same frames in another layout (see `skeleton.convert_layout`). Raises UserError where no map exists."""
@@ -154,6 +174,8 @@ def _check_clip(clip: Clip, skeleton: Skeleton) -> None:
         "poses": (frames, joints, 3),
         "root": (frames, 3),
         "scores": (frames, joints),
+        "valid_frame": (frames,),
+        "activity": (frames,),
     }
     if frames == 0:
         raise UserError(f"{name}: expected at least one frame, found none")
@@ -168,7 +190,7 @@ def _check_clip(clip: Clip, skeleton: Skeleton) -> None:
             raise UserError(f"{name}: expected finite {field}, found NaN or infinity first in frame {frame}")
 
 
-_FRAME_ARRAYS = ("keypoints", "poses", "root", "scores")
+_FRAME_ARRAYS = ("keypoints", "poses", "root", "scores", "valid_frame", "activity")
 _CLIP_ARRAYS = ("clip_start", "clip_length", "camera", "fps")
 
 
@@ -182,6 +204,7 @@ def save_archive(path: str | os.PathLike, splits: Mapping[str, ClipSet]) -> None
             "subject": clips.subject,
             "action": clips.action,
             "frames": clips.num_frames,
+            "note": clips.note,
         }
         for name in _FRAME_ARRAYS + _CLIP_ARRAYS:
             if getattr(clips, name) is not None:
@@ -241,6 +264,7 @@ def _read_split(archive: np.lib.npyio.NpzFile, split: str, meta: dict) -> ClipSe
         action=tuple(meta["action"]),
         cameras=None if cameras[0] is None else Camera(*cameras),
         skeleton=get_skeleton(meta["skeleton"]),
+        note=str(meta.get("note", "")),
     )
     _check_split(clips, meta["frames"])
     return clips
@@ -249,12 +273,14 @@ def _read_split(archive: np.lib.npyio.NpzFile, split: str, meta: dict) -> ClipSe
 def _check_split(clips: ClipSet, frames: int) -> None:
     joints, count = clips.skeleton.num_joints, len(clips.subject)
     shapes = {"keypoints": (frames, joints, 2), "poses": (frames, joints, 3), "root": (frames, 3),
-              "scores": (frames, joints), **dict.fromkeys(_CLIP_ARRAYS, (count,))}  # fmt: skip
+              "scores": (frames, joints), "valid_frame": (frames,), "activity": (frames,),
+              **dict.fromkeys(_CLIP_ARRAYS, (count,))}  # fmt: skip
     for name, shape in shapes.items():
         array = getattr(clips, name)
-        if array is None and name in ("poses", "root", "scores"):
+        if array is None and name in _FRAME_ARRAYS and name != "keypoints":
             continue
-        if array is None or array.shape != shape or array.dtype.kind not in "fi":
+        kinds = {"valid_frame": "b", "activity": "i"}.get(name, "fi")
+        if array is None or array.shape != shape or array.dtype.kind not in kinds:
             raise ValueError(f"{name} that is not {shape} numbers")
         if not np.isfinite(array).all():
             raise ValueError(f"{name} with NaN or infinity")

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.mpi_inf_3dhp import ACTIVITIES
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import baselines, report
+from diffpose_jax.evaluation.coherence import WINDOW
 from diffpose_jax.evaluation.jobs import CHOICES, predict_clips, strided_frames
+from diffpose_jax.evaluation.metrics import coordinate_errors, joint_errors, root_relative
 from diffpose_jax.evaluation.protocols import Frames, Protocol, get_protocol, known_frames
 from diffpose_jax.lifters.base import Lifter, Variables, flip_averaged
 from diffpose_jax.progress import Progress
@@ -38,21 +42,58 @@ class Measured(NamedTuple):
 
     @classmethod
     def of(cls, clips: ClipSet, stride: int, protocol_name: str) -> Measured:
-        """Every `stride`-th frame of the set. Raises UserError where the protocol needs what the set does not have."""
+        """Every `stride`-th frame of the set that is valid; its activity is its action where the set knows activities.
+
+        Raises UserError where the protocol needs what the set does not have.
+        """
         if not clips.num_frames:
             raise UserError("data: expected at least one clip to measure, found none")
-        protocol = get_protocol(protocol_name, clips.skeleton.root)
+        skeleton = clips.skeleton
+        protocol = get_protocol(protocol_name, skeleton)
         numbers = strided_frames(clips, stride)
+        if clips.valid_frame is not None:
+            numbers = numbers[clips.valid_frame[numbers]]
+        if not len(numbers):
+            raise UserError("data: expected at least one valid frame to measure, found none")
         frames = known_frames(clips, numbers)
-        protocol.check(frames)
+        protocol.check(frames, skeleton)
         clip = clips.frame_clip()[numbers]
         actions, subjects = ([names[i] for i in clip] for names in (clips.action, clips.subject))
-        return cls(clips, numbers, frames, protocol._replace(measure=jax.jit(protocol.measure)), actions, subjects)
+        if clips.activity is not None:
+            actions = [ACTIVITIES[number] for number in clips.activity[numbers]]
+        protocol = protocol._replace(measure=jax.jit(protocol.measure), compared=jax.jit(protocol.compared))
+        return cls(clips, numbers, frames, protocol, actions, subjects)
 
     def row(self, name: str, label: str, poses: np.ndarray, *, kind: str, oracle: bool = False) -> dict[str, Any]:
         """The report's row for poses `[M, J, 3]`."""
         values = {key: np.asarray(value) for key, value in self.protocol.measure(poses, self.frames).items()}
-        return report.row(name, label, values, self.actions, self.subjects, kind=kind, oracle=oracle)
+        sequences = self.subjects if self.protocol.by_sequence else None
+        found = report.row(
+            name, label, values, self.actions, self.subjects, sequences=sequences, kind=kind, oracle=oracle
+        )
+        return found | self._where_errors_are(poses)
+
+    def _where_errors_are(self, poses: np.ndarray) -> dict[str, dict[str, float]]:
+        """Mean errors per joint and per coordinate in mm, over all frames."""
+        skeleton = self.clips.skeleton
+        compared = self.protocol.compared(jnp.asarray(poses), self.frames)
+        target = root_relative(self.frames.poses, skeleton.root)
+        joints = np.asarray(joint_errors(compared, target), np.float64).mean(axis=0) * 1000
+        axes = np.asarray(coordinate_errors(compared, target), np.float64).mean(axis=(0, 1)) * 1000
+        return {
+            "by_joint": dict(zip(skeleton.joints, joints.tolist(), strict=True)),
+            "by_coordinate": dict(zip("xyz", axes.tolist(), strict=True)),
+        }
+
+    def notes(self) -> list[str]:
+        """What a reader must know about these frames: what the data say, frames not measured, metrics left out."""
+        lines = [f"data: {self.clips.note}"] if self.clips.note else []
+        invalid = 0 if self.clips.valid_frame is None else int((~self.clips.valid_frame).sum())
+        if invalid:
+            lines.append(f"{invalid} frames that the benchmark marks as invalid are lifted but not measured")
+        if not bool((self.frames.window >= 0).any()):
+            lines.append(f"segment std left out: it needs {WINDOW} consecutive frames, so a stride of 1")
+        return lines
 
 
 def lift(

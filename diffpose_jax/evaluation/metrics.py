@@ -1,7 +1,7 @@
 """The field's errors of 3D poses: pure functions, one value per pose, metres in and metres out.
 
 Poses are `[..., J, 3]` in metres; nothing is centred or aligned here unless the name says so (`root_relative` centres).
-`METRICS` says how a report prints each of them.
+Whether a skeleton holds together over time is in `coherence`. `METRICS` says how a report prints each of them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,31 @@ Array = jax.Array
 PCK_THRESHOLD = 0.150
 AUC_THRESHOLDS = tuple(0.005 * step for step in range(31))
 
+# The joints of `mpi_inf_3dhp17` that the benchmark's own tool counts in PCK and AUC, in its groups. Pelvis, spine and
+# the joint it calls head (17) are in none.
+JOINT_GROUPS_3DHP: dict[str, tuple[int, ...]] = {
+    "head": (0,),
+    "neck": (1,),
+    "shoulder": (2, 5),
+    "elbow": (3, 6),
+    "wrist": (4, 7),
+    "hip": (8, 11),
+    "knee": (9, 12),
+    "ankle": (10, 13),
+}
+
 
 class Metric(NamedTuple):
-    """How a metric is printed: its name in papers, its unit, the factor from what the function returns to that unit."""
+    """How a metric is printed: its name in papers, its unit, the factor from what the function returns to that unit.
+
+    `detail` names a table of its own; without it the metric is a column of the main tables.
+    """
 
     label: str
     unit: str
     scale: float
     lower_is_better: bool = True
+    detail: str = ""
 
 
 METRICS: dict[str, Metric] = {
@@ -36,7 +53,12 @@ METRICS: dict[str, Metric] = {
     "velocity_error": Metric("velocity error", "mm/frame", 1000.0),
     "pck": Metric("PCK@150mm", "%", 100.0, lower_is_better=False),
     "auc": Metric("AUC", "%", 100.0, lower_is_better=False),
+    "symmetry_gap": Metric("symmetry gap", "mm", 1000.0),
+    "segment_deviation": Metric("segment std", "mm", 1000.0),
 }
+for _measure, _label in (("pck", "PCK@150mm"), ("auc", "AUC")):
+    for _group in JOINT_GROUPS_3DHP:
+        METRICS[f"{_measure}_{_group}"] = Metric(_group, "%", 100.0, False, f"{_label} by joint group")
 
 
 def root_relative(poses: Array, root: int = 0) -> Array:
@@ -47,6 +69,11 @@ def root_relative(poses: Array, root: int = 0) -> Array:
 def joint_errors(poses: Array, target: Array) -> Array:
     """The distance of every joint to its target, `[..., J]` m."""
     return jnp.linalg.norm(poses - target, axis=-1)
+
+
+def coordinate_errors(poses: Array, target: Array) -> Array:
+    """How far each coordinate of every joint is from its target, `[..., J, 3]` m (Rommel et al. 2023)."""
+    return jnp.abs(poses - target)
 
 
 def mpjpe(poses: Array, target: Array) -> Array:
@@ -65,7 +92,7 @@ def n_mpjpe(poses: Array, target: Array) -> Array:
 
 
 def n_mpjpe_official_quirk(poses: Array, target: Array) -> Array:
-    """What DiffuPose's release prints as N-MPJPE, `[...]` m: its axes are shifted, so x, y and z get a scale each."""
+    """What Choi et al.'s release (2023) prints as N-MPJPE, `[...]` m: axes shifted, so x, y and z get a scale each."""
     return mpjpe(_scaled(poses, target, axis=(-2,)), target)
 
 
@@ -76,7 +103,11 @@ def _scaled(poses: Array, target: Array, axis: tuple[int, ...]) -> Array:
 
 
 def velocity_error(poses: Array, target: Array) -> Array:
-    """Mean distance between joint displacements from frame to frame of one clip `[..., T, J, 3]`: `[..., T - 1]` m."""
+    """Mean distance between joint displacements from frame to frame of one clip `[..., T, J, 3]`: `[..., T - 1]` m.
+
+    Its mean is MPJVE (Pavllo et al. 2019). Of overlapping windows joined end to end it counts the jumps between them,
+    as the release of Zhang et al. 2022 reports it.
+    """
     return mpjpe(jnp.diff(poses, axis=-3), jnp.diff(target, axis=-3))
 
 
@@ -107,6 +138,28 @@ def auc(poses: Array, target: Array, root: int | None = 0) -> Array:
 def _counted(poses: Array, target: Array, root: int | None) -> Array:
     errors = joint_errors(poses, target)
     return errors if root is None else jnp.delete(errors, root, axis=-1)
+
+
+def pck_3dhp(errors: Array, threshold: float = PCK_THRESHOLD) -> dict[str, Array]:
+    """PCK as MPI-INF-3DHP's MATLAB tool counts it, from errors `[..., 17]` m: `{group or 'total': [...]}` in 0..1.
+
+    The share of joints strictly nearer than `threshold`; the total is over the 14 joints of `JOINT_GROUPS_3DHP`.
+    """
+    return _by_group((errors < threshold).astype(errors.dtype))
+
+
+def auc_3dhp(errors: Array, thresholds: tuple[float, ...] = AUC_THRESHOLDS) -> dict[str, Array]:
+    """AUC as that tool counts it: the mean of `pck_3dhp` over its 31 thresholds, `{group or 'total': [...]}` in 0..1.
+
+    Nothing is strictly nearer than the first threshold, 0, so a perfect pose has 30/31.
+    """
+    limits = jnp.expand_dims(jnp.asarray(thresholds, errors.dtype), tuple(range(errors.ndim)))
+    return _by_group(jnp.mean((errors[..., None] < limits).astype(errors.dtype), axis=-1))
+
+
+def _by_group(shares: Array) -> dict[str, Array]:
+    groups = JOINT_GROUPS_3DHP | {"total": sum(JOINT_GROUPS_3DHP.values(), ())}
+    return {name: jnp.mean(shares[..., jnp.asarray(joints)], axis=-1) for name, joints in groups.items()}
 
 
 def spread(hypotheses: Array) -> Array:

@@ -1,7 +1,7 @@
 """Figures of an evaluation: averages per action, over actions, over frames and per subject; JSON, Markdown, terminal.
 
 Papers report the action average: the mean over the actions of each action's mean over frames. The frame average weighs
-long actions more. Both are given, each with its name.
+long actions more. Both are given, each with its name. Benchmarks of few sequences average over those instead.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.metrics import METRICS
 
 Averages = dict[str, float | None]
+_Table = tuple[str, list[str], list[list[str]]]
 
 ORACLE = "oracle: uses ground truth"
 
@@ -31,19 +32,33 @@ def action_name(action: str) -> str:
     return re.sub(r"[ _-]?\d+$", "", action) or action
 
 
-def averages(measured: Mapping[str, np.ndarray], actions: Sequence[str], subjects: Sequence[str]) -> dict[str, Any]:
+def averages(
+    measured: Mapping[str, np.ndarray],
+    actions: Sequence[str],
+    subjects: Sequence[str],
+    sequences: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """All averages of per-frame values `{metric: [M]}` in printed units (`METRICS`); NaN frames do not count.
 
-    actions and subjects, one per frame `[M]`. Returns `action_average`, `frame_average`, and `by_action`, `by_subject`
-    with one set of averages per name; None where no frame has a value.
+    actions, subjects and sequences, one per frame `[M]`. Returns `action_average`, `frame_average`, and `by_action`,
+    `by_subject` with one set of averages per name; None where no frame has a value. With sequences also
+    `sequence_average`, the mean over the sequences of each sequence's mean over frames, and `by_sequence`.
     """
     by_action = _by_group(measured, np.array([action_name(action) for action in actions]))
-    return {
-        "action_average": {name: _mean([group[name] for group in by_action.values()]) for name in measured},
+    found = {
+        "action_average": _over_groups(by_action, measured),
         "frame_average": {name: _mean(_printed(name, values)) for name, values in measured.items()},
         "by_action": by_action,
         "by_subject": _by_group(measured, np.asarray(subjects)),
     }
+    if sequences is not None:
+        by_sequence = _by_group(measured, np.asarray(sequences))
+        found |= {"sequence_average": _over_groups(by_sequence, measured), "by_sequence": by_sequence}
+    return found
+
+
+def _over_groups(groups: Mapping[str, Averages], names: Iterable[str]) -> Averages:
+    return {name: _mean([group[name] for group in groups.values()]) for name in names}
 
 
 def _by_group(measured: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, Averages]:
@@ -63,10 +78,12 @@ def _mean(values: Sequence[float | None] | np.ndarray) -> float | None:
 
 
 def row(name: str, label: str, measured: Mapping[str, np.ndarray], actions: Sequence[str], subjects: Sequence[str],
-        *, kind: str = "aggregation", oracle: bool = False) -> dict[str, Any]:  # fmt: skip
+        *, sequences: Sequence[str] | None = None, kind: str = "aggregation", oracle: bool = False,
+        ) -> dict[str, Any]:  # fmt: skip
     """One line of the table: a way to one pose per frame, and its averages. Oracle rows are marked in the label."""
     label = f"{label} ({ORACLE})" if oracle else label
-    return {"name": name, "label": label, "kind": kind, "oracle": oracle, **averages(measured, actions, subjects)}
+    return {"name": name, "label": label, "kind": kind, "oracle": oracle,
+            **averages(measured, actions, subjects, sequences)}  # fmt: skip
 
 
 def writable_directory(path: str | os.PathLike) -> Path:
@@ -135,28 +152,55 @@ def setting_lines(results: Mapping[str, Any]) -> list[str]:
     return lines + list(results["notes"])
 
 
-def tables(results: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The tables as (title, header, lines): action average, frame average, and the errors per action."""
+def tables(results: Mapping[str, Any]) -> list[_Table]:
+    """The tables as (title, header, lines): averages, errors per sequence and action, and where the errors are."""
     rows = results["rows"]
-    names = [name for name in METRICS if any(one["frame_average"].get(name) is not None for one in rows)]
-    header = ["", *(f"{METRICS[name].label} ({METRICS[name].unit})" for name in names)]
-    found = []
-    for kind, meaning in (
+    kinds = [
         ("action_average", "Action average (mean over actions; what papers report)"),
         ("frame_average", "Frame average (mean over all frames)"),
-    ):
-        found.append(
-            (meaning, header, [[one["label"], *(_text(one[kind].get(name)) for name in names)] for one in rows])
-        )
-    remark = "; oracle columns use ground truth" if any(one["oracle"] for one in rows) else ""
-    for name in ("mpjpe", "p_mpjpe"):
-        title = f"{METRICS[name].label} per action (mm)" + remark
-        lines = [
-            [action, *(_text(one["by_action"][action].get(name)) for one in rows)] for action in rows[0]["by_action"]
-        ]
-        lines.append(["action average", *(_text(one["action_average"].get(name)) for one in rows)])
-        found.append((title, ["", *(_short(one) for one in rows)], lines))
+    ]
+    groups = [("action", ("mpjpe", "p_mpjpe"))]
+    if by_sequence := all("sequence_average" in one for one in rows):
+        kinds[0] = "sequence_average", "Sequence average (unweighted mean over the sequences)"
+        activities = [("action", ("mpjpe", "pck", "auc"))] if len(rows[0]["by_action"]) > 1 else []
+        groups = [("sequence", ("mpjpe", "pck", "auc")), *activities]
+    names = [name for name in METRICS if any(one["frame_average"].get(name) is not None for one in rows)]
+    main = [name for name in names if not METRICS[name].detail]
+    found = [_averages_table(title, rows, kind, main, units=True) for kind, title in kinds]
+    for detail in dict.fromkeys(METRICS[name].detail for name in names if METRICS[name].detail):
+        part = [name for name in names if METRICS[name].detail == detail]
+        title = f"{detail} (%, {'sequence' if by_sequence else 'action'} average)"
+        found.append(_averages_table(title, rows, kinds[0][0], part))
+    for group, shown in groups:
+        found += [_group_table(rows, group, name) for name in shown if name in names]
+    return found + _error_tables(rows)
+
+
+def _averages_table(
+    title: str, rows: Sequence[Mapping[str, Any]], kind: str, names: Sequence[str], units: bool = False
+) -> _Table:
+    header = ["", *(METRICS[name].label + (f" ({METRICS[name].unit})" if units else "") for name in names)]
+    return title, header, [[one["label"], *(_text(one[kind].get(name)) for name in names)] for one in rows]
+
+
+def _group_table(rows: Sequence[Mapping[str, Any]], group: str, name: str) -> _Table:
+    lines = [[key, *(_text(one[f"by_{group}"][key].get(name)) for one in rows)] for key in rows[0][f"by_{group}"]]
+    lines.append([f"{group} average", *(_text(one[f"{group}_average"].get(name)) for one in rows)])
+    title = f"{METRICS[name].label} per {group} ({METRICS[name].unit})" + _remark(rows)
+    return title, ["", *(_short(one) for one in rows)], lines
+
+
+def _error_tables(rows: Sequence[Mapping[str, Any]]) -> list[_Table]:
+    header, found = ["", *(_short(one) for one in rows)], []
+    for place in ("joint", "coordinate"):
+        if all(f"by_{place}" in one for one in rows):
+            lines = [[key, *(_text(one[f"by_{place}"][key]) for one in rows)] for key in rows[0][f"by_{place}"]]
+            found.append((f"Mean error per {place} (mm)" + _remark(rows), header, lines))
     return found
+
+
+def _remark(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "; oracle columns use ground truth" if any(one["oracle"] for one in rows) else ""
 
 
 def _short(one: Mapping[str, Any]) -> str:

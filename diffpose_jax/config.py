@@ -28,6 +28,9 @@ DEFAULTS = {
         # The joints the lifter works on; data in another layout are mapped to it.
         "layout": "h36m17",
         "flip": True,
+        # Training examples: 'centred' (a window around every frame), 'tiled' (side by side) or 'random' (as many as fit
+        # side by side, each anywhere in its clip, anew every epoch; 'random_release' never takes a clip's last start).
+        "windows": "centred",
         # Strength of the detector simulation on the keypoints of every split; 0 leaves them as they are.
         "detector_strength": 0.0,
     },
@@ -61,18 +64,36 @@ DEFAULTS = {
         # Steps per dispatch to the device; every `*_every` and `steps` must be a multiple of it.
         "inner_steps": 20,
         "learning_rate": 4e-5,
-        # 'constant', 'cosine' (to zero at `steps`) or 'exponential' (`decay_rate` per `decay_every` steps).
+        # 'constant', 'cosine' (to zero at `steps`), 'exponential' (`decay_rate` all at once every `decay_every` steps:
+        # Gong et al. 2023 multiply by 0.9 every 60 epochs' worth of them) or 'plateau'.
         "decay": "constant",
         "decay_rate": 0.96,
         "decay_every": 100_000,
+        # On a plateau the rate is multiplied by the factor, not below the minimum, when more than `plateau_patience`
+        # validations in a row did not lower the valid MPJPE by the threshold, relative to the best. 'best' judges the
+        # lowest MPJPE so far instead of the 'current' one (Rommel et al. 2023, released).
+        "plateau_factor": 0.5,
+        "plateau_patience": 11,
+        "plateau_threshold": 0.1,
+        "plateau_min_rate": 0.0,
+        "plateau_feed": "current",
         "warmup_steps": 0,
         # 'adam' or 'amsgrad'.
         "optimizer": "adam",
+        # Of every parameter: 'decoupled' (with adam this is AdamW) or 'l2', added to the gradient.
         "weight_decay": 0.0,
+        "weight_decay_kind": "decoupled",
+        # Multiplies every gradient by the loss, as the releases of MixSTE and of Shan et al. 2023 do.
+        "scale_by_loss": False,
         # 0: no clipping.
         "clip_norm": 0.0,
-        # Per step: 0.9995 is the 0.995 every tenth step of DiffuPose's release.
+        # The moving average that is evaluated; 0: the parameters themselves. The decay is 'grown' to its value or
+        # 'constant', a copy up to step `ema_start`. Choi et al. 2023 release 0.995 every 10 steps after 101; 0.9995 per
+        # step is as slow.
         "ema_decay": 0.9995,
+        "ema_kind": "grown",
+        "ema_every": 1,
+        "ema_start": 0,
         "log_every": 100,
         "validate_every": 1000,
         "checkpoint_every": 1000,
@@ -168,10 +189,16 @@ _RANGES = {
     "training.learning_rate": (1e-12, math.inf),
     "training.decay_rate": (1e-12, 1),
     "training.decay_every": (1, math.inf),
+    "training.plateau_factor": (1e-6, 1),
+    "training.plateau_patience": (0, math.inf),
+    "training.plateau_threshold": (0, 0.999),
+    "training.plateau_min_rate": (0, math.inf),
     "training.warmup_steps": (0, math.inf),
     "training.weight_decay": (0, math.inf),
     "training.clip_norm": (0, math.inf),
     "training.ema_decay": (0, 0.9999999),
+    "training.ema_every": (1, math.inf),
+    "training.ema_start": (0, math.inf),
     "training.keep": (1, math.inf),
     "training.valid_windows": (1, math.inf),
     "training.valid_hypotheses": (1, math.inf),
@@ -207,8 +234,12 @@ _CHOICES = {
     "diffusion.sampler": ("ddpm", "ddim"),
     "diffusion.schedule": ("cosine", "linear", "linear_rescaled", "quadratic"),
     "diffusion.spacing": ("linspace", "even", "quadratic"),
-    "training.decay": ("constant", "cosine", "exponential"),
+    "data.windows": ("centred", "tiled", "random", "random_release"),
+    "training.decay": ("constant", "cosine", "exponential", "plateau"),
+    "training.plateau_feed": ("current", "best"),
     "training.optimizer": ("adam", "amsgrad"),
+    "training.weight_decay_kind": ("decoupled", "l2"),
+    "training.ema_kind": ("grown", "constant"),
 }
 
 

@@ -92,7 +92,7 @@ def test_a_whole_number_will_do_for_a_real_one():
         ("diffusion", "sampling_steps", 101, "0 to diffusion.steps=100, found 101"),
         ("diffusion", "predict", "score", "one of eps, x0, v, found 'score'"),
         ("diffusion", "sampler", "euler", "one of ddpm, ddim, found 'euler'"),
-        ("training", "decay", "linear", "one of constant, cosine, exponential, found 'linear'"),
+        ("training", "decay", "linear", "one of constant, cosine, exponential, plateau, found 'linear'"),
         ("training", "optimizer", "sgd", "one of adam, amsgrad, found 'sgd'"),
         ("lifter", "compute_dtype", "float16", "one of float32, bfloat16, found 'float16'"),
     ],

@@ -16,7 +16,14 @@ from ml_collections import ConfigDict
 
 from diffpose_jax.config import save_config
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.windows import DeviceClips, Windows, centred_windows, device_clips
+from diffpose_jax.data.windows import (
+    DeviceClips,
+    Windows,
+    centred_windows,
+    device_clips,
+    end_aligned_windows,
+    training_windows,
+)
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.jobs import predict_windows
 from diffpose_jax.lifters.base import Lifter, Variables, example_batch
@@ -25,7 +32,7 @@ from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, load_dataset, validate
 from diffpose_jax.training.checkpoints import Checkpoints, open_workdir, template_of, with_context
 from diffpose_jax.training.logging import MetricsLog
-from diffpose_jax.training.state import TrainState, create_state, make_optimizer
+from diffpose_jax.training.state import TrainState, create_state, make_optimizer, plateau_after
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
 
 
@@ -51,7 +58,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     lifter, optimizer = build_lifter(config, AXIS), make_optimizer(config.training)
 
     def create() -> TrainState:
-        return create_state(lifter, optimizer, jax.random.key(config.seed), example_batch(lifter))
+        plateau = config.training.decay == "plateau"
+        return create_state(lifter, optimizer, jax.random.key(config.seed), example_batch(lifter), plateau)
 
     splits = load_dataset(config.data, ["train", "valid"])
     for split, clips in splits.items():
@@ -64,8 +72,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     if context and not first:
         state = state._replace(frozen=context)
     log = MetricsLog(path, first, enabled=jax.process_index() == 0)
-    data = TrainData(device_clips(splits["train"]), centred_windows(splits["train"], lifter.frames))
-    step = make_step(lifter, optimizer, seed=config.seed, ema_decay=config.training.ema_decay, flip=config.data.flip)
+    kind = config.data.windows
+    data = TrainData(device_clips(splits["train"]), training_windows(splits["train"], lifter.frames, kind))
+    names = ("ema_decay", "ema_kind", "ema_every", "ema_start", "scale_by_loss")
+    options = {name: config.training[name] for name in names}
+    step = make_step(lifter, optimizer, seed=config.seed, flip=config.data.flip, windows=kind, **options)
     try:
         return _loop(config.training, pmap_step(step), place(state), place(data), first, keeper, log)
     finally:
@@ -94,6 +105,9 @@ def _loop(training: ConfigDict, step: Callable, state: TrainState, data: TrainDa
             if done % training.validate_every == 0 or last:
                 error = keeper.validate(done, state)
                 log.write(done, {"valid_mpjpe_mm": error})
+                if state.plateau is not None:
+                    state = state._replace(plateau=place(plateau_after(state.plateau, error, training)))
+                    log.write(done, {"learning_rate_scale": float(np.asarray(state.plateau.scale))})
                 progress.say(f"step {done}: valid MPJPE {error:.1f} mm ({keeper.best_text()})")
                 meter.restart(done)
             if done % training.checkpoint_every == 0 or last or stop:
@@ -140,9 +154,9 @@ class Validation(NamedTuple):
 
     @classmethod
     def of(cls, config: ConfigDict, clips: ClipSet) -> Validation:
-        """At most `valid_windows` windows of the set."""
+        """At most `valid_windows` windows of the set: around single frames where only those are lifted."""
         lifter = build_lifter(config)
-        windows = centred_windows(clips, lifter.frames)
+        windows = (centred_windows if lifter.middle_frame else end_aligned_windows)(clips, lifter.frames)
         count = min(config.training.valid_windows, len(windows.start))
         spread = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
         return cls(lifter, device_clips(clips), Windows(*(part[spread] for part in windows)), config)

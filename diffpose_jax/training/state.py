@@ -1,4 +1,4 @@
-"""What training carries from step to step, its optimiser and its moving average."""
+"""What training carries from step to step: its optimiser, its moving average, its wait on a plateau."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from diffpose_jax.lifters.base import Batch, Lifter, Variables
+
+
+class Plateau(NamedTuple):
+    """What the schedule 'plateau' remembers: the scale of the learning rate, the error to beat, the lowest error seen
+    (float32), and how many validations in a row did not beat it (int32).
+    """
+
+    scale: jax.Array
+    best: jax.Array
+    lowest: jax.Array
+    waited: jax.Array
 
 
 class TrainState(NamedTuple):
@@ -22,6 +34,7 @@ class TrainState(NamedTuple):
     frozen: Mapping[str, Any]
     optimizer: optax.OptState
     ema: Mapping[str, Any]
+    plateau: Plateau | None = None
 
     def variables(self) -> Variables:
         """The variables a lifter takes, as trained."""
@@ -37,14 +50,25 @@ def _variables(params: Mapping, batch_stats: Mapping, frozen: Mapping) -> Variab
     return {name: part for name, part in parts.items() if part}
 
 
-def create_state(lifter: Lifter, optimizer: optax.GradientTransformation, key: jax.Array, batch: Batch) -> TrainState:
-    """A state at step 0; only the shapes of the batch `[B, F, J, C]` matter."""
+def create_state(
+    lifter: Lifter, optimizer: optax.GradientTransformation, key: jax.Array, batch: Batch, plateau: bool = False
+) -> TrainState:
+    """A state at step 0; only the shapes of the batch `[B, F, J, C]` matter. `plateau` as `training.decay` says."""
     variables = lifter.init(key, batch)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     # The average is a copy: the step donates the state, and a buffer may be donated only once.
     average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
     frozen = variables.get("frozen", {})
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, frozen, optimizer.init(params), average)
+    waiting = Plateau(jnp.ones(()), jnp.full((), jnp.inf), jnp.full((), jnp.inf), jnp.zeros((), jnp.int32))
+    return TrainState(
+        jnp.zeros((), jnp.int32),
+        params,
+        batch_stats,
+        frozen,
+        optimizer.init(params),
+        average,
+        waiting if plateau else None,
+    )
 
 
 def learning_rate(training: ConfigDict) -> optax.Schedule:
@@ -60,21 +84,46 @@ def learning_rate(training: ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(training: ConfigDict) -> optax.GradientTransformation:
-    """Adam or AMSGrad as the config says, with decoupled weight decay and clipping by the global norm where not 0."""
-    scale = optax.scale_by_amsgrad() if training.optimizer == "amsgrad" else optax.scale_by_adam()
-    parts = [optax.clip_by_global_norm(training.clip_norm)] if training.clip_norm else []
-    parts.append(scale)
-    if training.weight_decay:
-        parts.append(optax.add_decayed_weights(training.weight_decay))
-    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(training)))
+    """Adam or AMSGrad as the config says, with weight decay and clipping by the global norm where not 0.
 
-
-def averaged(average: Any, latest: Any, step: jax.Array, decay: float) -> Any:
-    """The moving average, leaf by leaf `[...]`, after `step`, counted from 1: the decay grows to `decay` as
-    1 - (1 + step)^(-2/3).
-
-    The warm-up is that of DiffuPose's release (ema-pytorch), which updates only every tenth step.
+    Weights decay in every parameter, norms, biases and position tables included, as torch's optimisers do it: beside
+    the update ('decoupled': with Adam, AdamW) or within the gradient, after clipping ('l2').
     """
-    grown = 1.0 - (1.0 + step.astype(jnp.float32)) ** (-2.0 / 3.0)
-    factor = jnp.minimum(grown, decay)
-    return jax.tree.map(lambda old, new: new + factor.astype(old.dtype) * (old - new), average, latest)
+    scale = optax.scale_by_amsgrad() if training.optimizer == "amsgrad" else optax.scale_by_adam()
+    decay = [optax.add_decayed_weights(training.weight_decay)] if training.weight_decay else []
+    clip = [optax.clip_by_global_norm(training.clip_norm)] if training.clip_norm else []
+    rule = [*decay, scale] if training.weight_decay_kind == "l2" else [scale, *decay]
+    return optax.chain(*clip, *rule, optax.scale_by_learning_rate(learning_rate(training)))
+
+
+def plateau_after(plateau: Plateau, error: float, training: ConfigDict) -> Plateau:
+    """What a plateau becomes after a validation with this error: torch's ReduceLROnPlateau, relative, no cooldown."""
+    scale, best, lowest, waited = (np.asarray(part) for part in plateau)
+    lowest = np.fmin(lowest, np.float32(error))
+    judged = lowest if training.plateau_feed == "best" else np.float32(error)
+    if judged < best * np.float32(1 - training.plateau_threshold):
+        best, waited = judged, np.int32(0)
+    else:
+        waited = waited + np.int32(1)
+    if waited > training.plateau_patience:
+        least = np.float32(min(training.plateau_min_rate / training.learning_rate, 1.0))
+        scale, waited = np.maximum(scale * np.float32(training.plateau_factor), least), np.int32(0)
+    return Plateau(scale, best, lowest, waited)
+
+
+def averaged(
+    average: Any, latest: Any, step: jax.Array, decay: float, *, kind: str = "grown", every: int = 1, start: int = 0
+) -> Any:
+    """The moving average, leaf by leaf `[...]`, after `step`, counted from 1: a copy up to step `start`, then of this
+    decay ('constant'), or of one that grows to it as 1 - (1 + step - start)^(-2/3) ('grown').
+
+    It moves in the steps 1, 1 + every, 1 + 2 every, ... only. Choi et al. 2023 release the grown one to 0.995 with
+    every=10, start=101 (ema-pytorch's), Gong et al. 2023 the constant one of 0.999.
+    """
+    since = jnp.maximum(step - start, 0).astype(jnp.float32)
+    grown = 1.0 - (1.0 + since) ** (-2.0 / 3.0)
+    factor = jnp.minimum(grown, decay) if kind == "grown" else jnp.where(since > 0, decay, 0.0)
+    moved = jax.tree.map(lambda old, new: new + factor.astype(old.dtype) * (old - new), average, latest)
+    if every == 1:
+        return moved
+    return jax.tree.map(lambda new, old: jnp.where((step - 1) % every == 0, new, old), moved, average)

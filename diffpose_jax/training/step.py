@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffpose_jax.data.windows import DeviceClips, Windows, gather, shuffled
+from diffpose_jax.data.windows import DeviceClips, Windows, at_random_starts, gather, shuffled
 from diffpose_jax.lifters.base import Batch, Lifter, flip_batch
 from diffpose_jax.parallel import AXIS
 from diffpose_jax.training.state import TrainState, averaged
@@ -47,37 +48,73 @@ StepFunction = Callable[[TrainState, TrainData, Examples], tuple[TrainState, dic
 
 
 def make_step(
-    lifter: Lifter, optimizer: optax.GradientTransformation, *, seed: int, ema_decay: float, flip: bool
+    lifter: Lifter,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    ema_decay: float,
+    flip: bool,
+    ema_kind: str = "grown",
+    ema_every: int = 1,
+    ema_start: int = 0,
+    windows: str = "centred",
+    scale_by_loss: bool = False,
 ) -> StepFunction:
     """The pure function `(state, data, examples) -> (state, metrics)` that `parallel.pmap_step` maps over devices.
 
-    Gradients, metrics and batch statistics are averaged over the devices; metrics are means over the S steps.
+    Gradients, metrics and batch statistics are averaged over the devices; metrics are means over the S steps. `windows`
+    is the kind that data holds (see `training_windows`), the `ema_` options are those of `averaged`. scale_by_loss:
+    the release of MixSTE seeds its backward pass with the loss, so that every gradient is multiplied by it.
     """
+    average = functools.partial(averaged, decay=ema_decay, kind=ema_kind, every=ema_every, start=ema_start)
+
+    def batch_of(data: TrainData, examples: Examples) -> Batch:
+        ids = shuffled(examples.position, examples.epoch, len(data.windows.start), seed)
+        if not windows.startswith("random"):
+            return gather(data.clips, data.windows, ids, lifter.frames)
+        chosen = Windows(*(part[ids] for part in data.windows))
+        keys = _start_keys(seed, examples.epoch, examples.position)
+        chosen = at_random_starts(keys, chosen, lifter.frames, last=windows == "random")
+        return gather(data.clips, chosen, jnp.arange(len(ids), dtype=jnp.int32), lifter.frames)
 
     def one(data: TrainData, state: TrainState, examples: Examples) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         flip_key, loss_key = jax.random.split(key)
-        ids = shuffled(examples.position, examples.epoch, len(data.windows.start), seed)
-        batch = gather(data.clips, data.windows, ids, lifter.frames)._replace(index=examples.index)
+        batch = batch_of(data, examples)._replace(index=examples.index)
         batch = flip_half(flip_key, batch, lifter) if flip else batch
 
         def loss(params: dict) -> tuple[jax.Array, tuple]:
             return lifter.loss({**state.variables(), "params": params}, loss_key, batch)
 
-        (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        grads, metrics, batch_stats = jax.lax.pmean((grads, aux.metrics, aux.batch_stats), AXIS)
+        (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        value, grads, metrics, batch_stats = jax.lax.pmean((value, grads, aux.metrics, aux.batch_stats), AXIS)
+        if scale_by_loss:
+            grads = scaled(grads, value)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        if state.plateau is not None:
+            updates = scaled(updates, state.plateau.scale)
         latest = {"params": optax.apply_updates(state.params, updates), "batch_stats": batch_stats}
         step = state.step + 1
         metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
         return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state,
-                          ema=averaged(state.ema, latest, step, ema_decay)), metrics  # fmt: skip
+                          ema=average(state.ema, latest, step), plateau=state.plateau), metrics  # fmt: skip
 
     def many(state: TrainState, data: TrainData, examples: Examples) -> tuple[TrainState, dict[str, jax.Array]]:
         state, metrics = jax.lax.scan(lambda carry, part: one(data, carry, part), state, examples)
         return state, jax.tree.map(jnp.mean, metrics)
 
     return many
+
+
+def scaled(tree: Any, factor: jax.Array) -> Any:
+    """Every leaf `[...]` of a tree of gradients or updates times a scalar."""
+    return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, tree)
+
+
+def _start_keys(seed: int, epoch: jax.Array, position: jax.Array) -> jax.Array:
+    # One key per item and epoch; no step is numbered like this stream.
+    stream = jax.random.fold_in(jax.random.key(seed), np.uint32(2**32 - 1))
+    return jax.vmap(lambda e, p: jax.random.fold_in(jax.random.fold_in(stream, e), p))(epoch, position)
 
 
 def flip_half(key: jax.Array, batch: Batch, lifter: Lifter) -> Batch:

@@ -38,7 +38,10 @@ def test_a_run_leaves_a_work_directory_that_evaluation_needs_nothing_else_for(ti
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_stopping_and_continuing_changes_nothing(tiny_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("decay", ["constant", "plateau"])
+def test_stopping_and_continuing_changes_nothing(tiny_config, tmp_path, monkeypatch, decay):
+    # With no patience and an improvement nobody reaches, the second validation lowers the rate for the next steps.
+    tiny_config.training.update(decay=decay, plateau_patience=0, plateau_threshold=0.9, validate_every=10)
     whole = train(tiny_config, tmp_path / "whole")
 
     meter_add = loop.Meter.add
@@ -57,6 +60,8 @@ def test_stopping_and_continuing_changes_nothing(tiny_config, tmp_path, monkeypa
     monkeypatch.undo()
     continued = train(tiny_config, tmp_path / "parts")
     _assert_same(continued.state, whole.state)
+    if decay == "plateau":
+        assert float(np.asarray(whole.state.plateau.scale)) == 0.5**3
     losses = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in losses if "loss" in line] == [10, 20, 30, 40]
 

@@ -12,7 +12,7 @@ from diffpose_jax.data.windows import centred_windows, device_clips
 from diffpose_jax.lifters.base import Batch, example_batch, flip_batch
 from diffpose_jax.parallel import AXIS, assert_replicated, place, pmap_step, split_devices
 from diffpose_jax.registry import build_lifter, load_dataset
-from diffpose_jax.training.state import averaged, create_state, learning_rate, make_optimizer
+from diffpose_jax.training.state import create_state, learning_rate, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, flip_half, make_step
 
 
@@ -88,13 +88,6 @@ def test_half_of_the_examples_are_mirrored_and_an_example_decides_for_itself(tin
     assert 20 <= is_mirrored.sum() <= 44
     part = Batch(*(None if field is None else field[40:48] for field in batch))
     np.testing.assert_array_equal(flip_half(jax.random.key(2), part, lifter).keypoints, flipped.keypoints[40:48])
-
-
-def test_the_average_is_the_latest_value_at_first_and_slow_later():
-    early = averaged(jnp.zeros(3), jnp.ones(3), jnp.int32(1), 0.9995)
-    late = averaged(jnp.zeros(3), jnp.ones(3), jnp.int32(10_000_000), 0.9995)
-    assert float(early[0]) == pytest.approx(2 ** (-2 / 3), rel=1e-6)
-    assert float(late[0]) == pytest.approx(0.0005, rel=1e-3)
 
 
 def test_the_learning_rate_warms_up_and_decays(tiny_config):

@@ -1,0 +1,163 @@
+"""Optimisers, schedules and averages against closed forms and against torch's rules written out in plain Python."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from diffpose_jax.config import DEFAULTS
+from diffpose_jax.training.state import Plateau, averaged, learning_rate, make_optimizer, plateau_after
+
+
+@pytest.fixture
+def training() -> ConfigDict:
+    return ConfigDict(DEFAULTS["training"])
+
+
+def fresh_plateau() -> Plateau:
+    return Plateau(np.float32(1), np.float32(np.inf), np.float32(np.inf), np.int32(0))
+
+
+def scales(errors, training) -> list[float]:
+    plateau, found = fresh_plateau(), []
+    for error in errors:
+        plateau = plateau_after(plateau, error, training)
+        found.append(float(plateau.scale))
+    return found
+
+
+def torch_rule(errors, factor, patience, threshold, least) -> list[float]:
+    """ReduceLROnPlateau with mode 'min' and threshold_mode 'rel', as its documentation describes it."""
+    rate, best, bad, found = 1.0, float("inf"), 0, []
+    for error in errors:
+        if error < best * (1 - threshold):
+            best, bad = error, 0
+        else:
+            bad += 1
+        if bad > patience:
+            rate, bad = max(rate * factor, least), 0
+        found.append(rate)
+    return found
+
+
+@pytest.mark.parametrize("feed", ["current", "best"])
+def test_a_plateau_follows_torchs_rule(training, feed):
+    training.update(learning_rate=1e-3, plateau_patience=2, plateau_threshold=0.05, plateau_factor=0.5)
+    training.update(plateau_min_rate=1e-4, plateau_feed=feed)
+    rng = np.random.default_rng(0)
+    errors = 50 + 100 * np.exp(-np.arange(60) / 8) + 8 * rng.standard_normal(60)
+    fed = np.minimum.accumulate(errors) if feed == "best" else errors
+    expected = torch_rule(fed, 0.5, 2, 0.05, 0.1)
+    np.testing.assert_allclose(scales(errors, training), expected, rtol=1e-6)
+    assert expected[-1] == 0.1
+    assert len(set(expected)) > 3
+
+
+def test_what_the_plateau_is_fed_matters_when_the_error_creeps_down(training):
+    training.update(plateau_patience=2, plateau_threshold=0.1)
+    # Every value is the best so far, none by a tenth, until one spike is forgiven by neither rule.
+    creeping = [100 * 0.98**n for n in range(12)]
+    assert scales(creeping, training)[3] == 0.5
+    training.plateau_feed = "best"
+    assert scales([100, 80, 200, 200, 200], training) == [1, 1, 1, 1, 0.5]
+
+
+def test_a_validation_that_is_no_number_counts_as_no_progress(training):
+    training.plateau_patience = 0
+    assert scales([10, float("nan"), 5], training) == [1, 0.5, 0.5]
+
+
+def decayed(training, steps: int = 3) -> np.ndarray:
+    optimizer, params = make_optimizer(training), {"bias": jnp.array([1.0, -2.0])}
+    state = optimizer.init(params)
+    for number in range(steps):
+        gradient = {"bias": jnp.array([0.3, -0.1]) * (number + 1)}
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return np.asarray(params["bias"])
+
+
+@pytest.mark.parametrize("kind", ["decoupled", "l2"])
+def test_weight_decay_is_torchs_adamw_or_adam(training, kind):
+    training.update(learning_rate=0.1, weight_decay=0.2, weight_decay_kind=kind)
+    params, first, second = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
+    for number in range(1, 4):
+        gradient = np.array([0.3, -0.1]) * number
+        if kind == "l2":
+            gradient = gradient + 0.2 * params
+        else:
+            params = params * (1 - 0.1 * 0.2)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        params = params - 0.1 * (first / (1 - 0.9**number)) / (np.sqrt(second / (1 - 0.999**number)) + 1e-8)
+    np.testing.assert_allclose(decayed(training), params, rtol=1e-5)
+
+
+def test_clipping_comes_before_l2_decay(training):
+    training.update(learning_rate=0.1, weight_decay=0.5, weight_decay_kind="l2", clip_norm=0.1)
+    optimizer, params = make_optimizer(training), jnp.array([3.0, 4.0])
+    _, state = optimizer.update(jnp.array([30.0, 40.0]), optimizer.init(params), params)
+    # The first moment is a tenth of the gradient clipped to (0.06, 0.08), plus half of the parameters.
+    np.testing.assert_allclose(optax.tree.get(state, "mu"), [0.156, 0.208], rtol=1e-5)
+
+
+def test_a_rate_of_a_tenth_less_every_sixty_epochs_is_a_staircase(training):
+    training.update(learning_rate=1e-3, decay="exponential", decay_rate=0.9, decay_every=60 * 1524)
+    rate = learning_rate(training)
+    for epoch in (0, 59, 60, 79, 120):
+        assert rate(epoch * 1524) == pytest.approx(1e-3 * 0.9 ** (epoch // 60))
+
+
+def average_of(values, **options) -> list[float]:
+    """The averages after each of the values that follow the first, which training starts from."""
+    average, found = jnp.float32(values[0]), []
+    for step, value in enumerate(values[1:], 1):
+        average = averaged(average, jnp.float32(value), jnp.int32(step), **options)
+        found.append(float(average))
+    return found
+
+
+def test_the_grown_average_is_the_latest_value_at_first_and_slow_later():
+    early = averaged(jnp.zeros(3), jnp.ones(3), jnp.int32(1), 0.9995)
+    late = averaged(jnp.zeros(3), jnp.ones(3), jnp.int32(10_000_000), 0.9995)
+    assert float(early[0]) == pytest.approx(2 ** (-2 / 3), rel=1e-6)
+    assert float(late[0]) == pytest.approx(0.0005, rel=1e-3)
+
+
+def test_a_constant_average_of_a_jump_closes_geometrically():
+    found = average_of([0.0] + [1.0] * 10, decay=0.9, kind="constant")
+    np.testing.assert_allclose(found, 1 - 0.9 ** np.arange(1, 11), rtol=1e-6)
+
+
+def test_no_decay_is_no_average():
+    for kind in ("grown", "constant"):
+        assert average_of([5.0, 1.0, 7.0, -2.0], decay=0.0, kind=kind) == [1, 7, -2]
+
+
+def test_an_average_of_every_third_step_rests_in_between_and_copies_until_it_starts():
+    found = average_of(range(11), decay=0.5, kind="constant", every=3, start=4)
+    # Steps 1, 4, 7, 10 move: 1 and 4 are copies, then halfway to 7, then halfway to 10.
+    assert found == [1, 1, 1, 4, 4, 4, 5.5, 5.5, 5.5, 7.75]
+
+
+def test_the_average_of_ema_pytorch_every_ten_steps():
+    """Its rule in its own counter: a copy up to call 100, then 1 - (1 + n)^(-2/3) with n calls since, at most 0.995."""
+    values = np.random.default_rng(0).standard_normal(4000)
+    shadow, expected = values[0], []
+    for call, value in enumerate(values[1:]):
+        if call % 10 == 0:
+            n = call + 1 - 100 - 1
+            decay = 0.0 if call <= 100 or n <= 0 else min(0.995, 1 - (1 + n) ** (-2 / 3))
+            shadow = value + decay * (shadow - value)
+        expected.append(shadow)
+    latest, steps = jnp.asarray(values[1:], jnp.float32), jnp.arange(1, len(values), dtype=jnp.int32)
+
+    def advance(average, one):
+        average = averaged(average, one[0], one[1], 0.995, every=10, start=101)
+        return average, average
+
+    _, found = jax.lax.scan(advance, jnp.float32(values[0]), (latest, steps))
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -19,6 +19,7 @@ DATASETS: dict[str, tuple[str, ...]] = {
 }
 _LAYOUTS = {"mpi_inf_3dhp": "mpi_inf_3dhp17", "humaneva": "humaneva15"}
 SIZES = ("small", "hour")
+HUMAN36M_FRAMES = 1_559_752  # training frames, with which the papers' epochs become steps
 
 
 class Argument(NamedTuple):
@@ -72,16 +73,31 @@ def start(method: str, name: str, text: str) -> tuple[ConfigDict, Argument]:
     return config, argument
 
 
+def set_frames(config: ConfigDict, frames: int) -> None:
+    """Sets the frames of a window, and how many windows are evaluated at a time so that memory stays the same."""
+    config.lifter.frames = frames
+    config.evaluation.batch_size = max(1, 1024 // frames)
+
+
 def _source(argument: Argument) -> str:
     if argument.dataset == "synthetic":
         return "synthetic"
     return f"data/{argument.dataset}{'_' if argument.keypoints else ''}{argument.keypoints}.npz"
 
 
-def epochs(config: ConfigDict, number: float, examples: int) -> int:
-    """That many epochs over `examples` training windows in steps, as a multiple of `inner_steps`."""
+def train_epochs(config: ConfigDict, number: int, examples: int, batch_size: int, *, decay_rate: float = 1.0) -> int:
+    """Trains for a number of epochs over `examples` windows and returns the steps of one epoch.
+
+    The learning rate is multiplied by decay_rate after every epoch; validation and checkpoints come every epoch too.
+    Steps are rounded to multiples of `inner_steps`.
+    """
     inner = config.training.inner_steps
-    return max(1, round(number * examples / config.training.batch_size / inner)) * inner
+    epoch = max(1, round(examples / batch_size / inner)) * inner
+    config.training.update(steps=number * epoch, batch_size=batch_size, log_every=max(1, epoch // 20 // inner) * inner)
+    config.training.update(validate_every=epoch, checkpoint_every=epoch)
+    if decay_rate != 1.0:
+        config.training.update(decay="exponential", decay_rate=decay_rate, decay_every=epoch)
+    return epoch
 
 
 def train_small(config: ConfigDict, steps: int, batch_size: int, learning_rate: float) -> None:

@@ -10,7 +10,8 @@ from diffpose_jax.data.clips import Clip, ClipSet, save_archive
 from diffpose_jax.diffusion.schedules import make_schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import example_batch
-from diffpose_jax.registry import build_lifter, config_for, load_dataset, make_plan
+from diffpose_jax.lifters.methods import METHODS, make_plan
+from diffpose_jax.registry import build_lifter, config_for, load_dataset, validate
 from diffpose_jax.skeleton import H36M_17
 
 
@@ -23,8 +24,19 @@ def parameters(config) -> int:
 @pytest.mark.parametrize(
     ("name", "changes", "layout", "expected"),
     [
+        ("diffpose", {}, "h36m17", 1_025_674),
+        ("graformer", {}, "h36m17", 839_432),
         ("diffupose", {"width": 256}, "h36m16", 1_451_221),
         ("diffupose", {"width": 384}, "h36m16", 3_223_061),
+        ("diffhpe", {}, "h36m17", 3_201_971),
+        ("diffhpe", {"context": "a MixSTE of width 64"}, "h36m17", 3_210_099),
+        ("diff3dhpe", {}, "h36m17", 43_757_059),
+        ("diff3dhpe", {"backbone": "mixste_middle"}, "h36m17", 43_757_303),
+        ("diff3dhpe", {"frames": 27, "step_embedding": False}, "mpi_inf_3dhp17", 33_674_755),
+        ("d3dp", {}, "h36m17", 34_835_459),
+        ("mixste", {}, "h36m17", 33_783_811),
+        ("mixste", {"frames": 27, "width": 64}, "h36m17", 539_139),
+        ("poseformer", {}, "h36m17", 9_602_885),
         ("modulated_gcn", {"variant": "gt", "width": 128}, "h36m16", 287_923),
         ("modulated_gcn", {"variant": "benchmark", "width": 384}, "h36m17", 2_731_840),
     ],
@@ -33,7 +45,41 @@ def test_the_published_sizes_are_reached_from_a_config(name, changes, layout, ex
     config = config_for(name)
     config.data.layout = layout
     config.lifter.update(changes)
+    give_context(config)
+    validate(config)
     assert parameters(config) == expected
+
+
+def give_context(config) -> None:
+    """The context section as training fills it in: GraFormer for single frames, a narrow MixSTE for sequences."""
+    if config.lifter.name == "diffpose" or config.lifter.get("context"):
+        context = config_for("mixste" if "frames" in config.lifter else "graformer").lifter
+        if "frames" in context:
+            context.update(frames=config.lifter.frames, width=64)
+        config.context = context
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_valid_config(name):
+    config = config_for(name)
+    validate(config)
+    config.lifter.unlock()
+    config.lifter.wdth = 3
+    with pytest.raises(UserError, match=r"config.lifter.wdth: unknown key; known in that place: .*compute_dtype"):
+        validate(config)
+
+
+def test_a_method_that_needs_a_context_says_so():
+    with pytest.raises(UserError, match=r"config.lifter.context: expected the work directory of a trained lifter"):
+        build_lifter(config_for("diffpose"))
+
+
+def test_a_diffusion_lifter_is_no_context():
+    config = config_for("diffhpe")
+    config.lifter.context = "somewhere"
+    config.context = config_for("d3dp").lifter
+    with pytest.raises(UserError, match="expected a supervised lifter, found d3dp"):
+        build_lifter(config)
 
 
 def test_the_u_net_has_the_size_of_the_ablation():

@@ -25,7 +25,7 @@ def modulated_gcn_variables(entries: Mapping[str, np.ndarray]) -> Variables:
 
 
 def diffupose_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of `DiffuPoseDenoiser`; keys are those of the denoiser, without 'denoise_fn.'."""
+    """Return the variables of `StepModulatedGCN`; keys are those of the denoiser, without 'denoise_fn.'."""
     source = StateDict(entries)
     parts = {
         "trunk": _trunk(source),

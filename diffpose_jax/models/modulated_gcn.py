@@ -146,7 +146,7 @@ class ModulatedGCN(nn.Module):
         return _joints_last(x, leading)
 
 
-class DiffuPoseDenoiser(nn.Module):
+class StepModulatedGCN(nn.Module):
     """DiffuPose's denoiser: noisy pose `x [B, F, J, 3]`, keypoints `cond [B, F, J, 2]`, step `k` -> `[B, F, J, 5]`.
 
     Channels 0-2 of the result are the predicted noise, 3-4 the keypoints reconstructed. `k` is int32, `[B]` or a scalar

@@ -15,7 +15,7 @@ from diffpose_jax.skeleton import Skeleton
 
 
 class UNetDenoiser(nn.Module):
-    """Denoiser with the signature of `DiffuPoseDenoiser`: `[B, F, J, 3]`, `[B, F, J, 2]`, k -> `[B, F, J, 5]`.
+    """Denoiser with the signature of `StepModulatedGCN`: `[B, F, J, 3]`, `[B, F, J, 2]`, k -> `[B, F, J, 5]`.
 
     OUR RECONSTRUCTION: the paper compares its graph network with "the U-Net" of image diffusion, 2.99 M parameters and
     58.1 mm, and publishes no widths; the release does not hold it. This one is the usual design in one dimension, over

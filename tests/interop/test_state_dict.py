@@ -10,7 +10,7 @@ import pytest
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.interop.modulated_gcn import diffupose_variables, modulated_gcn_variables
-from diffpose_jax.models.modulated_gcn import DiffuPoseDenoiser
+from diffpose_jax.models.modulated_gcn import StepModulatedGCN
 from diffpose_jax.skeleton import H36M_16
 
 
@@ -45,7 +45,7 @@ def entries() -> dict[str, np.ndarray]:
 
 
 def test_the_variables_have_the_names_and_shapes_of_the_network(entries):
-    network = DiffuPoseDenoiser(H36M_16, 32, 1)
+    network = StepModulatedGCN(H36M_16, 32, 1)
     inputs = jnp.zeros((1, 1, 16, 3)), jnp.zeros((1, 1, 16, 2)), jnp.int32(0)
     created = jax.eval_shape(lambda: network.init(jax.random.key(0), *inputs, train=False))
     imported = diffupose_variables(entries)

@@ -12,7 +12,7 @@ from diffpose_jax.diffusion.samplers import ddim_plan, ddpm_plan
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.lifters.base import Batch, Lifter
 from diffpose_jax.lifters.diffupose import denoising_loss, diffupose
-from diffpose_jax.models.modulated_gcn import DiffuPoseDenoiser
+from diffpose_jax.models.modulated_gcn import StepModulatedGCN
 from diffpose_jax.skeleton import H36M_17
 
 SCHEDULE = cosine(8)
@@ -30,7 +30,7 @@ def batch() -> Batch:
 
 @pytest.fixture(scope="module")
 def lifter() -> Lifter:
-    network = DiffuPoseDenoiser(H36M_17, width=32, num_layers=1)
+    network = StepModulatedGCN(H36M_17, width=32, num_layers=1)
     return diffupose(network, H36M_17, SCHEDULE, ddpm_plan(SCHEDULE))
 
 

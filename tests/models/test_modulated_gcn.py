@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.models.modulated_gcn import VARIANTS, DiffuPoseDenoiser, ModulatedGCN, RefineHead
+from diffpose_jax.models.modulated_gcn import VARIANTS, ModulatedGCN, RefineHead, StepModulatedGCN
 from diffpose_jax.skeleton import H36M_16, H36M_17, HUMANEVA_15, Skeleton
 
 RNG = np.random.default_rng(0)
@@ -35,7 +35,7 @@ def denoiser_inputs(skeleton: Skeleton, batch: int, frames: int = 1) -> tuple[ja
 @pytest.fixture(scope="module")
 def denoiser():
     """A small denoiser, initialised and then made generic, so that no block is the identity."""
-    network = DiffuPoseDenoiser(H36M_17, width=32, num_layers=1)
+    network = StepModulatedGCN(H36M_17, width=32, num_layers=1)
     variables = jax.jit(lambda: network.init(KEY, *denoiser_inputs(H36M_17, 2), train=False))()
     variables = jax.tree.map(lambda leaf: leaf + 0.05 * jnp.abs(normal(*leaf.shape)), variables)
     return network, variables, jax.jit(lambda *inputs: network.apply(variables, *inputs, train=False))
@@ -56,11 +56,11 @@ def denoiser():
     ],
 )
 def test_diffupose_has_the_published_number_of_parameters(width: int, skeleton: Skeleton, published: int):
-    assert count(DiffuPoseDenoiser(skeleton, width), *denoiser_inputs(skeleton, 2)) == published
+    assert count(StepModulatedGCN(skeleton, width), *denoiser_inputs(skeleton, 2)) == published
 
 
 def test_without_the_dead_block_diffupose_has_148_224_parameters_less():
-    network = DiffuPoseDenoiser(H36M_16, release_dead_block=False)
+    network = StepModulatedGCN(H36M_16, release_dead_block=False)
     assert count(network, *denoiser_inputs(H36M_16, 2)) == 3_223_061 - 148_224
 
 
@@ -89,7 +89,7 @@ def test_the_dead_block_changes_nothing_and_learns_nothing(denoiser):
     dead = gradient(variables["params"])["modulation_unused"]["project"]
     assert all(not np.any(leaf) for leaf in dead.values())
     alive = {name: leaf for name, leaf in variables["params"].items() if name != "modulation_unused"}
-    lean = DiffuPoseDenoiser(H36M_17, 32, 1, release_dead_block=False)
+    lean = StepModulatedGCN(H36M_17, 32, 1, release_dead_block=False)
     result = jax.jit(lambda: lean.apply(variables | {"params": alive}, *inputs, train=False))()
     np.testing.assert_allclose(result, apply(*inputs), atol=1e-5)
 
@@ -177,7 +177,7 @@ def test_one_training_pass_on_eight_devices_equals_one_device():
 def test_bfloat16_is_near_float32_and_keeps_float32_parameters(denoiser):
     _, variables, apply = denoiser
     inputs = denoiser_inputs(H36M_17, 4)
-    low = DiffuPoseDenoiser(H36M_17, 32, 1, dtype=jnp.bfloat16)
+    low = StepModulatedGCN(H36M_17, 32, 1, dtype=jnp.bfloat16)
     created = jax.eval_shape(lambda: low.init(KEY, *inputs, train=False))
     assert {leaf.dtype for leaf in jax.tree.leaves(created)} == {jnp.dtype("float32")}
     expected, found = apply(*inputs), jax.jit(lambda: low.apply(variables, *inputs, train=False))()
@@ -197,4 +197,4 @@ def test_refinement_mixes_x_and_y_and_keeps_z():
 @pytest.mark.parametrize("width", [16, 100])
 def test_a_width_without_a_step_embedding_is_refused(width: int):
     with pytest.raises(UserError, match=f"multiple of 16, at least 32, found {width}"):
-        DiffuPoseDenoiser(H36M_17, width).init(KEY, *denoiser_inputs(H36M_17, 1), train=False)
+        StepModulatedGCN(H36M_17, width).init(KEY, *denoiser_inputs(H36M_17, 1), train=False)

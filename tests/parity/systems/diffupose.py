@@ -20,7 +20,7 @@ from diffpose_jax.lifters.diffupose import denoising_loss
 from diffpose_jax.lifters.joint_weights import joint_weights
 from diffpose_jax.models.embeddings import sinusoidal_embedding
 from diffpose_jax.models.graph import affinity
-from diffpose_jax.models.modulated_gcn import DiffuPoseDenoiser
+from diffpose_jax.models.modulated_gcn import StepModulatedGCN
 from diffpose_jax.skeleton import get_skeleton, mirror
 
 from .base import System
@@ -123,10 +123,10 @@ def evaluation(vector: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 
-def _network(vector: Any) -> tuple[DiffuPoseDenoiser, Any]:
+def _network(vector: Any) -> tuple[StepModulatedGCN, Any]:
     config, skeleton = vector.config, vector.skeleton
     np.testing.assert_array_equal(affinity(skeleton.adjacency()), vector.inputs["adj"])
-    return DiffuPoseDenoiser(skeleton, config["hid_dim"], config["num_layers"]), diffupose_variables(vector.weights)
+    return StepModulatedGCN(skeleton, config["hid_dim"], config["num_layers"]), diffupose_variables(vector.weights)
 
 
 def _schedule(name: str, steps: int) -> Schedule:

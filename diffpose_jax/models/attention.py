@@ -174,7 +174,7 @@ class DropPath(nn.Module):
         survives = jax.vmap(lambda number: jax.random.bernoulli(jax.random.fold_in(key, number), kept, (groups,)))(
             index
         )
-        return x * (survives / kept).astype(x.dtype)[:, :, None, None]
+        return x * (survives.astype(x.dtype) / kept)[:, :, None, None]
 
 
 def drop_path_rates(largest: float, num_layers: int) -> list[float]:

@@ -8,10 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from diffpose_jax.data.windows import centred_windows, device_clips
-from diffpose_jax.lifters.base import Batch, example_batch, flip_batch
+from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.windows import centred_windows, device_clips, training_windows
+from diffpose_jax.lifters.base import Aux, Batch, Lifter, example_batch, flip_batch
 from diffpose_jax.parallel import AXIS, assert_replicated, place, pmap_step, split_devices
-from diffpose_jax.registry import build_lifter, load_dataset
+from diffpose_jax.registry import build_lifter, config_for, load_dataset
+from diffpose_jax.skeleton import H36M_17
 from diffpose_jax.training.state import create_state, learning_rate, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, flip_half, make_step
 
@@ -39,7 +41,8 @@ def test_examples_survive_more_than_two_billion_poses():
 @pytest.mark.parametrize("name", ["diffupose", "modulated_gcn"])
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
 def test_one_step_on_eight_devices_equals_one_device(tiny_config, name, rule):
-    tiny_config.lifter.update(name=name, variant="gcn" if name == "diffupose" else "benchmark", dropout=0.2)
+    tiny_config.lifter = config_for(name).lifter
+    tiny_config.lifter.update(width=32, num_layers=1, dropout=0.2)
     lifter = build_lifter(tiny_config, AXIS)
     optimizer = optax.sgd(0.1) if rule == "sgd" else make_optimizer(tiny_config.training)
     clips = load_dataset(tiny_config.data, ["train"])["train"]
@@ -98,3 +101,68 @@ def test_the_learning_rate_warms_up_and_decays(tiny_config):
     training.update(decay="exponential", decay_rate=0.5, decay_every=20, warmup_steps=0)
     rate = learning_rate(training)
     assert [float(rate(step)) for step in (0, 19, 20, 41)] == pytest.approx([1, 1, 0.5, 0.25])
+
+
+def linear_lifter(frames: int) -> Lifter:
+    """Its loss is one weight times the mean first coordinate of joint 1; it reports that of the first frames too."""
+
+    def loss(variables, key, batch):
+        value = variables["params"]["w"] * jnp.mean(batch.poses[:, :, 1, 0])
+        return value, Aux({"loss": value, "first": jnp.mean(batch.poses[:, 0, 1, 0])}, {})
+
+    return Lifter(lambda key, batch: {"params": {"w": jnp.float32(0.5)}}, loss, None, H36M_17, frames)
+
+
+def numbered_clip(length: int) -> ClipSet:
+    """A clip whose joint 1 shows the number of the frame."""
+    poses = np.zeros((length, 17, 3), np.float32)
+    poses[:, 1, 0] = np.arange(length)
+    return ClipSet.build([Clip(poses[..., :2], poses, None, "S1", "walk")], H36M_17)
+
+
+def stepping(lifter, clips, kind="centred", plateau=None, devices=8, **options):
+    """A function of examples that gives state and metrics after one dispatch of gradient descent at rate 0.1."""
+    optimizer, data = optax.sgd(0.1), TrainData(device_clips(clips), training_windows(clips, lifter.frames, kind))
+    step = make_step(lifter, optimizer, seed=0, ema_decay=0.9, flip=False, windows=kind, **options)
+    state = create_state(lifter, optimizer, jax.random.key(0), example_batch(lifter), plateau is not None)
+    if plateau is not None:
+        state = state._replace(plateau=state.plateau._replace(scale=jnp.float32(plateau)))
+    mapped = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, devices=jax.devices()[:devices])
+
+    def take_step(examples: Examples):
+        return mapped(state, data, Examples(*(np.stack(np.split(part, devices, axis=1)) for part in examples)))
+
+    return take_step
+
+
+def test_a_gradient_scaled_by_the_loss_is_scaled_by_that_of_the_global_batch():
+    lifter, clips, examples = linear_lifter(1), numbered_clip(16), examples_of_steps(0, 1, 16, 16)
+    gradient = np.arange(16).mean()
+    plain, metrics = stepping(lifter, clips)(examples)
+    squared, metrics_squared = stepping(lifter, clips, scale_by_loss=True)(examples)
+    assert plain.params["w"] == pytest.approx(0.5 - 0.1 * gradient)
+    assert squared.params["w"] == pytest.approx(0.5 - 0.1 * gradient * (0.5 * gradient))
+    assert metrics_squared["loss"] == metrics["loss"] == pytest.approx(0.5 * gradient)
+
+
+def test_a_plateau_scales_the_update_and_stays_as_it_was():
+    lifter, clips, examples = linear_lifter(1), numbered_clip(16), examples_of_steps(0, 1, 16, 16)
+    state, _ = stepping(lifter, clips, plateau=0.25)(examples)
+    assert state.params["w"] == pytest.approx(0.5 - 0.25 * 0.1 * np.arange(16).mean())
+    assert state.plateau.scale == 0.25
+
+
+def test_random_windows_start_anew_in_every_epoch_whatever_the_devices_and_the_batch():
+    lifter, clips = linear_lifter(4), numbered_clip(33)
+    alone, together = (stepping(lifter, clips, "random", devices=devices) for devices in (1, 8))
+
+    def start(epoch: int, position: int) -> int:
+        one = Examples(*(np.full((1, 1), number, np.int32) for number in (epoch, position, 3)))
+        return int(alone(one)[1]["first"])
+
+    starts = [[start(epoch, position) for position in range(8)] for epoch in range(2)]
+    assert starts[0] != starts[1]
+    assert min(map(min, starts)) >= 0
+    assert max(map(max, starts)) <= 29
+    _, metrics = together(examples_of_steps(1, 1, 8, 8))
+    assert metrics["first"] == pytest.approx(np.mean(starts[1]))

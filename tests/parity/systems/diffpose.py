@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import functools
-
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.windows import Batch, device_clips, end_aligned_windows, gather
+from diffpose_jax.diffusion.process import diffuse
+from diffpose_jax.diffusion.samplers import Trajectory, ddim_plan, predict_with, sample
+from diffpose_jax.diffusion.schedules import Schedule, make_schedule
+from diffpose_jax.evaluation import metrics
+from diffpose_jax.geometry import normalise_screen
 from diffpose_jax.interop.graformer import graformer_variables
+from diffpose_jax.interop.mixste import mixste_variables
+from diffpose_jax.lifters.base import Lifter, flip_averaged
+from diffpose_jax.lifters.diffpose import denoising_loss, diffpose
+from diffpose_jax.lifters.pose_losses import squared_and_absolute
+from diffpose_jax.lifters.reverse import subtract_root, zero_root
+from diffpose_jax.lifters.supervised import supervised
 from diffpose_jax.models.embeddings import sinusoidal_embedding
 from diffpose_jax.models.graformer import GraFormer
 from diffpose_jax.models.graph import chebyshev_basis, row_stochastic
-from diffpose_jax.skeleton import H36M_17
+from diffpose_jax.skeleton import H36M_17, Skeleton
 
 from .base import System
+from .mixste import mixste_network
 from .modulated_gcn import apply_and_tap
 
 
@@ -45,6 +60,199 @@ def gcnpose(vector: Any) -> dict[str, np.ndarray]:
     xyz, taps = _apply(network, variables, inputs["uv"], mask=inputs["mask"])
     hidden, _ = _apply(network, variables, inputs["uv"], mask=inputs["mask2"])
     return {"xyz": xyz, "xyz_mask2": hidden, "xyz_root_relative": xyz - xyz[:, :1], **_layers(taps)}
+
+
+def sampler(vector: Any) -> dict[str, np.ndarray]:
+    """Reverse walks over several index lists, with replayed noise where there is any; and the training loss."""
+    config, inputs = vector.config, vector.inputs
+    schedule = _schedule(config)
+    network, variables = _network(config, vector.weights), graformer_variables(vector.weights)
+    np.testing.assert_allclose(schedule.beta, inputs["betas"], rtol=1e-6)
+    outputs = {"alpha_bar_from_minus1": np.append(1, schedule.alpha_bar)}
+
+    def walk(case: str, x: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, Trajectory]:
+        plan = ddim_plan(schedule, inputs[f"{case}_seq"][::-1], float(inputs[f"{case}_eta"]))
+        return _walk(network, variables, schedule, plan, x, noise)
+
+    for case in (case["name"] for case in config["cases"]):
+        _, history = walk(case, inputs["x"], inputs.get(f"{case}_z"))
+        outputs |= {f"{case}_xs": np.stack([inputs["x"], *history.x]), f"{case}_x0": history.x0}
+    hypotheses = int(inputs["hyp_H"])
+    final, _ = walk("hyp", np.tile(inputs["x"], (hypotheses, 1, 1)), inputs["hyp_z"])
+    mean = final.reshape(hypotheses, *inputs["x"].shape).mean(0)
+    outputs |= {"hyp_final_uvxyz": final, "hyp_mean_uvxyz": mean}
+    outputs["hyp_xyz_root_relative"] = subtract_root(jnp.asarray(mean[..., 2:]), H36M_17)
+
+    noise = inputs["train_e"] * inputs["train_noise_scale"]
+    xt, eps = _predict_noise(network, variables, schedule, inputs["train_x0"], inputs["train_t"], noise)
+    outputs |= {"train_xt": xt, "train_pred": eps, "train_loss": _loss(eps, noise)}
+    return {name: np.asarray(value, np.float32) for name, value in outputs.items()}
+
+
+def video_denoiser(vector: Any) -> dict[str, np.ndarray]:
+    """The denoiser at full size, and the gradients of its training loss with dropout off."""
+    config, inputs = vector.config, vector.inputs
+    schedule = _schedule(config)
+    network, variables = _network(config, vector.weights), graformer_variables(vector.weights)
+    noise = inputs["eps_raw"] * inputs["noise_scale"]
+
+    @jax.value_and_grad
+    def loss(params: Any) -> jax.Array:
+        _, eps = _predict_noise(network, {"params": params}, schedule, inputs["x0"], inputs["t"], noise)
+        return _loss(eps, noise)
+
+    value, gradient = jax.jit(loss)(variables["params"])
+    k = jnp.asarray(inputs["t"], jnp.int32)
+    xt, eps = _predict_noise(network, variables, schedule, inputs["x0"], k, noise)
+    _, taps = _apply(network, variables, np.asarray(xt), k, mask=np.ones((1, 1, 17), bool))
+    basis = chebyshev_basis(H36M_17.adjacency())
+    outputs = {
+        "xt": xt,
+        "eps_pred": eps,
+        "loss": value,
+        "adj": row_stochastic(H36M_17.adjacency()),
+        "laplacian": basis[1],
+        "betas": schedule.beta,
+        "alphas_bar": schedule.alpha_bar,
+        "sinusoid": sinusoidal_embedding(k, config["hid_dim"]),
+        "temb": taps["step"],
+        "h_in_0": taps["input"][0],
+        "h_att0_0": taps["attention_0"][0],
+        "h_gc0_0": taps["block_0"][0],
+        "grad_global_norm": jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient))),
+        "grad_A_hat_0": gradient["attention_0"]["graph_net"]["graph"],
+        "grad_gconv_output_weight": gradient["output"]["weight"][:, None],
+        "grad_temb_dense_0_bias": gradient["step"]["expand"]["bias"],
+    }
+    outputs = {name: np.asarray(value) for name, value in outputs.items()}
+    # The system's tolerance is that of the gradients, relative; what precedes them must be nearer.
+    for name in (name for name in vector.outputs if not name.startswith("grad_")):
+        np.testing.assert_allclose(outputs[name], vector.outputs[name], atol=1e-5, rtol=1e-6, err_msg=name)
+    return outputs
+
+
+def video_pipeline(vector: Any) -> dict[str, np.ndarray]:
+    """Videos from pixels to errors: end-aligned windows, MixSTE with flip averaging, the released start and steps."""
+    config, inputs = vector.config, vector.inputs
+    skeleton = replace(H36M_17, left=tuple(inputs["kps_left"].tolist()), right=tuple(inputs["kps_right"].tolist()))
+    schedule, network = _schedule(config["diffusion"]), _network(config["denoiser"], _part(vector, "model_diff."))
+    frozen = mixste_variables(_part(vector, "model_pose."))
+    variables = {**graformer_variables(_part(vector, "model_diff.")), "frozen": frozen}
+    context = _context(config["mixste"], skeleton)
+    outputs, videos, starts = {}, [], []
+    for number in range(len(inputs["res_wh"])):
+        video = _windows(inputs, number, config["receptive_field"], skeleton)
+        estimate = flip_averaged(context).sample(frozen, jax.random.key(0), video, 1)[0]
+        starts.append(np.concatenate([video.keypoints, estimate], axis=-1).reshape(-1, skeleton.num_joints, 5))
+        videos.append(video)
+        outputs |= {f"chunks2d_{number}": video.keypoints, f"context_{number}": estimate}
+        outputs[f"context_noflip_{number}"] = context.sample(frozen, jax.random.key(0), video, 1)[0]
+    for name in ("cpn", "gt"):
+        options = config[name]
+        steps, span = options["test_timesteps"], options["test_num_diffusion_timesteps"]
+        plan = ddim_plan(schedule, steps, options["eta"], "even", span)
+        np.testing.assert_array_equal(plan.step[::-1], options["seq"])
+        lifter = diffpose(network, skeleton, schedule, plan, context=context, centre_estimate=False)
+        lift = jax.jit(lifter.sample_flipped, static_argnums=3)
+        poses, unshifted = [], []
+        for number, (video, start) in enumerate(zip(videos, starts, strict=True)):
+            poses.append(lift(variables, jax.random.key(0), video, options["test_times"]).mean(0))
+            outputs[f"{name}_xyz_centred_{number}"] = poses[-1]
+            final, history = _walk(network, variables, schedule, plan, start)
+            unshifted.append(zero_root(jnp.asarray(final[..., 2:]).reshape(poses[-1].shape), skeleton))
+            outputs[f"{name}_eps_first_{number}"] = _eps(network, variables, start, plan.step[0])
+            outputs |= {f"{name}_uvxyz_mid_{number}": history.x[0], f"{name}_uvxyz_final_{number}": final}
+        outputs[f"{name}_metrics_centred"] = _errors(poses, videos)
+        outputs[f"{name}_metrics_executed"] = _errors(unshifted, videos)
+    outputs |= _noised(vector, network, variables, schedule, starts[config["extra"]["source_sequence"]])
+    return {name: np.asarray(value) for name, value in outputs.items()}
+
+
+def _noised(vector: Any, network: GraFormer, variables: Any, schedule: Schedule, start: np.ndarray) -> dict[str, Any]:
+    """Hypotheses from a start with recorded noise added, which the release leaves out."""
+    options, inputs = vector.config["extra"], vector.inputs
+    span, hypotheses = options["test_num_diffusion_timesteps"], options["test_times"]
+    spacing = {"uniform": "even", "quad": "quadratic"}[options["skip_type"]]
+    plan = ddim_plan(schedule, options["test_timesteps"], options["eta"], spacing, span)
+    np.testing.assert_array_equal(plan.step[::-1], options["seq"])
+    x = jnp.asarray(np.tile(start, (hypotheses, 1, 1)))
+    if options["start_noised"]:
+        x = diffuse(schedule, x, jnp.int32(span), jnp.asarray(inputs["extra_noise_init"] * inputs["extra_noise_scale"]))
+    final, _ = _walk(network, variables, schedule, plan, x, inputs["extra_noise_steps"])
+    mean = final.reshape(hypotheses, *start.shape).mean(0)
+    centred = subtract_root(jnp.asarray(mean[..., 2:]), H36M_17)
+    return {"extra_uvxyz_final": mean, "extra_xyz_centred": centred}
+
+
+def _context(config: dict[str, Any], skeleton: Skeleton) -> Lifter:
+    """MixSTE as a lifter whose poses are left where the network puts them, as the video release takes them."""
+    network = mixste_network(config)
+    lifter = supervised(network, skeleton, squared_and_absolute, config["num_frame"])
+    return lifter._replace(
+        sample=lambda variables, key, batch, count: network.apply(variables, batch.keypoints, train=False)[None]
+    )
+
+
+def _windows(inputs: dict[str, np.ndarray], number: int, frames: int, skeleton: Skeleton) -> Batch:
+    """All windows of one video."""
+    keypoints = normalise_screen(inputs[f"kp2d_px_{number}"], inputs["res_wh"][number].astype(np.float32))
+    poses = inputs[f"pose3d_cam_{number}"]
+    clip = Clip(keypoints, poses - poses[:, :1], None, "video", "recorded")
+    clips = ClipSet.build([clip], skeleton)
+    windows = end_aligned_windows(clips, frames)
+    return gather(device_clips(clips), windows, jnp.arange(len(windows.start), dtype=jnp.int32), frames)
+
+
+def _errors(poses: list[jax.Array], videos: list[Batch]) -> np.ndarray:
+    """MPJPE, P-MPJPE, N-MPJPE, velocity error in mm, videos weighted by their windows' frames."""
+    rows, weights = [], []
+    for video, predicted in zip(videos, poses, strict=True):
+        predicted, target = (part.reshape(-1, *part.shape[2:]) for part in (predicted, video.poses))
+        functions = (metrics.mpjpe, metrics.p_mpjpe, metrics.n_mpjpe, metrics.velocity_error)
+        rows.append([float(function(predicted, target).mean()) for function in functions])
+        weights.append(len(predicted))
+    return 1000 * np.average(rows, axis=0, weights=weights)
+
+
+def _part(vector: Any, prefix: str) -> dict[str, np.ndarray]:
+    return {key.removeprefix(prefix): value for key, value in vector.weights.items() if key.startswith(prefix)}
+
+
+def _schedule(config: dict[str, Any]) -> Schedule:
+    """The schedule with the releases' rounding of 1 - beta and 1 - alpha_bar, worth 1e-5 in a state near step 0."""
+    ends = {"start": config["beta_start"], "end": config["beta_end"]}
+    schedule = make_schedule(config["beta_schedule"], config["num_diffusion_timesteps"], **ends)
+    alpha_bar = np.cumprod(1 - schedule.beta, dtype=np.float64).astype(np.float32)
+    np.testing.assert_allclose(alpha_bar, schedule.alpha_bar, atol=1e-6)
+    return schedule._replace(alpha_bar=alpha_bar, one_minus_alpha_bar=1 - alpha_bar)
+
+
+def _walk(
+    network: GraFormer, variables: Any, schedule: Schedule, plan: Any, x: Any, noise: np.ndarray | None = None
+) -> tuple[np.ndarray, Trajectory]:
+    """Walk a plan from poses `[N, J, 5]`: the final state, and all of them `[S, N, J, 5]`."""
+    denoiser = predict_with("eps", functools.partial(network.apply, variables, train=False), schedule)
+    noise = None if noise is None else jnp.asarray(noise)[:, :, None]
+    run = jax.jit(lambda x: sample(None, denoiser, x[:, None], plan, noise, trajectory=True))
+    final, history = run(jnp.asarray(x))
+    return np.asarray(final[:, 0]), Trajectory(*(np.asarray(part[:, :, 0]) for part in history))
+
+
+def _eps(network: GraFormer, variables: Any, x: np.ndarray, k: Any) -> jax.Array:
+    return network.apply(variables, jnp.asarray(x)[:, None], jnp.asarray(k, jnp.int32), train=False)[:, 0]
+
+
+def _predict_noise(
+    network: GraFormer, variables: Any, schedule: Schedule, x0: np.ndarray, t: np.ndarray, noise: np.ndarray
+) -> tuple[jax.Array, jax.Array]:
+    """Diffuse poses `[N, J, 5]` to their steps and predict the noise."""
+    k = jnp.asarray(t, jnp.int32)
+    xt = diffuse(schedule, jnp.asarray(x0), k, jnp.asarray(noise))
+    return xt, _eps(network, variables, xt, k)
+
+
+def _loss(eps: jax.Array, noise: np.ndarray) -> jax.Array:
+    return denoising_loss(eps[:, None], jnp.asarray(noise)[:, None])
 
 
 def _network(config: dict[str, Any], weights: dict[str, np.ndarray]) -> GraFormer:
@@ -80,4 +288,7 @@ def _layers(taps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 SYSTEMS = {
     "diffpose_gcndiff": System(gcndiff, absolute=5e-6),
     "diffpose_gcnpose": System(gcnpose, absolute=5e-6),
+    "diffpose_sampler": System(sampler, absolute=1e-5),
+    "diffpose_video_denoiser": System(video_denoiser, absolute=1e-5, relative=1e-4),
+    "diffpose_video_pipeline": System(video_pipeline, absolute=1e-5),
 }

@@ -2,63 +2,34 @@
 
 A checkpoint is a pickle that describes nested containers and tensors, beside the raw numbers of the storages that the
 tensors are views of. Two formats are in use: a zip archive (`data.pkl`, `data/<key>`; PyTorch 1.6 and newer) and five
-parts in one file (magic number, protocol, system, pickle, storages; before that). The pickle is walked by the machine
-of `data.safe_pickle`, which builds plain data only; to its few constructors this module adds torch's description of
-tensors. Numbers are mapped from the file, not read, and every offset and size is checked against what is there.
+parts in one file (magic number, protocol, system, pickle, storages; before that). The numbers are mapped from the file,
+not read; `torch_pickle` builds what the pickle describes.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import mmap
 import os
-import pickletools
 import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax.data import safe_pickle
 from diffpose_jax.data.safe_pickle import one_line
 from diffpose_jax.errors import UserError
+from diffpose_jax.interop.torch_pickle import Opaque, TorchMachine, with_arrays
+
+__all__ = ["Opaque", "read_checkpoint"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _UNREADABLE = (*safe_pickle._DAMAGED, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile)
-
-_DTYPES = {
-    **{name: np.dtype(name) for name in ("float64", "float32", "float16", "uint8", "bool")},
-    **{name: np.dtype(name) for name in ("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16")},
-    "bfloat16": np.dtype(jnp.bfloat16),
-}
-_STORAGES = {
-    **{"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Bool": "bool"},
-    **{"Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Untyped": "uint8"},
-}
-_STORAGE_NAME = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
-# Things that training leaves in a checkpoint beside tensors. They are never made: an Opaque stands for each.
-_INERT = re.compile(
-    r"numpy\.random\.[\w.]+|torch\.device|argparse\.Namespace|builtins\.(dict|list|int|float|set)"
-    rf"|torch\.({'|'.join(_DTYPES)})"
-)
-# A tensor may repeat the numbers of its storage (stride 0), but not without limit.
-_MOST_REPEATED = 1 << 24
-_MOST_PARTS = 10_000
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """Stands for an object that was not made: its class is known to be harmless and not needed, a random state say."""
-
-    name: str
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
@@ -75,201 +46,14 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     with path.open("rb") as file:
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        return _resolve(_read_zip(path, buffer) if buffer[:4] == b"PK\x03\x04" else _read_legacy(path, buffer), {})
+        read = _read_zip if buffer[:4] == b"PK\x03\x04" else _read_legacy
+        return with_arrays(read(path, buffer))
     except safe_pickle._Refused as error:
         raise UserError(f"{path}: refused: its pickle holds {error}; only tensors and plain data are read") from None
     except _UNREADABLE as error:
         raise UserError(
             f"{path}: expected a PyTorch checkpoint, found a damaged or truncated one ({one_line(error)})"
         ) from error
-
-
-class _Storage:
-    """A run of numbers in the file, which is found once the pickle has named it."""
-
-    def __init__(self, dtype: np.dtype, count: int):
-        self.dtype, self.count = dtype, count
-        self.numbers = np.empty(0, dtype)
-
-    @property
-    def num_bytes(self) -> int:
-        return self.count * self.dtype.itemsize
-
-    def fill(self, raw: np.ndarray, big_endian: bool = False) -> None:
-        if len(raw) < self.num_bytes:
-            raise ValueError(f"a storage of {self.num_bytes} bytes of which {len(raw)} are there")
-        raw = raw[: self.num_bytes]
-        if big_endian and self.dtype.itemsize > 1:
-            raw = np.ascontiguousarray(raw.reshape(-1, self.dtype.itemsize)[:, ::-1]).reshape(-1)
-        self.numbers = raw.view(self.dtype)
-
-
-class _View:
-    """A tensor before the numbers of its storage are found."""
-
-    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, dtype: np.dtype | None = None):
-        if not isinstance(storage, _Storage):
-            raise ValueError("a tensor without a storage")
-        if type(shape) is not tuple or type(strides) is not tuple or not len(shape) == len(strides) <= 32:
-            raise ValueError("a tensor whose shape and strides do not agree")
-        if not all(type(number) is int and 0 <= number < 1 << 62 for number in (offset, *shape, *strides)):
-            raise ValueError("a tensor whose offset, shape or strides are no natural numbers")
-        self.storage, self.offset, self.shape, self.strides, self.dtype = storage, offset, shape, strides, dtype
-
-    def array(self) -> np.ndarray:
-        numbers, count = self.storage.numbers, math.prod(self.shape)
-        if self.dtype is not None:
-            numbers = numbers.view(self.dtype)
-        if not count:
-            return np.empty(self.shape, numbers.dtype)
-        last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-        if last >= len(numbers) or count > max(len(numbers), _MOST_REPEATED):
-            raise ValueError(f"a tensor of shape {self.shape} in a storage of {len(numbers)} numbers")
-        strides = [stride * numbers.itemsize for stride in self.strides]
-        return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides, writeable=False)
-
-
-def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _View:
-    return _View(storage, offset, shape, strides)
-
-
-def _rebuild_typed(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
-) -> _View:
-    name = dtype.name.removeprefix("torch.") if isinstance(dtype, safe_pickle._Name) else None
-    if name not in _DTYPES:
-        raise safe_pickle._Refused("a tensor of unknown dtype")
-    return _View(storage, offset, shape, strides, _DTYPES[name])
-
-
-def _parameter(tensor: Any, *_: Any) -> Any:
-    return tensor
-
-
-def _dictionary(pairs: Any = ()) -> dict:
-    made = dict(pairs)
-    _check_keys(made)
-    return made
-
-
-def _check_keys(keys: Any) -> None:
-    # Hashing or printing tuples of tuples of the same tuples can take for ever.
-    if not all(isinstance(key, str | int | float | None) for key in keys):
-        raise safe_pickle._Refused("a dictionary key that is no string or number")
-
-
-_CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _dictionary,
-    "collections.Counter": _dictionary,
-    "collections.defaultdict": lambda *_: {},
-    "torch.Size": lambda sizes: tuple(sizes),
-    "torch._utils._rebuild_tensor": _rebuild,
-    "torch._utils._rebuild_tensor_v2": _rebuild,
-    "torch._utils._rebuild_tensor_v3": _rebuild_typed,
-    "torch._utils._rebuild_parameter": _parameter,
-}
-
-
-def _storage_dtype(name: str) -> np.dtype | None:
-    found = _STORAGE_NAME.fullmatch(name)
-    return _DTYPES[_STORAGES[found.group(1)]] if found and found.group(1) in _STORAGES else None
-
-
-def _global(module: Any, name: Any) -> safe_pickle._Name:
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise safe_pickle._Refused("a global without a name")
-    given = re.sub(r"^__builtin__\.", "builtins.", f"{module}.{name}")
-    if given in _CONSTRUCTORS or _INERT.fullmatch(given) or _storage_dtype(given):
-        return safe_pickle._Name(given)
-    return safe_pickle._global(module, name)
-
-
-def _check_parts(value: Any) -> None:
-    # Numpy's arrays come as bytes, so their description is short; nested tuples could make it look endless.
-    pending, parts = [value], 0
-    while pending:
-        item = pending.pop()
-        parts += 1
-        if parts > _MOST_PARTS:
-            raise safe_pickle._Refused("an array described by too many parts")
-        if isinstance(item, dict | list | tuple):
-            pending += item
-
-
-class _Machine(safe_pickle._Machine):
-    """The machine that builds plain data, with torch's tensors; `storages` collects what the pickle names."""
-
-    def __init__(self, stream: BinaryIO):
-        super().__init__(stream)
-        self.storages: dict[str, _Storage] = {}
-
-    def run(self) -> Any:
-        for opcode, argument, _ in pickletools.genops(self.stream):
-            if opcode.name == "STOP":
-                return self.stack.pop()
-            if opcode.name in safe_pickle._LITERALS:
-                self.stack.append(argument)
-            elif opcode.name in _INSTRUCTIONS:
-                _INSTRUCTIONS[opcode.name](self, argument)
-            elif opcode.name == "INST":
-                _global(*argument.split(" ", 1))
-                raise safe_pickle._Refused("an instance of a class")
-            else:
-                raise safe_pickle._Refused(f"the instruction {opcode.name}")
-        raise EOFError("a pickle without an end")
-
-    def set_items(self, items: list[Any]) -> None:
-        _check_keys(items[::2])
-        super().set_items(items)
-
-    def storage(self, _: None) -> None:
-        identity = self.stack.pop()
-        if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
-            raise safe_pickle._Refused("a persistent object that is no storage")
-        kind, key, _, count = identity[1:5]
-        dtype = _storage_dtype(kind.name) if isinstance(kind, safe_pickle._Name) else None
-        if dtype is None or identity[5:] not in ((), (None,)):
-            raise safe_pickle._Refused("a storage of unknown type")
-        if type(key) is not str or type(count) is not int or not 0 <= count < 1 << 60:
-            raise ValueError("a storage without key and size")
-        known = self.storages.setdefault(key, _Storage(dtype, count))
-        if (known.dtype, known.count) != (dtype, count):
-            raise ValueError(f"two storages of the key {key[:40]!r}")
-        self.push(known)
-
-    def call(self, _: None) -> None:
-        function, arguments = self.pop_many(2)
-        name = function.name if isinstance(function, safe_pickle._Name) else ""
-        if name in _CONSTRUCTORS and type(arguments) is tuple:
-            self.push(_CONSTRUCTORS[name](*arguments))
-        elif _INERT.fullmatch(name):
-            self.push(Opaque(name))
-        elif name in safe_pickle._CONSTRUCTORS:
-            _check_parts(arguments)
-            self.stack += [function, arguments]
-            super().reduce(None)
-        else:
-            raise safe_pickle._Refused(f"a call of {name or type(function).__name__}")
-
-    def set_state(self, _: None) -> None:
-        target, state = self.stack[-2:]
-        # A state_dict carries the versions of its modules as an attribute; they are of no use here.
-        if isinstance(target, Opaque) or type(target) is dict and type(state) is dict:
-            self.stack.pop()
-        else:
-            _check_parts(state)
-            super().build(None)
-
-
-_INSTRUCTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
-    **safe_pickle._INSTRUCTIONS,
-    "GLOBAL": lambda machine, names: machine.push(_global(*names.split(" ", 1))),
-    "STACK_GLOBAL": lambda machine, _: machine.push(_global(*machine.pop_many(2))),
-    "BINPERSID": _Machine.storage,
-    "REDUCE": _Machine.call,
-    "NEWOBJ": _Machine.call,
-    "BUILD": _Machine.set_state,
-}
 
 
 def _read_zip(path: Path, buffer: mmap.mmap) -> Any:
@@ -283,7 +67,7 @@ def _read_zip(path: Path, buffer: mmap.mmap) -> Any:
     order = _member(buffer, members[f"{folder}byteorder"]).tobytes() if f"{folder}byteorder" in members else b"little"
     if order not in (b"little", b"big"):
         raise ValueError(f"the byte order {order[:20]!r}")
-    machine = _Machine(io.BytesIO(_member(buffer, members[f"{folder}data.pkl"]).tobytes()))
+    machine = TorchMachine(io.BytesIO(_member(buffer, members[f"{folder}data.pkl"]).tobytes()))
     structure = machine.run()
     for key, storage in machine.storages.items():
         if f"{folder}data/{key}" not in members:
@@ -307,14 +91,14 @@ def _member(buffer: mmap.mmap, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _read_legacy(path: Path, buffer: mmap.mmap) -> Any:
-    if _MAGIC.to_bytes(10, "little") not in buffer[:32] or _Machine(buffer).run() != _MAGIC:
+    if _MAGIC.to_bytes(10, "little") not in buffer[:32] or TorchMachine(buffer).run() != _MAGIC:
         raise UserError(f"{path}: expected a PyTorch checkpoint, found {_other(buffer)}")
-    protocol, system = _Machine(buffer).run(), _Machine(buffer).run()
+    protocol, system = TorchMachine(buffer).run(), TorchMachine(buffer).run()
     if protocol != _PROTOCOL or type(system) is not dict:
         raise ValueError("an unknown protocol")
-    machine = _Machine(buffer)
+    machine = TorchMachine(buffer)
     structure = machine.run()
-    keys = _Machine(buffer).run()
+    keys = TorchMachine(buffer).run()
     if type(keys) is not list or not all(type(key) is str for key in keys) or set(keys) != machine.storages.keys():
         raise ValueError("storages that do not belong to its tensors")
     position = buffer.tell()
@@ -337,25 +121,3 @@ def _other(buffer: mmap.mmap) -> str:
     if buffer[257:262] == b"ustar":
         return "a tar archive (PyTorch 0.1, or one to unpack first)"
     return "neither a zip archive nor PyTorch's magic number"
-
-
-def _resolve(node: Any, done: dict[int, tuple[Any, Any]]) -> Any:
-    """The structure with arrays in place of views; containers are changed in place, tuples made anew."""
-    if isinstance(node, safe_pickle._Blank | safe_pickle._Dtype):
-        raise safe_pickle._Refused("an unfinished array as data")
-    if isinstance(node, safe_pickle._Name | _Storage):
-        return Opaque(getattr(node, "name", "storage"))
-    if not isinstance(node, dict | list | tuple | _View):
-        return node
-    if id(node) in done:
-        return done[id(node)][1]
-    made: Any = node
-    if isinstance(node, _View):
-        made = node.array()
-    elif isinstance(node, tuple):
-        made = tuple(_resolve(item, done) for item in node)
-    # The original is kept beside what became of it: an identity is only valid while its object lives.
-    done[id(node)] = (node, made)
-    for key, item in list(node.items() if isinstance(node, dict) else enumerate(node) if made is node else ()):
-        node[key] = _resolve(item, done)
-    return made

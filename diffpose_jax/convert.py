@@ -1,0 +1,223 @@
+"""Turn published PyTorch weights into a work directory that evaluate and predict accept:
+
+    python -m diffpose_jax.convert --system mixste --input best_epoch_cpn.bin --output runs/mixste_cpn
+
+Reads the file without PyTorch and executes nothing in it. Sizes are read off the tensors; what tensors do not tell (the
+number of attention heads, say) is the release's and can be set: --options lifter.num_heads=4,data.source=data/own.npz.
+DiffPose needs the lifter it starts from, converted or trained before: --context runs/mixste_cpn.
+
+Prints how many tensors were used and why the others were not; conversion.json in the work directory tells of each.
+Anything that does not fit stops the conversion before a file is written.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from diffpose_jax import cli
+from diffpose_jax.config import save_config
+from diffpose_jax.errors import UserError
+from diffpose_jax.interop.conversion import Conversion, convert_weights
+from diffpose_jax.interop.systems import SYSTEMS, System, check_schedule, published_config
+from diffpose_jax.interop.torch_checkpoint import read_checkpoint
+from diffpose_jax.interop.weights import Weights, weights_of
+from diffpose_jax.lifters.base import example_batch
+from diffpose_jax.registry import build_lifter, validate
+from diffpose_jax.training.checkpoints import Checkpoints, with_context
+
+
+def convert(
+    system: str,
+    source: str,
+    output: str,
+    *,
+    context: str | None = None,
+    averaged: bool | None = None,
+    layout: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Converts the checkpoint `source` of a published system into the new work directory `output`.
+
+    context is the work directory of the frozen lifter that DiffPose starts from; averaged asks for the moving average
+    of the weights or against it, None takes what the release evaluates; layout names the joints where their number does
+    not; options override the config by key. Returns what conversion.json says. Raises UserError, and writes nothing
+    then.
+    """
+    if system not in SYSTEMS:
+        raise UserError(f"--system: expected one of {', '.join(SYSTEMS)}, found {system!r}")
+    published = SYSTEMS[system]
+    path = _new_directory(output)
+    _check_context(system, published, context)
+    structure = read_checkpoint(source)
+    with _about(source):
+        weights, unused = weights_of(structure, system, averaged)
+        config = published_config(published, weights, layout, options or {})
+    config.name = f"{system} from {Path(source).name}"
+    config, frozen = _with_context(config, context, path)
+    validate(config)
+    lifter = build_lifter(config)
+    template = dict(jax.eval_shape(lambda: lifter.init(jax.random.key(0), example_batch(lifter))))
+    if frozen:
+        template.pop("frozen")
+    with _about(source):
+        check_schedule(config, weights)
+        conversion = convert_weights(published.variables, weights, template)
+    report = _report(system, source, weights, conversion, unused, published.notes)
+    variables = {**conversion.variables, **({"frozen": frozen} if frozen else {})}
+    _write(path, config, variables, _step(structure), report)
+    return report
+
+
+@contextmanager
+def _about(source: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _check_context(system: str, published: System, context: str | None) -> None:
+    if published.needs_context and context is None:
+        raise UserError(f"--context: required for {system}, the work directory of the lifter whose estimate it refines")
+    if context is not None and not published.needs_context:
+        takers = ", ".join(name for name, one in SYSTEMS.items() if one.needs_context)
+        raise UserError(f"--context: has no meaning for {system}, only for {takers}")
+
+
+def _with_context(config: ConfigDict, context: str | None, output: Path) -> tuple[ConfigDict, Any]:
+    if context is None:
+        return config, {}
+    config.lifter.context = context
+    return with_context(config, output)
+
+
+def _new_directory(output: str) -> Path:
+    """The path to write to, which must be free; the directory itself is made at the end."""
+    path = Path(output)
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"--output {path}: expected a new or empty directory, found one with files")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--output {path}: expected a directory, found a file")
+    return path
+
+
+def _step(structure: Any) -> int:
+    found = structure.get("step", 0) if isinstance(structure, dict) else 0
+    return found if type(found) is int and 0 <= found < 1 << 40 else 0
+
+
+def _report(
+    system: str,
+    source: str,
+    weights: Weights,
+    conversion: Conversion,
+    left_out: Mapping[str, str],
+    notes: tuple[str, ...],
+) -> dict[str, Any]:
+    unused = {**left_out, **conversion.unused}
+    shapes = {weights.name(key): list(value.shape) for key, value in weights.entries.items()}
+    return {
+        "system": system,
+        "input": str(source),
+        "weights": "moving average" if weights.averaged else "as trained",
+        "place": "/".join([*map(str, weights.place), weights.prefix]) or "(top)",
+        "counts": {"used": len(conversion.used), "unused": len(unused), "missing": len(conversion.missing)},
+        "notes": list(notes),
+        "used": {name: {"shape": shapes[name], "becomes": paths} for name, paths in sorted(conversion.used.items())},
+        "unused": dict(sorted(unused.items())),
+        "missing": dict.fromkeys(conversion.missing, "zeros in its place, which nothing reads"),
+    }
+
+
+def _write(path: Path, config: ConfigDict, variables: Any, step: int, report: Mapping[str, Any]) -> None:
+    """Fills a folder beside `path` and renames it: an interrupted conversion leaves no half work directory."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            made.mkdir()
+            save_config(config, made / "config.json")
+            (made / "conversion.json").write_text(json.dumps(report, indent=2) + "\n")
+            best = Checkpoints(made / "best", keep=1)
+            best.save(step, jax.tree.map(np.asarray, variables), {"converted_from": report["input"]})
+            best.close()
+            made.replace(path)
+    except OSError as error:
+        raise UserError(f"--output {path}: cannot be written: {error.strerror}") from error
+
+
+def print_report(report: Mapping[str, Any], output: str) -> None:
+    """Prints counts and reasons, and where the whole account is."""
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    counts = report["counts"]
+    say(f"{report['system']} from {report['input']}: {report['weights']}, at {report['place']}")
+    say(f"used     {counts['used']:5} tensors")
+    say(f"unused   {counts['unused']:5} tensors" + _reasons(report["unused"]))
+    say(f"missing  {counts['missing']:5} variables" + _reasons(report["missing"]))
+    for note in report["notes"]:
+        say(f"note: {note}")
+    say(f"workdir: {output}   every tensor: {Path(output) / 'conversion.json'}")
+
+
+def _reasons(told: Mapping[str, str]) -> str:
+    counts = Counter(told.values())
+    return f" ({', '.join(f'{number} {reason}' for reason, number in counts.items())})" if counts else ""
+
+
+def parse_options(given: Sequence[str]) -> dict[str, str]:
+    """`key=value` arguments as a dictionary. Raises UserError."""
+    for item in given:
+        if "=" not in item:
+            raise UserError(f"--options {item}: expected key=value, such as lifter.num_heads=4")
+    return dict(item.split("=", 1) for item in given)
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of this program; not at import, where several programs would claim the same names."""
+    flags.DEFINE_string("system", None, f"One of {', '.join(SYSTEMS)}.", flag_values=values)
+    flags.DEFINE_string("input", None, "The checkpoint: .pth, .pt, .bin or .pth.tar.", flag_values=values)
+    flags.DEFINE_string("output", None, "The work directory to write; must be new or empty.", flag_values=values)
+    flags.DEFINE_string("context", None, "DiffPose: work directory of the lifter it starts from.", flag_values=values)
+    flags.DEFINE_boolean(
+        "ema", None, "Take the moving average of the weights, or not; what the release evaluates if not given.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_string("layout", None, "The joints, where their number does not tell them.", flag_values=values)
+    flags.DEFINE_list("options", [], "Config values to override: lifter.num_heads=4,...", flag_values=values)
+
+
+def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
+    """Reads the flags, converts, and prints what became of the tensors."""
+    cli.require(argv, given, "system", "input", "output")
+    report = convert(
+        given.system,
+        given.input,
+        given.output,
+        context=given.context,
+        averaged=given.ema,
+        layout=given.layout,
+        options=parse_options(given.options),
+    )
+    print_report(report, given.output)
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

@@ -70,6 +70,27 @@ def test_clips_lie_end_to_end_and_come_back_as_they_were():
             np.testing.assert_array_equal(one, other)
 
 
+def test_a_clip_that_marks_no_frames_is_valid_throughout_and_of_unknown_activity():
+    marked = clip(3)._replace(valid_frame=np.array([True, False, True]), activity=np.array([2, 2, 7]))
+    whole = ClipSet.build([marked, clip(2, "S5")], H36M_17, cameras(), "3D targets: annot3")
+    np.testing.assert_array_equal(whole.valid_frame, [True, False, True, True, True])
+    np.testing.assert_array_equal(whole.activity, [2, 2, 7, 0, 0])
+    chosen = whole.select([1, 0])
+    np.testing.assert_array_equal(chosen.valid_frame, [True, True, True, False, True])
+    assert chosen.note == whole.note
+    assert whole.converted(H36M_16).valid_frame is whole.valid_frame
+    assert ClipSet.build([clip(2)], H36M_17, cameras()).valid_frame is None
+
+
+def test_marks_and_note_survive_the_archive_and_older_archives_have_none(splits, tmp_path):
+    marked = clip(3)._replace(valid_frame=np.array([True, False, True]), activity=np.array([2, 2, 7]))
+    original = ClipSet.build([marked], H36M_17, cameras(), "a note")
+    save_archive(tmp_path / "a.npz", {"test": original, "train": splits["train"]})
+    found = load_archive(tmp_path / "a.npz")
+    assert_equal_sets(found["test"], original)
+    assert (found["train"].note, found["train"].valid_frame) == ("", None)
+
+
 def test_a_selection_holds_its_clips_in_the_order_asked_for(splits):
     chosen = splits["train"].select([1, 0])
     assert chosen.subject == ("S5", "S1")
@@ -114,6 +135,7 @@ def test_the_root_moves_with_a_layout_that_is_rooted_elsewhere():
         ({"poses": np.zeros((3, 17, 3))}, r"poses of shape \(4, 17, 3\)"),
         ({"root": np.zeros((4, 2))}, r"root of shape \(4, 3\)"),
         ({"scores": np.zeros((4,))}, r"scores of shape \(4, 17\)"),
+        ({"valid_frame": np.ones(5, bool)}, r"valid_frame of shape \(4,\)"),
         ({"poses": np.where(np.arange(4)[:, None, None] < 2, 0, np.nan) * np.ones((4, 17, 3))}, "poses.*frame 2"),
         ({"keypoints": np.full((4, 17, 2), np.inf)}, "keypoints.*NaN or infinity first in frame 0"),
     ],

@@ -123,3 +123,44 @@ def test_leading_axes_are_free(poses, noisy, name):
 def test_spread_is_the_standard_deviation_of_isotropic_noise():
     hypotheses = jnp.asarray(np.random.default_rng(0).normal(size=(4000, 2, 3)).astype(np.float32) * 0.01)
     np.testing.assert_allclose(metrics.spread(hypotheses), 0.01 * np.sqrt(3), rtol=0.03)
+
+
+def test_mpjve_of_joined_windows_counts_the_jump_back_to_the_overlapping_last_one(poses, noisy):
+    # As MixSTE's release joins windows of 5 frames over a clip of 7: frames 0 to 4 and 2 to 6.
+    order = [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
+    found = metrics.velocity_error(jnp.asarray(noisy[order]), jnp.asarray(poses[order])).mean()
+    steps = np.linalg.norm(np.diff(noisy[order], axis=0) - np.diff(poses[order], axis=0), axis=-1)
+    np.testing.assert_allclose(found, steps.mean(), rtol=1e-5)
+    assert found != pytest.approx(
+        float(metrics.velocity_error(jnp.asarray(noisy), jnp.asarray(poses)).mean()), rel=1e-3
+    )
+
+
+def test_coordinate_errors_are_absolute_differences(poses, noisy):
+    found = metrics.coordinate_errors(jnp.asarray(noisy), jnp.asarray(poses))
+    np.testing.assert_allclose(found, np.abs(noisy - poses), atol=1e-7)
+
+
+def test_the_3dhp_tool_counts_fourteen_joints_strictly_below_the_threshold():
+    errors = np.zeros((1, 17), np.float32)
+    errors[:, [14, 15, 16]] = 9.0  # pelvis, spine and "head" are in no group
+    pck, auc = (function(jnp.asarray(errors)) for function in (metrics.pck_3dhp, metrics.auc_3dhp))
+    assert {name: float(value[0]) for name, value in pck.items()} == dict.fromkeys(pck, 1.0)
+    np.testing.assert_allclose(np.stack(list(auc.values())), 30 / 31, rtol=1e-6)
+    assert list(pck) == ["head", "neck", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "total"]
+
+    errors[0, 3] = 0.5  # exactly representable: the right elbow at the threshold is not below it
+    pck = metrics.pck_3dhp(jnp.asarray(errors), threshold=0.5)
+    assert float(pck["elbow"][0]) == 0.5
+    assert float(pck["total"][0]) == pytest.approx(13 / 14)
+
+
+def test_the_3dhp_auc_is_the_mean_of_pck_over_its_thresholds():
+    errors = np.random.default_rng(4).uniform(0, 0.2, (50, 17)).astype(np.float32)
+    curve = [metrics.pck_3dhp(jnp.asarray(errors), threshold=t) for t in metrics.AUC_THRESHOLDS]
+    auc = metrics.auc_3dhp(jnp.asarray(errors))
+    for name, value in auc.items():
+        np.testing.assert_allclose(value, np.mean([point[name] for point in curve], axis=0), atol=1e-6)
+    groups = metrics.JOINT_GROUPS_3DHP
+    weighted = sum(np.asarray(auc[name]) * len(joints) for name, joints in groups.items()) / 14
+    np.testing.assert_allclose(auc["total"], weighted, atol=1e-6)

@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.protocols import Frames, back_projected, get_protocol, with_true_root_depth
+from diffpose_jax.evaluation import coherence
+from diffpose_jax.evaluation.protocols import (
+    PROTOCOLS,
+    Frames,
+    back_projected,
+    default_protocol,
+    get_protocol,
+    with_true_root_depth,
+)
 from diffpose_jax.geometry import Camera, project_linear
+from diffpose_jax.skeleton import H36M_17, HUMANEVA_15, MPI_INF_3DHP_17
 
 
 @pytest.fixture
@@ -75,3 +84,62 @@ def test_only_the_root_keeps_its_predicted_depth(frames):
 def test_an_unknown_protocol_is_named_with_the_known_ones():
     with pytest.raises(UserError, match=r"standard, mpi_inf_3dhp, .*official_backprojection, found 'strict'"):
         get_protocol("strict")
+
+
+def test_the_3dhp_protocol_never_centres_a_prediction_and_counts_its_root(frames):
+    measure = get_protocol("mpi_inf_3dhp", MPI_INF_3DHP_17).measure
+    shifted = measure(frames.poses - frames.poses[:, 14:15] + jnp.array([0.2, 0, 0])[None, None, :], frames)
+    np.testing.assert_allclose(shifted["mpjpe"], 0.2, rtol=1e-5)
+    np.testing.assert_array_equal(shifted["pck"], 0)
+    perfect = measure(frames.poses - frames.poses[:, 14:15], frames)
+    np.testing.assert_allclose(perfect["mpjpe"], 0, atol=1e-6)
+    np.testing.assert_allclose(perfect["auc"], 30 / 31, rtol=1e-6)
+
+
+def test_the_3dhp_protocol_takes_its_own_layout_only(frames):
+    protocol = get_protocol("mpi_inf_3dhp", H36M_17)
+    with pytest.raises(UserError, match="expected data of layout mpi_inf_3dhp17, found h36m17"):
+        protocol.check(frames, H36M_17)
+    assert [default_protocol(s) for s in (MPI_INF_3DHP_17, H36M_17, HUMANEVA_15)] == [
+        "mpi_inf_3dhp",
+        "standard",
+        "standard",
+    ]
+
+
+@pytest.fixture
+def video() -> Frames:
+    rng = np.random.default_rng(3)
+    poses = rng.normal(0, 0.3, (30, 17, 3)).astype(np.float32)
+    follows = np.arange(30) > 0
+    window = jnp.asarray(coherence.whole_windows(follows))
+    return Frames(jnp.asarray(poses - poses[:, :1]), jnp.asarray(follows), jnp.zeros((30, 17, 2)), window=window)
+
+
+def test_whole_windows_leaves_out_the_rest_and_measures_the_hip_where_it_is(video):
+    measured = get_protocol("whole_windows").measure(video.poses + 0.1, video)
+    np.testing.assert_allclose(measured["mpjpe"][:27], 0.1 * np.sqrt(3), rtol=1e-5)
+    for values in measured.values():
+        assert np.isnan(values[27:]).all()
+    expected = coherence.segment_deviations(video.poses[:27], coherence.released_bones(), unbiased=True).mean()
+    np.testing.assert_allclose(measured["segment_deviation"][:27], expected, rtol=1e-5)
+    standard = get_protocol("standard").measure(video.poses, video)
+    correct = coherence.segment_deviations(video.poses[:27], coherence.skeleton_bones(H36M_17)).mean()
+    np.testing.assert_allclose(standard["segment_deviation"][:27], correct, rtol=1e-5)
+
+
+def test_whole_windows_needs_consecutive_frames(video):
+    sparse = video._replace(window=jnp.full(30, -1, jnp.int32))
+    with pytest.raises(UserError, match=r"27 consecutive frames or more .a stride of 1., found none"):
+        get_protocol("whole_windows").check(sparse, H36M_17)
+
+
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_what_a_protocol_compares_is_what_it_measures(frames, name):
+    skeleton = MPI_INF_3DHP_17 if name == "mpi_inf_3dhp" else H36M_17
+    frames = frames._replace(window=jnp.zeros(6, jnp.int32))
+    protocol = get_protocol(name, skeleton)
+    predictions = frames.poses * 1.2 + 0.01
+    target = frames.poses - frames.poses[:, skeleton.root][:, None]
+    errors = jnp.linalg.norm(protocol.compared(predictions, frames) - target, axis=-1)
+    np.testing.assert_allclose(errors.mean(axis=-1), protocol.measure(predictions, frames)["mpjpe"], rtol=1e-5)

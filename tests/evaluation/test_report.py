@@ -82,3 +82,39 @@ def test_an_unwritable_directory_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="expected a directory"):
         write_results(results([row("mean", "mean", MEASURED, ACTIONS, SUBJECTS)]), tmp_path / "file")
+
+
+SEQUENCES = ["TS1", "TS1", "TS1", "TS2"]
+
+
+def test_sequences_are_averaged_alike_beside_the_frame_average():
+    found = averages(MEASURED, ["Sports"] * 4, SEQUENCES, SEQUENCES)
+    # TS1 (10 + 20 + 30) / 3 = 20, TS2 100; the number of a sequence is no take and stays.
+    assert found["sequence_average"]["mpjpe"] == pytest.approx(60)
+    assert found["frame_average"]["mpjpe"] == pytest.approx(40)
+    assert found["by_sequence"]["TS2"]["pck"] == pytest.approx(0)
+    assert "sequence_average" not in averages(MEASURED, ACTIONS, SUBJECTS)
+
+
+def test_a_report_over_sequences_names_both_averages_and_shows_the_groups_of_joints():
+    measured = MEASURED | {"pck_knee": MEASURED["pck"], "auc_knee": MEASURED["pck"] / 2}
+    activities = ["Sports", "Sports", "Exercise", "Exercise"]
+    text = markdown(results([row("mean", "mean of 10", measured, activities, SEQUENCES, sequences=SEQUENCES)]))
+    assert "**Sequence average (unweighted mean over the sequences)**" in text
+    assert "**Frame average (mean over all frames)**" in text
+    assert "Action average" not in text
+    assert "**PCK@150mm by joint group (%, sequence average)**" in text
+    assert "**AUC by joint group (%, sequence average)**" in text
+    for title in ("MPJPE per sequence (mm)", "PCK@150mm per sequence (%)", "MPJPE per action (mm)"):
+        assert f"**{title}**" in text
+    assert "| sequence average | 60.0 |" in text
+    unknown = markdown(results([row("mean", "mean", measured, ["test"] * 4, SEQUENCES, sequences=SEQUENCES)]))
+    assert "per action" not in unknown
+
+
+def test_errors_per_joint_are_a_table_of_their_own():
+    places = {"by_joint": {"pelvis": 0.0, "left_knee": 41.26}, "by_coordinate": {"x": 1.0, "y": 2.0, "z": 30.04}}
+    text = markdown(results([row("mean", "mean of 10", MEASURED, ACTIONS, SUBJECTS) | places]))
+    assert "**Mean error per joint (mm)**" in text
+    assert "| left_knee | 41.3 |" in text
+    assert "| z | 30.0 |" in text

@@ -1,0 +1,87 @@
+"""Which frames are measured, and how a report groups them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.mpi_inf_3dhp import mpi_inf_3dhp_cameras
+from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.measure import Measured
+from diffpose_jax.skeleton import MPI_INF_3DHP_17
+
+ROOT = MPI_INF_3DHP_17.root
+LENGTHS = (40, 10)
+
+
+@pytest.fixture
+def clips() -> ClipSet:
+    rng = np.random.default_rng(0)
+    parts = []
+    for number, length in enumerate(LENGTHS):
+        poses = rng.normal(0, 0.3, (length, 17, 3)).astype(np.float32)
+        parts.append(
+            Clip(
+                rng.uniform(-1, 1, (length, 17, 2)).astype(np.float32),
+                poses - poses[:, ROOT : ROOT + 1],
+                np.tile(np.array([0, 0, 4.0], np.float32), (length, 1)),
+                subject=f"TS{number + 1}",
+                action="test",
+                camera=number,
+                valid_frame=np.arange(length) != 3,
+                activity=np.where(np.arange(length) < 8, 1, 6),
+            )
+        )
+    return ClipSet.build(parts, MPI_INF_3DHP_17, mpi_inf_3dhp_cameras(), "3D targets: annot3")
+
+
+def test_invalid_frames_are_not_measured_and_break_the_run_of_frames(clips):
+    measured = Measured.of(clips, 1, "mpi_inf_3dhp")
+    np.testing.assert_array_equal(measured.numbers, np.delete(np.arange(50), [3, 43]))
+    follows = np.asarray(measured.frames.follows)
+    assert not follows[[0, 3, 39, 42]].any()
+    assert follows.sum() == 48 - 4
+    # TS1 has 36 frames after its invalid one: a window of 27 and a rest.
+    np.testing.assert_array_equal(np.flatnonzero(np.asarray(measured.frames.window) == 0), np.arange(3, 30))
+
+
+def test_figures_of_sequences_and_activities_are_the_tools(clips):
+    measured = Measured.of(clips, 1, "mpi_inf_3dhp")
+    shift = np.where(np.arange(50) < 40, 0.05, 0.2).astype(np.float32)
+    poses = (clips.poses + shift[:, None, None] * np.array([1, 0, 0], np.float32))[measured.numbers]
+    row = measured.row("mean", "mean", poses, kind="aggregation")
+    assert row["by_sequence"]["TS1"]["mpjpe"] == pytest.approx(50, rel=1e-4)
+    assert row["by_sequence"]["TS2"]["pck"] == 0
+    assert row["sequence_average"]["mpjpe"] == pytest.approx(125, rel=1e-4)
+    assert row["frame_average"]["mpjpe"] == pytest.approx((39 * 50 + 9 * 200) / 48, rel=1e-4)
+    assert row["by_action"]["Stand/Walk"]["mpjpe"] == pytest.approx(125, rel=1e-4)
+    assert set(row["by_action"]) == {"Stand/Walk", "Sports"}
+    assert row["sequence_average"]["pck_knee"] == pytest.approx(50)
+    assert row["by_joint"]["pelvis"] == pytest.approx((39 * 50 + 9 * 200) / 48, rel=1e-4)
+    assert row["by_coordinate"]["y"] == pytest.approx(0, abs=1e-4)
+
+
+def test_standard_needs_no_sequences(clips):
+    row = Measured.of(clips, 1, "standard").row("x", "x", np.delete(clips.poses, [3, 43], axis=0), kind="baseline")
+    assert "sequence_average" not in row
+    assert row["frame_average"]["mpjpe"] == pytest.approx(0, abs=1e-4)
+    assert row["frame_average"]["segment_deviation"] > 0
+
+
+def test_the_notes_say_what_was_not_measured(clips):
+    assert Measured.of(clips, 1, "mpi_inf_3dhp").notes() == [
+        "data: 3D targets: annot3",
+        "2 frames that the benchmark marks as invalid are lifted but not measured",
+    ]
+    sparse = Measured.of(clips, 5, "mpi_inf_3dhp")
+    assert sparse.notes()[-1] == "segment std left out: it needs 27 consecutive frames, so a stride of 1"
+    row = sparse.row("x", "x", clips.poses[sparse.numbers], kind="baseline")
+    assert row["frame_average"]["segment_deviation"] is None
+    assert row["frame_average"]["symmetry_gap"] > 0
+
+
+def test_a_set_without_a_valid_frame_is_refused(clips):
+    parts = [clips.clip(i)._replace(valid_frame=np.zeros(n, bool)) for i, n in enumerate(LENGTHS)]
+    with pytest.raises(UserError, match="expected at least one valid frame to measure, found none"):
+        Measured.of(ClipSet.build(parts, MPI_INF_3DHP_17), 1, "mpi_inf_3dhp")

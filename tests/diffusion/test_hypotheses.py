@@ -119,6 +119,27 @@ def test_ties_go_to_the_first_hypothesis(drawn):
         )
 
 
+@pytest.mark.parametrize("per", ["joint", "pose", "clip"])
+def test_the_expectation_weighs_hypotheses_by_their_reprojection(drawn, per):
+    poses, _ = drawn
+    errors = np.random.default_rng(1).uniform(0, 0.05, poses.shape[:-1])
+    axes = {"joint": (), "pose": (3,), "clip": (2, 3)}[per]
+    pooled = errors.mean(axes, keepdims=True) if axes else errors
+    weights = np.exp(-pooled / 0.02)
+    weights /= weights.sum(axis=0)
+    expected = np.sum(weights[..., None] * poses, axis=0)
+    found = hyp.reprojection_expectation(jnp.asarray(poses), jnp.asarray(errors, jnp.float32), 0.02, per)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_expectation_lies_between_the_best_reprojection_and_the_mean(drawn):
+    poses = jnp.asarray(drawn[0])
+    errors = jnp.asarray(np.random.default_rng(1).uniform(0, 0.05, poses.shape[:-1]), jnp.float32)
+    cold, hot = (hyp.reprojection_expectation(poses, errors, temperature) for temperature in (1e-7, 1e5))
+    np.testing.assert_allclose(cold, hyp.reprojection(poses, errors), atol=1e-6)
+    np.testing.assert_allclose(hot, hyp.mean(poses), atol=1e-5)
+
+
 def test_finer_oracles_are_never_worse(drawn):
     poses, truth = (jnp.asarray(array) for array in drawn)
     error = [
@@ -142,7 +163,9 @@ def test_only_the_oracle_is_marked_as_one():
 
 def test_mistakes_in_an_aggregation_are_told(drawn):
     poses = jnp.asarray(drawn[0])
-    with pytest.raises(UserError, match="mean, medoid, joint_median, reprojection, oracle_best"):
+    with pytest.raises(
+        UserError, match="mean, medoid, joint_median, reprojection, reprojection_expectation, oracle_best"
+    ):
         hyp.aggregate("best", poses)
     with pytest.raises(UserError, match="expected errors"):
         hyp.aggregate("reprojection", poses)
@@ -150,6 +173,8 @@ def test_mistakes_in_an_aggregation_are_told(drawn):
         hyp.aggregate("oracle_best", poses)
     with pytest.raises(UserError, match="joint, pose, clip"):
         hyp.aggregate("medoid", poses, per="limb")
+    with pytest.raises(UserError, match="temperature above 0"):
+        hyp.reprojection_expectation(poses, jnp.zeros(poses.shape[:-1]), 0.0)
 
 
 def test_aggregations_of_the_d3dp_release(parity):

@@ -154,7 +154,9 @@ def test_a_process_around_a_mean_is_the_usual_one_in_centred_coordinates():
         (1000, 1, "linspace", (999,)),
         (1000, 3, "linspace", (999, 665, 332)),
         (1000, 5, "linspace", (999, 799, 599, 399, 199)),
+        (1000, 2, "linspace", (999, 499)),
         (1000, 6, "linspace", (999, 832, 665, 499, 332, 165)),
+        (1000, 7, "linspace", (999, 856, 713, 570, 427, 284, 141)),
         (1000, 9, "linspace", (999, 887, 776, 665, 554, 443, 332, 221, 110)),
         (50, 50, "linspace", tuple(range(49, -1, -1))),
         (24, 2, "even", (12, 0)),
@@ -261,6 +263,23 @@ def test_clipping_limits_x0_and_recomputes_eps_when_asked():
     np.testing.assert_allclose(process.diffuse(SCHEDULE, x0_hat, k, eps_hat), x, rtol=1e-5)  # the pair still explains x
     _, kept = samplers.clip_x0(far, SCHEDULE.alpha_bar, -1.1, 1.1, recompute_eps=False)(x, k)
     np.testing.assert_array_equal(kept, 0.0)
+
+
+def test_the_noise_estimate_without_the_root_is_off_by_the_difference_of_the_roots():
+    x0, eps, k = normal(0, (2, 1, 4, 3)), normal(1, (2, 1, 4, 3)), jnp.asarray(20)
+    alpha_bar = float(SCHEDULE.alpha_bar[20])
+    x = process.diffuse(SCHEDULE, x0, k, eps)
+    found_x0, found = samplers.eps_without_root(oracle(x0), SCHEDULE.alpha_bar)(x, k)
+    np.testing.assert_array_equal(found_x0, x0)
+    expected = eps + (np.sqrt(alpha_bar) - alpha_bar) / np.sqrt(1 - alpha_bar) * x0
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddim_uneven", "ddim_uneven_noisy"])
+def test_an_oracle_returns_x0_through_the_estimate_without_the_root_too(name):
+    x0, x_init = 0.3 * normal(1, (3, 2, 17, 3)), normal(2, (3, 2, 17, 3))
+    denoiser = samplers.eps_without_root(oracle(x0), SCHEDULE.alpha_bar)
+    np.testing.assert_array_equal(samplers.sample(jax.random.key(3), denoiser, x_init, plans()[name]), x0)
 
 
 def test_flip_averaging_makes_a_denoiser_equivariant_in_one_call():

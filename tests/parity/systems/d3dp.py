@@ -94,18 +94,21 @@ def diff3dhpe_sampler(vector: Any) -> dict[str, np.ndarray]:
     schedule = make_schedule(config["beta_schedule"], config["timesteps"])
     plan = samplers.ddim_plan(schedule, config["sampling_timesteps"], config["eta"])
     outputs = {"times": _times(plan), "alphas_cumprod": schedule.alpha_bar}
+    keypoints = np.concatenate([inputs["pose_2d"], inputs["pose_2d_flip"]])
+    start = np.concatenate([inputs["init_noise"], inputs["init_noise_flip"]])
     for variant in ("paper", "released"):
         reverse = diff3dhpe_reverse(
             network, skeleton, schedule, plan, frames=frames, released_eps=variant == "released"
         )
-        pose, history = _walk(reverse, variables, inputs["pose_2d"], inputs["init_noise"][None])
-        flipped, _ = _walk(reverse, variables, inputs["pose_2d_flip"], inputs["init_noise_flip"][None])
+        # Both chains of the flip average at once, each with its own noise: first the input, then its mirror image.
+        poses, history = _walk(reverse, variables, keypoints, start[None])
+        straight, flipped = jnp.split(poses[0], 2)
         outputs |= {
-            f"{variant}_x0": np.moveaxis(history.x0[0], 0, 1),
-            f"{variant}_y": np.moveaxis(history.x[0], 0, 1),
-            f"{variant}_pred": pose[0],
-            f"{variant}_pred_flip_raw": flipped[0],
-            f"{variant}_pred_tta": (pose[0] + mirror(flipped[0], skeleton)) / 2,
+            f"{variant}_x0": np.moveaxis(history.x0[0], 0, 1)[: len(straight)],
+            f"{variant}_y": np.moveaxis(history.x[0], 0, 1)[: len(straight)],
+            f"{variant}_pred": straight,
+            f"{variant}_pred_flip_raw": flipped,
+            f"{variant}_pred_tta": (straight + mirror(flipped, skeleton)) / 2,
         }
     return {name: np.asarray(value) for name, value in (outputs | _loss(network, variables, schedule, inputs)).items()}
 

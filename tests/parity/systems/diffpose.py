@@ -139,32 +139,47 @@ def video_pipeline(vector: Any) -> dict[str, np.ndarray]:
     frozen = mixste_variables(_part(vector, "model_pose."))
     variables = {**graformer_variables(_part(vector, "model_diff.")), "frozen": frozen}
     context = _context(config["mixste"], skeleton)
-    outputs, videos, starts = {}, [], []
-    for number in range(len(inputs["res_wh"])):
-        video = _windows(inputs, number, config["receptive_field"], skeleton)
-        estimate = flip_averaged(context).sample(frozen, jax.random.key(0), video, 1)[0]
-        starts.append(np.concatenate([video.keypoints, estimate], axis=-1).reshape(-1, skeleton.num_joints, 5))
-        videos.append(video)
-        outputs |= {f"chunks2d_{number}": video.keypoints, f"context_{number}": estimate}
-        outputs[f"context_noflip_{number}"] = context.sample(frozen, jax.random.key(0), video, 1)[0]
+    videos = [_windows(inputs, number, config["receptive_field"], skeleton) for number in range(len(inputs["res_wh"]))]
+    batch = jax.tree.map(lambda *parts: jnp.concatenate(parts), *videos)
+    bounds = np.cumsum([len(video.index) for video in videos])[:-1]
+    estimate, plain = jax.jit(lambda *given: [one.sample(*given, 1)[0] for one in (flip_averaged(context), context)])(
+        frozen, jax.random.key(0), batch
+    )
+    outputs: dict[str, Any] = {}
+
+    def record(name: str, windows: Any) -> list[np.ndarray]:
+        parts = np.split(np.asarray(windows), bounds)
+        outputs.update({f"{name}_{number}": part for number, part in enumerate(parts)})
+        return parts
+
+    def record_frames(name: str, poses: Any) -> None:
+        for number, part in enumerate(record(name, poses.reshape((*estimate.shape[:-1], 5)))):
+            outputs[f"{name}_{number}"] = part.reshape(-1, *part.shape[2:])
+
+    for name, windows in {"chunks2d": batch.keypoints, "context": estimate, "context_noflip": plain}.items():
+        record(name, windows)
+    start = np.concatenate([batch.keypoints, estimate], axis=-1)
     for name in ("cpn", "gt"):
         options = config[name]
-        steps, span = options["test_timesteps"], options["test_num_diffusion_timesteps"]
-        plan = ddim_plan(schedule, steps, options["eta"], "even", span)
+        plan = ddim_plan(
+            schedule, options["test_timesteps"], options["eta"], "even", options["test_num_diffusion_timesteps"]
+        )
         np.testing.assert_array_equal(plan.step[::-1], options["seq"])
         lifter = diffpose(network, skeleton, schedule, plan, context=context, centre_estimate=False)
-        lift = jax.jit(lifter.sample_flipped, static_argnums=3)
-        poses, unshifted = [], []
-        for number, (video, start) in enumerate(zip(videos, starts, strict=True)):
-            poses.append(lift(variables, jax.random.key(0), video, options["test_times"]).mean(0))
-            outputs[f"{name}_xyz_centred_{number}"] = poses[-1]
-            final, history = _walk(network, variables, schedule, plan, start)
-            unshifted.append(zero_root(jnp.asarray(final[..., 2:]).reshape(poses[-1].shape), skeleton))
-            outputs[f"{name}_eps_first_{number}"] = _eps(network, variables, start, plan.step[0])
-            outputs |= {f"{name}_uvxyz_mid_{number}": history.x[0], f"{name}_uvxyz_final_{number}": final}
-        outputs[f"{name}_metrics_centred"] = _errors(poses, videos)
-        outputs[f"{name}_metrics_executed"] = _errors(unshifted, videos)
-    outputs |= _noised(vector, network, variables, schedule, starts[config["extra"]["source_sequence"]])
+        poses = jax.jit(lifter.sample_flipped, static_argnums=3)(
+            variables, jax.random.key(0), batch, options["test_times"]
+        )
+        centred = record(f"{name}_xyz_centred", poses.mean(0))
+        frames = start.reshape(-1, *start.shape[2:])
+        final, history = _walk(network, variables, schedule, plan, frames)
+        record_frames(f"{name}_eps_first", _eps(network, variables, frames, plan.step[0]))
+        record_frames(f"{name}_uvxyz_mid", history.x[0])
+        record_frames(f"{name}_uvxyz_final", final)
+        unshifted = zero_root(jnp.asarray(final[..., 2:].reshape(estimate.shape)), skeleton)
+        outputs[f"{name}_metrics_centred"] = _errors(centred, videos)
+        outputs[f"{name}_metrics_executed"] = _errors(np.split(unshifted, bounds), videos)
+    starts = np.split(start, bounds)[config["extra"]["source_sequence"]]
+    outputs |= _noised(vector, network, variables, schedule, starts.reshape(-1, *start.shape[2:]))
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 
@@ -205,11 +220,11 @@ def _windows(inputs: dict[str, np.ndarray], number: int, frames: int, skeleton: 
 
 def _errors(poses: list[jax.Array], videos: list[Batch]) -> np.ndarray:
     """MPJPE, P-MPJPE, N-MPJPE, velocity error in mm, videos weighted by their windows' frames."""
+    functions = (metrics.mpjpe, metrics.p_mpjpe, metrics.n_mpjpe, metrics.velocity_error)
     rows, weights = [], []
     for video, predicted in zip(videos, poses, strict=True):
         predicted, target = (part.reshape(-1, *part.shape[2:]) for part in (predicted, video.poses))
-        functions = (metrics.mpjpe, metrics.p_mpjpe, metrics.n_mpjpe, metrics.velocity_error)
-        rows.append([float(function(predicted, target).mean()) for function in functions])
+        rows.append(jax.jit(lambda *pair: [function(*pair).mean() for function in functions])(predicted, target))
         weights.append(len(predicted))
     return 1000 * np.average(rows, axis=0, weights=weights)
 
@@ -239,7 +254,8 @@ def _walk(
 
 
 def _eps(network: GraFormer, variables: Any, x: np.ndarray, k: Any) -> jax.Array:
-    return network.apply(variables, jnp.asarray(x)[:, None], jnp.asarray(k, jnp.int32), train=False)[:, 0]
+    apply = jax.jit(functools.partial(network.apply, train=False))
+    return apply(variables, jnp.asarray(x)[:, None], jnp.asarray(k, jnp.int32))[:, 0]
 
 
 def _predict_noise(

@@ -1,0 +1,197 @@
+"""The graph CSDI: published counts, its parts against plain loops, what depends on what, and the same on any device."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffpose_jax.errors import UserError
+from diffpose_jax.models.csdi_gcn import CSDIGCN, GROUPS
+from diffpose_jax.models.embeddings import step_table
+from diffpose_jax.models.graph import PreAggregatedGraphConv, row_stochastic
+from diffpose_jax.models.modulated_gcn import H36M_16_GROUPS
+from diffpose_jax.models.non_local import pooled_pairs
+from diffpose_jax.skeleton import H36M_16, H36M_17, HUMANEVA_15
+
+RNG = np.random.default_rng(0)
+KEY = jax.random.key(0)
+SMALL = {"frames": 4, "width": 8, "num_layers": 2, "step_width": 16, "num_steps": 10}
+
+
+def normal(*shape: int) -> jax.Array:
+    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+
+
+def initialised(network: CSDIGCN, channels: int = 5):
+    """Variables away from the start, where the network's output and its non-local blocks are zero."""
+    x = jnp.zeros((1, network.frames, network.skeleton.num_joints, channels))
+    variables = jax.jit(lambda: network.init(KEY, x, jnp.zeros(1, jnp.int32), train=False))()
+    return jax.tree.map(lambda leaf: leaf + 0.1 * jnp.abs(normal(*leaf.shape)), variables)
+
+
+@pytest.fixture(scope="module")
+def small():
+    network = CSDIGCN(H36M_17, **SMALL)
+    variables = initialised(network)
+    return variables, jax.jit(lambda *inputs: network.apply(variables, *inputs, train=False))
+
+
+@pytest.mark.parametrize(
+    ("skeleton", "channels", "options", "published"),
+    [
+        (H36M_17, 5, {}, 3_201_971),
+        (H36M_17, 128, {}, 3_209_843),
+        (H36M_16, 5, {}, 3_047_571),
+        (H36M_17, 5, {"frames": 243}, 34_938_419),
+        (H36M_17, 5, {"non_local": False}, 3_065_267),
+    ],
+)
+def test_it_has_the_published_number_of_parameters(skeleton, channels, options, published):
+    network = CSDIGCN(skeleton, **options)
+    x, k = jnp.zeros((1, network.frames, skeleton.num_joints, channels)), jnp.zeros(1, jnp.int32)
+    variables = jax.eval_shape(lambda: network.init(KEY, x, k, train=False))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == published
+
+
+def test_the_graph_divides_rows_by_their_sum():
+    graph = row_stochastic(H36M_17.adjacency())
+    np.testing.assert_allclose(graph.sum(axis=1), 1, rtol=1e-6)
+    sums = 1 / np.diag(graph)
+    np.testing.assert_allclose(sums, [4, 3, 3, 2, 3, 3, 2, 3, 5, 3, 2, 3, 3, 2, 3, 3, 2], rtol=1e-6)
+
+
+def test_the_convolution_transforms_by_the_source_joint_and_then_gathers():
+    x, layer = normal(17, 3, 4), PreAggregatedGraphConv(5, H36M_17)
+    params = {"weight": normal(2, 17, 4, 5), "bias": normal(5)}
+    graph, expected = row_stochastic(H36M_17.adjacency()), np.zeros((17, 3, 5)) + np.asarray(params["bias"])
+    for target in range(17):
+        for source in range(17):
+            matrix = params["weight"][int(target != source), source]
+            expected[target] += graph[target, source] * np.asarray(x[source] @ matrix, np.float64)
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("features", "bound"), [(64, 0.01242), (27, 0.02943)])
+def test_the_convolution_starts_uniform_within_the_releases_bounds(features: int, bound: float):
+    params = PreAggregatedGraphConv(features, H36M_17).init(KEY, jnp.zeros((17, 1, features)))["params"]
+    assert 0.95 * bound < jnp.abs(params["weight"]).max() <= 1.001 * bound
+    assert jnp.abs(params["bias"]).max() <= features**-0.5
+
+
+def test_pooling_pairs_the_joints_as_written_and_leaves_the_last_out():
+    pairs = ((2, 3), (5, 6), (1, 4), (0, 7), (8, 9), (10, 15), (16, 12), (13, 11))
+    assert pooled_pairs(GROUPS["h36m17"]) == pairs
+    assert pooled_pairs(GROUPS["h36m16"]) == GROUPS["h36m16"] == H36M_16_GROUPS
+
+
+def test_step_frequencies_run_from_one_to_ten_thousand():
+    table = step_table(50, 128)
+    assert table.shape == (50, 128)
+    np.testing.assert_array_equal(table[0], np.repeat([0, 1], 64).astype(np.float32))
+    steps = np.arange(50)
+    for column, frequency in ((0, 1.0), (63, 10_000.0)):
+        np.testing.assert_allclose(table[:, column], np.sin(frequency * steps), atol=1e-6)
+        np.testing.assert_allclose(table[:, 64 + column], np.cos(frequency * steps), atol=1e-6)
+
+
+def test_untrained_it_predicts_one_number_per_coordinate_everywhere():
+    network = CSDIGCN(H36M_17, **SMALL)
+    x, k = normal(2, 4, 17, 5), jnp.array([0, 9])
+    y, _ = jax.jit(lambda: network.init_with_output(KEY, x, k, train=False))()
+    np.testing.assert_array_equal(y, jnp.broadcast_to(y[:1, :1, :1], y.shape))
+    assert 0 < jnp.abs(y).max() <= 8**-0.5
+
+
+def test_one_step_for_all_equals_the_same_step_for_each(small):
+    x = normal(3, 4, 17, 5)
+    alike = small[1](x, jnp.full(3, 7))
+    np.testing.assert_allclose(small[1](x, jnp.int32(7)), alike, atol=1e-5)
+    assert jnp.abs(small[1](x, jnp.int32(2)) - alike).max() > 1e-3
+
+
+def test_examples_are_independent_and_frames_are_not(small):
+    x, k = normal(3, 4, 17, 5), jnp.array([1, 2, 3])
+    y = small[1](x, k)
+    assert y.shape == (3, 4, 17, 3)
+    np.testing.assert_allclose(small[1](x[::-1], k[::-1]), y[::-1], atol=1e-5)
+    changed = small[1](x.at[0, 3].add(1), k)
+    np.testing.assert_allclose(changed[1:], y[1:], atol=1e-5)
+    assert jnp.abs(changed[0, 0] - y[0, 0]).max() > 1e-4
+
+
+def test_the_order_of_the_stacked_blocks_matters(small):
+    variables, apply = small
+    x, k = normal(2, 4, 17, 5), jnp.int32(3)
+    turned = {
+        name: {**part, "blocks": jax.tree.map(lambda leaf: leaf[::-1], part["blocks"])} if "blocks" in part else part
+        for name, part in variables.items()
+    }
+    found = jax.jit(lambda: CSDIGCN(H36M_17, **SMALL).apply(turned, x, k, train=False))()
+    assert jnp.abs(found - apply(x, k)).max() > 1e-4
+
+
+def test_a_single_frame_has_no_layer_over_frames():
+    network = CSDIGCN(H36M_17, **{**SMALL, "frames": 1})
+    variables = initialised(network)
+    assert "time" not in variables["params"]["blocks"]
+    assert network.apply(variables, normal(2, 1, 17, 5), jnp.int32(1), train=False).shape == (2, 1, 17, 3)
+
+
+def test_another_number_of_frames_or_a_layout_without_groups_is_refused():
+    with pytest.raises(UserError, match="sequences of 4 frames, found 5"):
+        CSDIGCN(H36M_17, **SMALL).init(KEY, jnp.zeros((1, 5, 17, 5)), jnp.int32(0), train=False)
+    other = CSDIGCN(HUMANEVA_15, **SMALL)
+    with pytest.raises(UserError, match="among h36m17, h36m16, found humaneva15"):
+        other.init(KEY, jnp.zeros((1, 4, 15, 5)), jnp.int32(0), train=False)
+
+
+def test_one_training_pass_on_eight_devices_equals_one_device_and_dropout_follows_the_example():
+    options = {**SMALL, "dropout": 0.3}
+    one, eight = CSDIGCN(H36M_17, **options), CSDIGCN(H36M_17, axis_name="devices", **options)
+    x, k, index = normal(8, 4, 17, 5), jnp.arange(8), jnp.arange(8) + 100
+    variables = initialised(one)
+
+    def train(network, x, k, index):
+        rngs = {"dropout": jax.random.key(1)}
+        return network.apply(variables, x, k, train=True, index=index, rngs=rngs, mutable=["batch_stats"])
+
+    alone = jax.jit(lambda *inputs: train(one, *inputs))
+    y, updates = alone(x, k, index)
+    shares, their_updates = jax.pmap(lambda *inputs: train(eight, *inputs), "devices")(
+        x[:, None], k[:, None], index[:, None]
+    )
+    np.testing.assert_allclose(shares[:, 0], y, atol=2e-5)
+    for theirs, mine in zip(jax.tree.leaves(their_updates), jax.tree.leaves(updates), strict=True):
+        np.testing.assert_allclose(theirs, np.broadcast_to(mine, theirs.shape), atol=1e-5)
+    assert jnp.abs(alone(x, k, index + 1)[0] - y).max() > 1e-3
+
+
+def test_the_gradient_reaches_every_parameter_but_the_biases_that_normalisation_removes():
+    network = CSDIGCN(H36M_17, **SMALL)
+    variables, x = initialised(network), normal(4, 4, 17, 5)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        own = {**variables, "params": params}
+        y, _ = network.apply(own, x, jnp.arange(4), train=True, mutable=["batch_stats"])
+        return jnp.mean(jnp.square(y - 1))
+
+    leaves = jax.tree_util.tree_leaves_with_path(gradient(variables["params"]))
+    dead = {jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if not np.any(leaf)}
+    assert dead == {"blocks/time/conv/bias", "blocks/feature/conv/bias", "blocks/non_local/project/bias"}
+
+
+def test_bfloat16_is_near_float32_and_keeps_float32_parameters(small):
+    variables, apply = small
+    x, k = normal(2, 4, 17, 5), jnp.int32(3)
+    low = CSDIGCN(H36M_17, **SMALL, dtype=jnp.bfloat16)
+    created = jax.eval_shape(lambda: low.init(KEY, x, k, train=False))
+    assert {leaf.dtype for leaf in jax.tree.leaves(created)} == {jnp.dtype("float32")}
+    expected, found = apply(x, k), jax.jit(lambda: low.apply(variables, x, k, train=False))()
+    assert found.dtype == jnp.float32
+    assert 0 < jnp.abs(found - expected).max() < 0.05 * jnp.abs(expected).max()

@@ -104,7 +104,8 @@ DEFAULTS = {
         "distributed": False,
     },
     "evaluation": {
-        "protocol": "standard",
+        # A name of `evaluation.protocols`; empty: that of the benchmark whose layout the data have.
+        "protocol": "",
         "hypotheses": 10,
         "flip": True,
         # Every stride-th frame of each clip.

@@ -24,6 +24,7 @@ from diffpose_jax.evaluation import report
 from diffpose_jax.evaluation.jobs import ALL, CHOICES, check_aggregations, knows_cameras
 from diffpose_jax.evaluation.measure import Measured, Setting, aggregation_row, baseline_rows, lift
 from diffpose_jax.evaluation.metrics import mpjpe, spread
+from diffpose_jax.evaluation.protocols import PROTOCOLS, default_protocol
 from diffpose_jax.lifters.base import Lifter, Variables
 from diffpose_jax.registry import build_lifter, load_dataset, validate
 from diffpose_jax.training.checkpoints import Trained, restore_workdir
@@ -61,8 +62,10 @@ def evaluate(
     count = config.hypotheses if lifter.stochastic else 1
     setting = Setting(count, config.flip, config.batch_size, trained.config.seed)
     clips, train = _load(trained.config, data, split)
-    measured = Measured.of(clips, config.stride, config.protocol)
+    protocol = config.protocol or default_protocol(clips.skeleton)
+    measured = Measured.of(clips, config.stride, protocol)
     chosen, notes = _chosen(aggregations, lifter, clips)
+    notes += measured.notes()
     if config.stride > 1:
         notes.append("velocity error left out: it needs neighbouring frames, so a stride of 1")
     poses = lift(Path(workdir).name, lifter, trained.variables, clips, measured.numbers, setting, chosen)
@@ -74,7 +77,7 @@ def evaluate(
     rows += [_workdir_row(measured, other, setting) for other in baseline_workdirs]
     results = {
         "title": f"Evaluation of {workdir}",
-        "protocol": {"name": config.protocol, "description": measured.protocol.description},
+        "protocol": {"name": protocol, "description": measured.protocol.description},
         "data": _describe(trained.config, data, split, measured, config.stride),
         "setting": _describe_setting(trained, lifter, setting, sampling_steps),
         "notes": notes,
@@ -156,7 +159,7 @@ def _describe(config: ConfigDict, data: str | None, split: str, measured: Measur
         "frames": len(measured.numbers),
         "clips": clips.num_clips,
         "subjects": sorted(set(clips.subject)),
-        "actions": sorted({report.action_name(action) for action in clips.action}),
+        "actions": sorted({report.action_name(action) for action in measured.actions}),
     }
 
 
@@ -210,7 +213,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string("split", "test", "Split to measure.", flag_values=values)
     flags.DEFINE_integer("hypotheses", None, "Hypotheses per frame.", flag_values=values)
     flags.DEFINE_boolean("flip", None, "Average every hypothesis with one of the mirrored input.", flag_values=values)
-    flags.DEFINE_string("protocol", None, "standard or official_backprojection.", flag_values=values)
+    protocols = f"One of {', '.join(PROTOCOLS)}; by the layout of the data if not given."
+    flags.DEFINE_string("protocol", None, protocols, flag_values=values)
     flags.DEFINE_integer("stride", None, "Measure every n-th frame of each clip.", flag_values=values)
     flags.DEFINE_list("aggregations", None, f"Some of {', '.join(CHOICES)}.", flag_values=values)
     flags.DEFINE_integer("batch_size", None, "Windows per device and compiled call.", flag_values=values)

@@ -41,7 +41,7 @@ class Choice(NamedTuple):
 
     aggregation: str
     label: str
-    options: Mapping[str, str] = {}
+    options: Mapping[str, Any] = {}
     oracle: bool = False
     needs_camera: bool = False
 
@@ -52,6 +52,12 @@ CHOICES: dict[str, Choice] = {
     "medoid": Choice("medoid", "medoid"),
     "joint_median": Choice("joint_median", "per-joint median"),
     "reprojection": Choice("reprojection", "best reprojection per joint", {"per": "joint"}, needs_camera=True),
+    "reprojection_expectation": Choice(
+        "reprojection_expectation",
+        "mean weighted by reprojection",
+        {"per": "joint", "temperature": 0.01},
+        needs_camera=True,
+    ),
     "oracle_best": Choice("oracle_best", "best hypothesis", {"per": "pose"}, oracle=True),
     "oracle_best_joint": Choice("oracle_best", "best hypothesis per joint", {"per": "joint"}, oracle=True),
 }

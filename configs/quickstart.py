@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         log_every=100,
         validate_every=500,
         checkpoint_every=500,
-        valid_windows=512,
+        valid_frames=512,
     )
     config.evaluation.update(hypotheses=10, stride=10)
     return config

@@ -98,8 +98,8 @@ DEFAULTS = {
         "validate_every": 1000,
         "checkpoint_every": 1000,
         "keep": 3,
-        # At most this many windows of valid, evenly spread, with this many hypotheses.
-        "valid_windows": 2048,
+        # About this many frames of valid, evenly spread, with this many hypotheses.
+        "valid_frames": 2048,
         "valid_hypotheses": 1,
         "distributed": False,
     },
@@ -201,7 +201,7 @@ _RANGES = {
     "training.ema_every": (1, math.inf),
     "training.ema_start": (0, math.inf),
     "training.keep": (1, math.inf),
-    "training.valid_windows": (1, math.inf),
+    "training.valid_frames": (1, math.inf),
     "training.valid_hypotheses": (1, math.inf),
     "evaluation.hypotheses": (1, math.inf),
     "evaluation.stride": (1, math.inf),

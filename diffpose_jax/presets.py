@@ -117,6 +117,6 @@ def train_small(config: ConfigDict, steps: int, batch_size: int, learning_rate: 
         log_every=max(1, steps // 120 // inner) * inner,
         validate_every=quarter,
         checkpoint_every=quarter,
-        valid_windows=512,
+        valid_frames=512,
     )
     config.evaluation.update(stride=10)

@@ -59,12 +59,12 @@ def from_betas(beta: np.ndarray) -> Schedule:
 
 
 def linear(steps: int, start: float = 1e-4, end: float = 0.02) -> Schedule:
-    """Betas evenly spaced from `start` to `end`, both included (DDPM; DiffPose: 51 steps, 1e-4 to 1e-3)."""
+    """Betas evenly spaced from `start` to `end`, both included (DDPM; Gong et al. 2023: 51 steps, 1e-4 to 1e-3)."""
     return from_betas(np.linspace(start, end, _positive(steps)))
 
 
 def linear_rescaled(steps: int, start: float = 1e-4, end: float = 0.02) -> Schedule:
-    """The linear schedule of 1000 steps rescaled to `steps` (DiffuPose): both ends are multiplied by 1000 / steps.
+    """The linear schedule of 1000 steps rescaled to `steps` (Choi et al. 2023): both ends are multiplied by 1000 / steps.
 
     Below 21 steps the last beta of the default would reach 1, which is a UserError.
     """
@@ -73,7 +73,7 @@ def linear_rescaled(steps: int, start: float = 1e-4, end: float = 0.02) -> Sched
 
 
 def quadratic(steps: int, start: float = 1e-4, end: float = 0.5) -> Schedule:
-    """Betas whose square roots are evenly spaced (CSDI; an option of the DiffHPE and DiffPose releases)."""
+    """Betas whose square roots are evenly spaced (CSDI; an option in the releases of Rommel et al. and Gong et al. 2023)."""
     return from_betas(np.linspace(start**0.5, end**0.5, _positive(steps)) ** 2)
 
 
@@ -81,7 +81,7 @@ def cosine(steps: int, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
     """The cosine schedule of Nichol and Dhariwal (2021) in its ratio form, betas capped at `max_beta`.
 
     `beta_k = min(1 - g((k + 1) / K) / g(k / K), max_beta)` with `g(u) = cos^2((u + s) / (1 + s) pi / 2)`; alpha_bar is
-    the product after capping. DiffuPose, D3DP and Diff3DHPE cap at 0.999, DiffHPE at 0.5.
+    the product after capping. Choi et al., Shan et al. and Zhou et al. 2023 cap at 0.999, Rommel et al. 2023 at 0.5.
     """
     u = np.arange(_positive(steps) + 1) / steps
     g = np.cos((u + s) / (1.0 + s) * np.pi / 2.0) ** 2

@@ -74,8 +74,8 @@ class StepEmbedding(nn.Module):
 class StepModulation(nn.Module):
     """Scale and shift the channels of `x [J, N, C]` by the step, then SiLU: `silu(x * (1 + scale) + shift)`.
 
-    `step [T]` (one step for all) or `[N, T]` is the step's embedding. There is no skip connection, as in the DiffuPose
-    release, although the paper draws one.
+    `step [T]` (one step for all) or `[N, T]` is the step's embedding. There is no skip connection, as in the
+    release of Choi et al. 2023, although the paper draws one.
     """
 
     dtype: DTypeLike = jnp.float32

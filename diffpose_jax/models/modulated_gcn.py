@@ -1,4 +1,4 @@
-"""The modulated GCN, a supervised lifter, and DiffuPose's denoiser, which is the same trunk told the diffusion step."""
+"""The modulated GCN, and a denoiser that is the same trunk told the diffusion step."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class ModulatedGCN(nn.Module):
 
 
 class StepModulatedGCN(nn.Module):
-    """DiffuPose's denoiser: noisy pose `x [B, F, J, 3]`, keypoints `cond [B, F, J, 2]`, step `k` -> `[B, F, J, 5]`.
+    """Denoiser of Choi et al. 2023: noisy pose `x [B, F, J, 3]`, keypoints `cond [B, F, J, 2]`, step `k` -> `[B, F, J, 5]`.
 
     Channels 0-2 of the result are the predicted noise, 3-4 the keypoints reconstructed. `k` is int32, `[B]` or a scalar
     for all; frames are independent. The trunk does not see the step, which modulates the channels before and after the
@@ -168,7 +168,7 @@ class StepModulatedGCN(nn.Module):
         self, x: jax.Array, cond: jax.Array, k: jax.Array, *, train: bool, index: jax.Array | None = None
     ) -> jax.Array:
         if self.width % 16 or self.width < 32:
-            raise UserError(f"DiffuPose width: expected a multiple of 16, at least 32, found {self.width}")
+            raise UserError(f"StepModulatedGCN width: expected a multiple of 16, at least 32, found {self.width}")
         leading = x.shape[:-2]
         index = example_rows(index, leading)
         step = StepEmbedding(self.width // 8, self.width // 2, self.dtype, name="step")(k)

@@ -27,7 +27,7 @@ class EmbeddedGaussianNonLocal(nn.Module):
     """Non-local block over joints, `[J, N, C] -> [J, N, C]`: softmax attention without scaling, C/2 channels.
 
     Its last normalisation starts at zero, so it is the identity at first. Used by the benchmark variant of the
-    modulated GCN and by DiffuPose.
+    modulated GCN and by Choi et al. 2023.
     """
 
     axis_name: str | None = None

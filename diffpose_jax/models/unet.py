@@ -1,4 +1,4 @@
-"""A U-Net over the joints: the baseline denoiser of DiffuPose's ablation, OUR RECONSTRUCTION."""
+"""A U-Net over the joints: the baseline denoiser in the ablation of Choi et al. 2023, OUR RECONSTRUCTION."""
 
 from __future__ import annotations
 

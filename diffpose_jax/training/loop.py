@@ -154,10 +154,11 @@ class Validation(NamedTuple):
 
     @classmethod
     def of(cls, config: ConfigDict, clips: ClipSet) -> Validation:
-        """At most `valid_windows` windows of the set: around single frames where only those are lifted."""
+        """As many windows as have `valid_frames` frames to lift: around single frames where only those are lifted."""
         lifter = build_lifter(config)
         windows = (centred_windows if lifter.middle_frame else end_aligned_windows)(clips, lifter.frames)
-        count = min(config.training.valid_windows, len(windows.start))
+        lifted = 1 if lifter.middle_frame else lifter.frames
+        count = min(max(1, config.training.valid_frames // lifted), len(windows.start))
         spread = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
         return cls(lifter, device_clips(clips), Windows(*(part[spread] for part in windows)), config)
 

@@ -38,7 +38,7 @@ def tiny_config(archive: str) -> ConfigDict:
     config.lifter.update(width=32, num_layers=1)
     config.diffusion.steps = 8
     config.training.update(steps=40, batch_size=16, inner_steps=5, learning_rate=1e-3, log_every=10)
-    config.training.update(validate_every=20, checkpoint_every=20, valid_windows=16)
+    config.training.update(validate_every=20, checkpoint_every=20, valid_frames=16)
     config.evaluation.update(hypotheses=2, batch_size=8)
     return config
 

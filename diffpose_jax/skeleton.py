@@ -99,7 +99,7 @@ HUMANEVA_15 = _skeleton(
     "head_top<thorax",
 )
 
-# MPI-INF-3DHP in the order of its official test files (and of P-STMO's and Shan et al.'s archives): entries 7, 5, 14, 15, 16,
+# MPI-INF-3DHP in the order of its official test files (and of the archives made of them): entries 7, 5, 14, 15, 16,
 # 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6 of the 28-joint annotation. The root is joint 14, not 0.
 MPI_INF_3DHP_17 = _skeleton(
     "mpi_inf_3dhp17",

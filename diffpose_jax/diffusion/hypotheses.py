@@ -90,10 +90,10 @@ def reprojection(hypotheses: Array, errors: Array, per: str = "joint") -> Array:
 def reprojection_expectation(hypotheses: Array, errors: Array, temperature: float = 1.0, per: str = "joint") -> Array:
     """The mean over hypotheses weighted by softmax(-error / temperature), `[H, B, F, J, 3] -> [B, F, J, 3]`.
 
-    errors `[H, B, F, J]` are 2D distances and temperature has their unit. In normalised image units 1 leaves hardly more
-    than the mean; 0.01 is 5 pixels in an image 1000 wide. Towards 0 it becomes `reprojection`, towards infinity the mean. per: "joint" weights each
-    joint by its own error, others pool as `select_by_error` does. An unknown unit or a temperature that is not positive
-    is a UserError.
+    errors `[H, B, F, J]` are 2D distances and temperature has their unit. In normalised image units 1 leaves hardly
+    more than the mean; 0.01 is 5 pixels in an image 1000 wide. Towards 0 it becomes `reprojection`, towards infinity
+    the mean. per: "joint" weights each joint by its own error, others pool as `select_by_error` does. An unknown unit
+    or a temperature that is not positive is a UserError.
     """
     if not temperature > 0:
         raise UserError(f"reprojection_expectation: expected a temperature above 0, found {temperature}")

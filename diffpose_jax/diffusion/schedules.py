@@ -64,7 +64,7 @@ def linear(steps: int, start: float = 1e-4, end: float = 0.02) -> Schedule:
 
 
 def linear_rescaled(steps: int, start: float = 1e-4, end: float = 0.02) -> Schedule:
-    """The linear schedule of 1000 steps rescaled to `steps` (Choi et al. 2023): both ends are multiplied by 1000 / steps.
+    """The linear schedule of 1000 steps rescaled to `steps` (Choi et al. 2023): both ends times 1000 / steps.
 
     Below 21 steps the last beta of the default would reach 1, which is a UserError.
     """
@@ -73,7 +73,7 @@ def linear_rescaled(steps: int, start: float = 1e-4, end: float = 0.02) -> Sched
 
 
 def quadratic(steps: int, start: float = 1e-4, end: float = 0.5) -> Schedule:
-    """Betas whose square roots are evenly spaced (CSDI; an option in the releases of Rommel et al. and Gong et al. 2023)."""
+    """Betas whose square roots are evenly spaced (CSDI; an option of Rommel et al. and Gong et al. 2023)."""
     return from_betas(np.linspace(start**0.5, end**0.5, _positive(steps)) ** 2)
 
 

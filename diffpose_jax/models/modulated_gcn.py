@@ -147,7 +147,7 @@ class ModulatedGCN(nn.Module):
 
 
 class StepModulatedGCN(nn.Module):
-    """Denoiser of Choi et al. 2023: noisy pose `x [B, F, J, 3]`, keypoints `cond [B, F, J, 2]`, step `k` -> `[B, F, J, 5]`.
+    """A modulated GCN told the step: pose `x [B, F, J, 3]`, keypoints `cond [B, F, J, 2]`, `k` -> `[B, F, J, 5]`.
 
     Channels 0-2 of the result are the predicted noise, 3-4 the keypoints reconstructed. `k` is int32, `[B]` or a scalar
     for all; frames are independent. The trunk does not see the step, which modulates the channels before and after the

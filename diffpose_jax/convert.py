@@ -4,7 +4,7 @@
 
 Reads the file without PyTorch and executes nothing in it. Sizes are read off the tensors; what tensors do not tell (the
 number of attention heads, say) is the release's and can be set: --options lifter.num_heads=4,data.source=data/own.npz.
-DiffPose needs the lifter it starts from, converted or trained before: --context runs/mixste_cpn.
+A system that refines another lifter's estimate needs that one, converted or trained before: --context runs/mixste_cpn.
 
 Prints how many tensors were used and why the others were not; conversion.json in the work directory tells of each.
 Anything that does not fit stops the conversion before a file is written.
@@ -50,7 +50,7 @@ def convert(
 ) -> dict[str, Any]:
     """Converts the checkpoint `source` of a published system into the new work directory `output`.
 
-    context is the work directory of the frozen lifter that DiffPose starts from; averaged asks for the moving average
+    context is the work directory of the frozen lifter whose estimate is refined; averaged asks for the moving average
     of the weights or against it, None takes what the release evaluates; layout names the joints where their number does
     not; options override the config by key. Returns what conversion.json says. Raises UserError, and writes nothing
     then.
@@ -177,7 +177,7 @@ def print_report(report: Mapping[str, Any], output: str) -> None:
 
 def _reasons(told: Mapping[str, str]) -> str:
     counts = Counter(told.values())
-    return f" ({', '.join(f'{number} {reason}' for reason, number in counts.items())})" if counts else ""
+    return f" ({', '.join(f'{number} {reason}' for reason, number in counts.most_common())})" if counts else ""
 
 
 def parse_options(given: Sequence[str]) -> dict[str, str]:
@@ -193,7 +193,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string("system", None, f"One of {', '.join(SYSTEMS)}.", flag_values=values)
     flags.DEFINE_string("input", None, "The checkpoint: .pth, .pt, .bin or .pth.tar.", flag_values=values)
     flags.DEFINE_string("output", None, "The work directory to write; must be new or empty.", flag_values=values)
-    flags.DEFINE_string("context", None, "DiffPose: work directory of the lifter it starts from.", flag_values=values)
+    flags.DEFINE_string("context", None, "Work directory of the lifter whose estimate is refined.", flag_values=values)
     flags.DEFINE_boolean(
         "ema", None, "Take the moving average of the weights, or not; what the release evaluates if not given.",
         flag_values=values,

@@ -93,7 +93,7 @@ def _set(config: ConfigDict, name: str, value: Any) -> None:
         section = section.get(part)
         if not isinstance(section, ConfigDict):
             break
-    if not isinstance(section, ConfigDict) or last not in section:
+    if not isinstance(section, ConfigDict) or last not in section or isinstance(section[last], ConfigDict):
         raise UserError(f"--options {name}: no such config key of {config.lifter.name}")
     section[last] = _parsed(name, value, section[last]) if isinstance(value, str) else value
 

@@ -149,12 +149,13 @@ def _without_extras(weights: Weights, structure: Any, copies: list[Weights]) -> 
     """The weights without counters and buffers, and a reason for every tensor of the checkpoint that is left out."""
     kept, unused = dict(weights.entries), {}
     others = {copy.name(key) for copy in copies if copy.systems for key in copy.entries}
+    networks = {copy.place for copy in copies}
     for place, entries in state_dicts_in(structure):
         for key, value in entries.items():
             name = "/".join([*map(str, place), key])
             bare = key.removeprefix(weights.prefix)
             ours = place == weights.place and key.startswith(weights.prefix)
-            reason = _reason(key, value)
+            reason = _reason(key, value) if place in networks else ""
             if reason and ours:
                 del kept[bare]
             elif not ours and not reason and name in others:

@@ -1,0 +1,265 @@
+"""GraFormer: published parameter counts, what hides what, and its layers against independent formulas."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffpose_jax.errors import UserError
+from diffpose_jax.interop.graformer import graformer_variables
+from diffpose_jax.models.graformer import DeviationNorm, GraFormer, GraphNet
+from diffpose_jax.models.graph import ChebyshevConv, chebyshev_basis, row_stochastic
+from diffpose_jax.skeleton import H36M_16, H36M_17
+
+RNG = np.random.default_rng(0)
+KEY = jax.random.key(0)
+
+
+def normal(*shape: int) -> jax.Array:
+    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+
+
+def shapes(network: GraFormer, *inputs) -> dict:
+    return jax.eval_shape(lambda: network.init(KEY, *inputs, train=False))["params"]
+
+
+def count(tree: dict) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.fixture(scope="module")
+def network() -> GraFormer:
+    return GraFormer(H36M_17, width=16, num_layers=2, num_heads=2, out_channels=5, step=True)
+
+
+@pytest.fixture(scope="module")
+def initial(network):
+    return jax.jit(lambda: network.init(KEY, normal(2, 1, 17, 5), jnp.zeros(2, jnp.int32), train=False))()
+
+
+@pytest.fixture(scope="module")
+def variables(initial):
+    """Made generic, so that no learned graph is the identity."""
+    return jax.tree.map(lambda leaf: leaf + 0.05 * normal(*leaf.shape), initial)
+
+
+@pytest.fixture(scope="module")
+def apply(network, variables):
+    return jax.jit(lambda x, k, **options: network.apply(variables, x, k, train=False, **options))
+
+
+@pytest.fixture(scope="module")
+def train(network, variables):
+    return jax.jit(
+        lambda x, k, index: network.apply(variables, x, k, train=True, index=index, rngs={"dropout": jax.random.key(1)})
+    )
+
+
+def test_the_denoiser_has_the_published_number_of_parameters():
+    params = shapes(GraFormer(H36M_17, out_channels=5, step=True), normal(1, 1, 17, 5), jnp.zeros(1, jnp.int32))
+    assert count(params) == 1_025_674
+    assert count(params["attention_0"]["attention"]) == 37_248
+    assert count(params["attention_0"]["graph_net"]) == 37_441
+    assert count(params["block_0"]) == 55_488 + 36_960
+    assert count(params["step"]) == 185_088
+
+
+def test_the_lifter_has_the_published_number_of_parameters_dead_ones_among_them():
+    assert count(shapes(GraFormer(H36M_17), normal(1, 1, 17, 2))) == 839_432
+    assert count(shapes(GraFormer(H36M_17, release_dead_embedding=False), normal(1, 1, 17, 2))) == 654_344
+
+
+def test_weights_start_as_the_release_draws_them_but_each_for_itself(initial):
+    params = initial["params"]
+    for weight, channels, features in ((params["block_1"]["conv_2"], 16, 16), (params["input"], 5, 16)):
+        assert weight["weight"].std() == pytest.approx((2 * channels * features) ** -0.5, rel=0.15)
+        assert not np.any(weight["bias"])
+    np.testing.assert_array_equal(params["attention_0"]["graph_net"]["graph"], np.eye(17))
+    kernel = params["attention_0"]["attention"]["qkv"]["kernel"]
+    assert 0.97 < np.abs(kernel).max() * 16**0.5 <= 1
+    query, key, _ = np.split(kernel, 3, axis=1)
+    assert np.abs(query - key).max() > 0.1
+    assert np.abs(kernel - params["attention_1"]["attention"]["qkv"]["kernel"]).max() > 0.1
+
+
+def test_the_chebyshev_basis_follows_its_recurrence_on_a_graph_that_is_not_symmetric():
+    graph = row_stochastic(H36M_17.adjacency()).astype(np.float64)
+    np.testing.assert_allclose(graph.sum(1), 1, rtol=1e-6)
+    np.testing.assert_allclose(graph[8][[7, 8, 9, 11, 14]], 0.2, rtol=1e-6)
+    assert np.abs(graph - graph.T).max() > 0.1
+    laplacian = np.eye(17) - graph
+    expected = [np.eye(17), laplacian, 2 * laplacian @ laplacian - np.eye(17)]
+    np.testing.assert_allclose(chebyshev_basis(H36M_17.adjacency()), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "features"), [(3, 6), (6, 3)])
+def test_the_chebyshev_convolution_is_the_sum_over_its_terms(channels, features):
+    layer, x = ChebyshevConv(features, H36M_16), normal(16, 4, channels)
+    params = {"weight": normal(3, channels, features), "bias": normal(features)}
+    expected = np.einsum("kij,jnc,kcd->ind", chebyshev_basis(H36M_16.adjacency()), x, params["weight"])
+    expected = expected + np.asarray(params["bias"])
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=1e-5)
+
+
+def test_the_norm_divides_by_the_unbiased_deviation_plus_epsilon():
+    x, scale, bias = normal(3, 4, 8), normal(8), normal(8)
+    found = DeviationNorm().apply({"params": {"scale": scale, "bias": bias}}, 1e-5 * x)
+    tiny = 1e-5 * np.asarray(x, np.float64)
+    centred = tiny - tiny.mean(-1, keepdims=True)
+    expected = np.asarray(scale) * centred / (tiny.std(-1, ddof=1, keepdims=True) + 1e-6) + np.asarray(bias)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_norm_of_equal_channels_has_a_gradient():
+    variables = {"params": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}}
+    gradient = jax.grad(lambda x: DeviationNorm().apply(variables, x)[0, 0, 0])(jnp.ones((1, 1, 4)))
+    assert np.all(np.isfinite(gradient))
+
+
+def test_the_learned_graph_is_normalised_by_its_columns():
+    layer, x = GraphNet(), normal(5, 3, 4)
+    params = layer.init(KEY, x)["params"]
+    graph = np.abs(normal(5, 5)) + np.eye(5)
+    root = np.sqrt(graph.sum(0) + 1e-5)
+    mixing = graph / root[:, None] / root[None]
+
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        return x @ np.asarray(params[name]["kernel"]) + np.asarray(params[name]["bias"])
+
+    hidden = np.maximum(linear("expand", np.einsum("ij,jnc->inc", mixing, x)), 0)
+    expected = linear("project", np.einsum("ij,jnc->inc", mixing, hidden))
+    found = layer.apply({"params": {**params, "graph": jnp.asarray(graph)}}, x)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_negative_column_of_the_learned_graph_gives_numbers_and_gradients():
+    layer, x = GraphNet(), normal(5, 3, 4)
+    params = layer.init(KEY, x)["params"]
+    bad = {**params, "graph": params["graph"].at[2, 2].set(-0.5)}
+    value, gradient = jax.value_and_grad(lambda params: jnp.sum(layer.apply({"params": params}, x) ** 2))(bad)
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_hidden_joint_is_no_key_of_attention(network, variables):
+    """Without graph mixing a hidden joint's input reaches no other joint, and a visible one's does."""
+    params = variables["params"]
+    keep_own = {"weight": jnp.zeros((3, 16, 16)), "bias": jnp.zeros(16)}
+    graph_free = jax.tree.map(jnp.asarray, params)
+    graph_free["input"]["weight"] = params["input"]["weight"].at[1:].set(0)
+    graph_free["output"]["weight"] = params["output"]["weight"].at[1:].set(0)
+    for layer in range(network.num_layers):
+        graph_free[f"attention_{layer}"]["graph_net"]["graph"] = jnp.eye(17)
+        graph_free[f"block_{layer}"] |= {"conv_1": keep_own, "conv_2": keep_own}
+    x, k = normal(1, 1, 17, 5), jnp.int32(3)
+    changed = x.at[0, 0, 9].add(1.0)
+    run = jax.jit(lambda x, mask: network.apply({"params": graph_free}, x, k, train=False, mask=mask))
+    others = np.delete(np.arange(17), 9)
+    for visible in (False, True):
+        mask = jnp.ones((1, 1, 17)).at[0, 0, 9].set(float(visible))
+        reaches = np.abs(run(changed, mask) - run(x, mask))[0, 0, others].max() > 1e-4
+        assert reaches == visible
+
+
+def test_a_full_mask_is_no_mask(apply):
+    x, k = normal(2, 3, 17, 5), jnp.array([3, 40])
+    np.testing.assert_allclose(apply(x, k, mask=jnp.ones((2, 3, 17))), apply(x, k), atol=1e-6)
+
+
+def test_one_step_for_all_equals_the_same_step_for_each(apply):
+    x = normal(3, 2, 17, 5)
+    np.testing.assert_allclose(apply(x, jnp.int32(7)), apply(x, jnp.full(3, 7)), atol=1e-5)
+    assert np.abs(apply(x, jnp.int32(7)) - apply(x, jnp.int32(40))).max() > 1e-3
+
+
+def test_frames_and_examples_are_independent(apply):
+    x, k = normal(2, 3, 17, 5), jnp.array([3, 40])
+    whole = apply(x, k)
+    assert whole.shape == (2, 3, 17, 5)
+    np.testing.assert_allclose(apply(x[::-1, ::-1], k[::-1]), whole[::-1, ::-1], atol=1e-5)
+    np.testing.assert_allclose(apply(x.at[0].set(9), k)[1], whole[1], atol=1e-5)
+
+
+def test_dropout_belongs_to_the_example_and_not_to_its_batch(train):
+    x, k, index = normal(4, 2, 17, 5), jnp.array([3, 40, 7, 8]), jnp.array([10, 20, 30, 40])
+    whole = train(x, k, index)
+    for order in (np.array([2, 0, 3, 1]), np.array([1, 1, 2, 1])):
+        np.testing.assert_allclose(train(x[order], k[order], index[order]), whole[order], atol=1e-5)
+    assert np.abs(train(x, k, index + 1) - whole).max() > 1e-3
+
+
+def test_features_are_what_the_last_layer_sees(network, variables, apply):
+    x, k = normal(2, 3, 17, 5), jnp.int32(4)
+    features = jax.jit(lambda: network.apply(variables, x, k, train=False, features=True))()
+    assert features.shape == (2, 3, 17, 16)
+    joint_major = features.reshape(6, 17, 16).swapaxes(0, 1)
+    last = ChebyshevConv(5, H36M_17).apply({"params": variables["params"]["output"]}, joint_major)
+    np.testing.assert_allclose(last.swapaxes(0, 1).reshape(2, 3, 17, 5), apply(x, k), atol=1e-5)
+
+
+def test_the_dead_embedding_changes_nothing_and_learns_nothing():
+    network = GraFormer(H36M_17, width=16, num_layers=1, num_heads=2)
+    lean = network.clone(release_dead_embedding=False)
+    x = normal(2, 1, 17, 2)
+    params = jax.jit(lambda: network.init(KEY, x, train=False))()["params"]
+    alive = {name: branch for name, branch in params.items() if name != "step_unused"}
+
+    def loss(network: GraFormer, params: dict) -> jax.Array:
+        return jnp.sum(network.apply({"params": params}, x, train=False) ** 2)
+
+    value, gradient = jax.jit(jax.value_and_grad(functools.partial(loss, network)))(params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["step_unused"]))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["block_0"]))
+    assert jax.jit(functools.partial(loss, lean))(alive) == pytest.approx(float(value), rel=1e-6)
+
+
+def test_released_weights_fill_the_network_with_or_without_the_dead_embedding(variables):
+    network = GraFormer(H36M_17, width=16, num_layers=1, num_heads=2)
+    entries = {"module." + key: np.zeros(shape) for key, shape in released_shapes(16, 17).items()}
+    wanted = shapes(network, normal(1, 1, 17, 2))
+    found = graformer_variables(entries)["params"]
+    assert jax.tree.map(np.shape, found) == jax.tree.map(lambda leaf: leaf.shape, wanted)
+    lean = {key: value for key, value in entries.items() if "temb" not in key}
+    assert jax.tree.map(np.shape, graformer_variables(lean)["params"]) == {
+        name: branch for name, branch in jax.tree.map(np.shape, found).items() if name != "step_unused"
+    }
+
+
+def test_a_missing_or_an_unknown_entry_is_named():
+    entries = {key: np.zeros(shape) for key, shape in released_shapes(16, 17).items()}
+    with pytest.raises(UserError, match="'strange'"):
+        graformer_variables({**entries, "strange": np.zeros(3)})
+    del entries["atten_layers.0.feed_forward.A_hat"]
+    with pytest.raises(UserError, match="A_hat' is missing"):
+        graformer_variables(entries)
+
+
+def released_shapes(width: int, joints: int) -> dict[str, tuple[int, ...]]:
+    """Entries of the lifter's state_dict with one layer."""
+    entries = {"gconv_input": (3, 1, 2, width), "gconv_output": (3, 1, width, 3)}
+    entries |= {f"gconv_layers.0.gconv{c}.gconv": (3, 1, width, width) for c in (1, 2)}
+    chebyshev = {f"{name}.weight": shape for name, shape in entries.items()}
+    chebyshev |= {f"{name}.bias": (1, 1, shape[-1]) for name, shape in entries.items()}
+    linears = {f"atten_layers.0.self_attn.linears.{n}": (width, width) for n in range(4)}
+    linears |= {
+        "atten_layers.0.feed_forward.gconv1.fc": (2 * width, width),
+        "atten_layers.0.feed_forward.gconv2.fc": (width, 2 * width),
+        "temb.dense.0": (4 * width, width),
+        "temb.dense.1": (4 * width, 4 * width),
+    }
+    weights = {f"{name}.weight": shape for name, shape in linears.items()}
+    biases = {f"{name}.bias": shape[:1] for name, shape in linears.items()}
+    norms = {f"atten_layers.0.sublayer.{n}.norm.{part}": (width,) for n in (0, 1) for part in ("a_2", "b_2")}
+    return {**chebyshev, **weights, **biases, **norms, "atten_layers.0.feed_forward.A_hat": (joints, joints)}
+
+
+def test_impossible_widths_and_a_forgotten_step_are_refused(network, variables):
+    with pytest.raises(UserError, match="GraFormer width"):
+        shapes(GraFormer(H36M_17, width=18, num_heads=4), normal(1, 1, 17, 2))
+    with pytest.raises(ValueError, match="without a step"):
+        network.apply(variables, normal(1, 1, 17, 5), train=False)

@@ -48,7 +48,7 @@ class StandardNormal(NamedTuple):
 class ScaledNormal(NamedTuple):
     """N(0, scale^2): `scale` is a standard deviation that broadcasts to the shape drawn, as `[C]` or `[B, F, J, C]`.
 
-    The DiffPose releases diffuse so: the image channels have the detector's spread (or 0.5), the metric ones 1.
+    The releases of Gong et al. 2023 diffuse so: the image channels have the detector's spread (or 0.5), the metric ones 1.
     """
 
     scale: Array
@@ -65,7 +65,7 @@ class ScaledNormal(NamedTuple):
 
 
 class GaussianMixture(NamedTuple):
-    """A mixture of M diagonal Gaussians per joint (DiffPose, section 4.2: the distribution H_K).
+    """A mixture of M diagonal Gaussians per joint (Gong et al. 2023, section 4.2: the distribution H_K).
 
     weights `[J, M]`, `[B, J, M]` or `[B, F, J, M]`, non-negative, summing to 1 over M; means and variances with a
     channel axis more, `[..., J, M, C]`. One component is picked per example and joint, and per frame if the weights

@@ -48,7 +48,7 @@ class StandardNormal(NamedTuple):
 class ScaledNormal(NamedTuple):
     """N(0, scale^2): `scale` is a standard deviation that broadcasts to the shape drawn, as `[C]` or `[B, F, J, C]`.
 
-    The releases of Gong et al. 2023 diffuse so: the image channels have the detector's spread (or 0.5), the metric ones 1.
+    Gong et al. 2023 diffuse so: the image channels have the detector's spread (or 0.5), the metric ones 1.
     """
 
     scale: Array

@@ -87,18 +87,18 @@ def d3dp_aggregation(vector: Any) -> dict[str, np.ndarray]:
 def diff3dhpe_sampler(vector: Any) -> dict[str, np.ndarray]:
     """Every state and clean prediction by equation 13 and as released, flips averaged after the chain, and the loss."""
     config, inputs = vector.config, vector.inputs
-    assert config["clip_denoised"]
     skeleton, frames = _skeleton(config, config["num_joints"]), config["num_frame"]
     network = mixste_network(config, step="blocks" if config["with_time_emb"] else "none")
     variables = diff3dhpe_backbone_variables(vector.weights)
     schedule = make_schedule(config["beta_schedule"], config["timesteps"])
     plan = samplers.ddim_plan(schedule, config["sampling_timesteps"], config["eta"])
     outputs = {"times": _times(plan), "alphas_cumprod": schedule.alpha_bar}
+    clip = 1.0 if config["clip_denoised"] else np.inf
     keypoints = np.concatenate([inputs["pose_2d"], inputs["pose_2d_flip"]])
     start = np.concatenate([inputs["init_noise"], inputs["init_noise_flip"]])
     for variant in ("paper", "released"):
         reverse = diff3dhpe_reverse(
-            network, skeleton, schedule, plan, frames=frames, released_eps=variant == "released"
+            network, skeleton, schedule, plan, frames=frames, clip=clip, released_eps=variant == "released"
         )
         # Both chains of the flip average at once, each with its own noise: first the input, then its mirror image.
         poses, history = _walk(reverse, variables, keypoints, start[None])

@@ -71,6 +71,14 @@ def test_the_denoiser_is_the_one_described(pde: bool, step: bool):
     np.testing.assert_allclose(apply(network, variables, x, k), expected, atol=1e-5)
 
 
+def test_the_epsilon_of_the_head_is_torchs_default():
+    weights = entries(2, False)
+    weights["weighted_mean.weight"] *= 0.003  # pooled frames so small that a wrong epsilon shows
+    x = normal(2, 5, 17, 2)
+    expected = poseformer(weights, x, None, depth=2, num_heads=4, pde=False)
+    np.testing.assert_allclose(apply(PoseFormer(**SMALL), poseformer_variables(weights), x), expected, atol=1e-4)
+
+
 def test_features_are_what_the_last_layer_sees_joint_by_joint():
     weights, x, network = entries(2, False), normal(2, 5, 17, 2), PoseFormer(**SMALL)
     variables = poseformer_variables(weights)

@@ -20,9 +20,8 @@ from .base import System
 
 def mixste(vector: Any) -> dict[str, np.ndarray]:
     """The supervised network."""
-    pred, taps = apply_and_tap(
-        mixste_network(vector.config), mixste_variables(vector.weights), vector.inputs["pose_2d"]
-    )
+    network, variables = mixste_network(vector.config), mixste_variables(vector.weights)
+    pred, taps = apply_and_tap(network, variables, vector.inputs["pose_2d"])
     return {"pred": pred} | _mixste_taps(taps)
 
 
@@ -66,10 +65,17 @@ def poseformer(vector: Any) -> dict[str, np.ndarray]:
     }
 
 
+# The published values of what a config may also name: they must be the network's own defaults.
+EPSILONS = {"epsilon": ("ln_eps", 1e-6), "head_epsilon": ("head_ln_eps", 1e-5)}
+
+
 def mixste_network(config: dict[str, Any], **options: Any) -> MixSTE:
     """The network of a vector's config; `options` are those the config does not name."""
     assert config["qkv_bias"]
     assert config.get("qk_scale") is None
+    for name, (key, published) in EPSILONS.items():
+        if config.get(key, published) != published:
+            options[name] = config[key]
     return MixSTE(
         config["num_frame"],
         config["num_joints"],
@@ -77,8 +83,6 @@ def mixste_network(config: dict[str, Any], **options: Any) -> MixSTE:
         config["depth"],
         config["num_heads"],
         config["mlp_ratio"],
-        epsilon=config.get("ln_eps", 1e-6),
-        head_epsilon=config.get("head_ln_eps", 1e-5),
         pde=config.get("pde_attention", False),
         **options,
     )

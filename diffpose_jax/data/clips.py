@@ -19,6 +19,7 @@ from diffpose_jax.skeleton import Skeleton, convert_layout, get_skeleton
 
 FORMAT = "diffpose_jax clips 1"
 SPLITS = ("train", "valid", "test")
+EVIDENCE = ("visible", "occluded", "confused")  # what the numbers of `ClipSet.evidence` stand for
 
 
 class Clip(NamedTuple):
@@ -26,7 +27,7 @@ class Clip(NamedTuple):
 
     keypoints `[T, J, 2]` normalised image units; poses `[T, J, 3]` metres, camera frame, root-relative, or None;
     root `[T, 3]` metres, camera frame, or None; camera indexes the set's cameras (-1: unknown); scores `[T, J]`;
-    valid_frame `[T]` bool, None: all; activity `[T]` int32, None: unknown.
+    valid_frame `[T]` bool, None: all; activity `[T]` int32, None: unknown; evidence `[T, J]` uint8, None: unknown.
     """
 
     keypoints: np.ndarray
@@ -39,6 +40,7 @@ class Clip(NamedTuple):
     scores: np.ndarray | None = None
     valid_frame: np.ndarray | None = None
     activity: np.ndarray | None = None
+    evidence: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,8 @@ class ClipSet:
 
     valid_frame `[N]` bool, or None where all are: frames that are not valid are lifted like the others, as part of
     their clip, but no error is measured on them. activity `[N]` int32, or None: a benchmark's number of what is done
-    in a frame where that changes within a clip, 0 where it is not known. note: what a report must say about the data.
+    in a frame where that changes within a clip, 0 where it is not known. evidence `[N, J]` uint8 or None: what of
+    `EVIDENCE` a simulated detector had to go by, for evaluation only. note: what a report must say about the data.
     """
 
     keypoints: np.ndarray
@@ -70,6 +73,7 @@ class ClipSet:
     valid_frame: np.ndarray | None = None
     activity: np.ndarray | None = None
     note: str = ""
+    evidence: np.ndarray | None = None
 
     @classmethod
     def build(cls, clips: Sequence[Clip], skeleton: Skeleton, cameras: Camera | None = None, note: str = "") -> ClipSet:
@@ -85,12 +89,14 @@ class ClipSet:
                 return None
             return np.concatenate([np.zeros((0, *shape), np.float32), *[np.asarray(p, np.float32) for p in parts]])
 
-        def filled(name: str, value: bool | int, dtype: type) -> np.ndarray | None:
+        def filled(name: str, value: bool | int, dtype: type, shape: tuple[int, ...] = ()) -> np.ndarray | None:
             parts = [getattr(clip, name) for clip in clips]
             if all(part is None for part in parts):
                 return None
             pairs = zip(parts, lengths, strict=True)
-            return np.concatenate([np.full(n, value, dtype) if p is None else np.asarray(p, dtype) for p, n in pairs])
+            return np.concatenate(
+                [np.full((n, *shape), value, dtype) if p is None else np.asarray(p, dtype) for p, n in pairs]
+            )
 
         return cls(
             keypoints=joined("keypoints", (joints, 2)),
@@ -108,6 +114,7 @@ class ClipSet:
             valid_frame=filled("valid_frame", True, np.bool_),
             activity=filled("activity", 0, np.int32),
             note=note,
+            evidence=filled("evidence", 0, np.uint8, (joints,)),
         )
 
     @property
@@ -147,8 +154,18 @@ class ClipSet:
             shift = poses[:, skeleton.root]
             poses, root = poses - shift[:, None], None if root is None else root + shift
         scores = None if self.scores is None else convert(self.scores[..., None])[..., 0]
+        evidence = self.evidence
+        if evidence is not None:  # a joint made of several is as badly seen as the worst of them
+            touched = [convert((evidence == code).astype(np.float32)[..., None])[..., 0] != 0 for code in (1, 2)]
+            evidence = np.where(touched[1], np.uint8(2), touched[0].astype(np.uint8))
         return dataclasses.replace(
-            self, keypoints=convert(self.keypoints), poses=poses, root=root, scores=scores, skeleton=skeleton
+            self,
+            keypoints=convert(self.keypoints),
+            poses=poses,
+            root=root,
+            scores=scores,
+            skeleton=skeleton,
+            evidence=evidence,
         )
 
     def frame_clip(self) -> np.ndarray:
@@ -176,6 +193,7 @@ def _check_clip(clip: Clip, skeleton: Skeleton) -> None:
         "scores": (frames, joints),
         "valid_frame": (frames,),
         "activity": (frames,),
+        "evidence": (frames, joints),
     }
     if frames == 0:
         raise UserError(f"{name}: expected at least one frame, found none")
@@ -190,7 +208,7 @@ def _check_clip(clip: Clip, skeleton: Skeleton) -> None:
             raise UserError(f"{name}: expected finite {field}, found NaN or infinity first in frame {frame}")
 
 
-_FRAME_ARRAYS = ("keypoints", "poses", "root", "scores", "valid_frame", "activity")
+_FRAME_ARRAYS = ("keypoints", "poses", "root", "scores", "valid_frame", "activity", "evidence")
 _CLIP_ARRAYS = ("clip_start", "clip_length", "camera", "fps")
 
 
@@ -274,16 +292,18 @@ def _check_split(clips: ClipSet, frames: int) -> None:
     joints, count = clips.skeleton.num_joints, len(clips.subject)
     shapes = {"keypoints": (frames, joints, 2), "poses": (frames, joints, 3), "root": (frames, 3),
               "scores": (frames, joints), "valid_frame": (frames,), "activity": (frames,),
-              **dict.fromkeys(_CLIP_ARRAYS, (count,))}  # fmt: skip
+              "evidence": (frames, joints), **dict.fromkeys(_CLIP_ARRAYS, (count,))}  # fmt: skip
     for name, shape in shapes.items():
         array = getattr(clips, name)
         if array is None and name in _FRAME_ARRAYS and name != "keypoints":
             continue
-        kinds = {"valid_frame": "b", "activity": "i"}.get(name, "fi")
+        kinds = {"valid_frame": "b", "activity": "i", "evidence": "u"}.get(name, "fi")
         if array is None or array.shape != shape or array.dtype.kind not in kinds:
             raise ValueError(f"{name} that is not {shape} numbers")
         if not np.isfinite(array).all():
             raise ValueError(f"{name} with NaN or infinity")
+    if clips.evidence is not None and (clips.evidence >= len(EVIDENCE)).any():
+        raise ValueError(f"evidence other than 0 to {len(EVIDENCE) - 1}")
     length, ends = clips.clip_length, np.cumsum(clips.clip_length)
     if (length < 1).any() or ends[-1:].sum() != frames or (ends - length != clips.clip_start).any():
         raise ValueError("clips that do not add up to the frames")

@@ -222,6 +222,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_multi_string(
         "baseline_workdir", [], "Another trained lifter to measure on the same frames.", flag_values=values
     )
+    flags.DEFINE_boolean("figure", True, "Draw one frame with its hypotheses.", flag_values=values)
     flags.DEFINE_string("output", None, "Directory for results; the work directory if not given.", flag_values=values)
 
 
@@ -241,12 +242,13 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
         sampling_steps=given.steps,
         baseline_workdirs=given.baseline_workdir,
         output=given.output,
+        figure=given.figure,
         command=shlex.join(["python", "-m", "diffpose_jax.evaluate", *sys.argv[1:]]),
     )
     report.print_results(results)
     output = Path(given.output or given.workdir)
     figure = output / "figures" / f"{given.split}.png"
-    print(f"results: {output / 'results.json'}, {output / 'results.md'}   figure: {figure}")
+    print(f"results: {output / 'results.json'}, {output / 'results.md'}" + f"   figure: {figure}" * given.figure)
     return 0
 
 

@@ -27,14 +27,13 @@ import jaxlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffpose_jax.registry import config_for
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import Windows, centred_windows, device_clips, gather, shuffled
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Batch, Lifter, example_batch
 from diffpose_jax.parallel import AXIS, local_devices, place, pmap_step, split_devices
 from diffpose_jax.progress import Progress
-from diffpose_jax.registry import build_lifter
+from diffpose_jax.registry import build_lifter, config_for
 from diffpose_jax.skeleton import H36M_17
 from diffpose_jax.training.state import create_state, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, flip_half, make_step

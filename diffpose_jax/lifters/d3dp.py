@@ -32,17 +32,14 @@ def d3dp(
     clip: float = 1.1,
     signal_scale: float = 1.0,
     pose_loss: PoseLoss = mpjpe,
-    scale_by_loss: bool = False,
     flip_inside: bool = True,
     chunk: int | None = None,
-    axis_name: str | None = None,
 ) -> Lifter:
     """D3DP around `network(x [B, F, J, 5], k) -> poses [B, F, J, 3]`; x has the keypoints first.
 
-    clip is in metres: noisy inputs and clean predictions keep within ±clip. pose_loss compares poses in metres.
-    scale_by_loss seeds the backward pass with the loss as the release does, so that the gradient is that of half the
-    squared loss; axis_name is the device axis over which that loss is averaged. flip_inside averages flips in every
-    step, otherwise after the chain. chunk bounds how many hypotheses are in memory at once.
+    clip is in metres: noisy inputs and clean predictions keep within ±clip. pose_loss compares poses in metres; the
+    release also multiplies the gradient by it (`training.scale_by_loss`). flip_inside averages flips in every step,
+    otherwise after the chain. chunk bounds how many hypotheses are in memory at once.
     """
     limit = clip * signal_scale
 
@@ -64,12 +61,8 @@ def d3dp(
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        value = pose_loss(poses, batch.poses)
-        total = value
-        if scale_by_loss:
-            over_devices = value if axis_name is None else jax.lax.pmean(value, axis_name)
-            total = jax.lax.stop_gradient(over_devices) * value
-        return total, Aux({"loss": value}, updates.get("batch_stats", {}))
+        total = pose_loss(poses, batch.poses)
+        return total, Aux({"loss": total}, updates.get("batch_stats", {}))
 
     reverse = d3dp_reverse(
         network, skeleton, schedule, plan, frames=frames, clip=clip, signal_scale=signal_scale, chunk=chunk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -127,7 +128,7 @@ def _diffupose(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) ->
         skeleton,
         *_process(config),
         predict=config.diffusion.predict,
-        clip=config.diffusion.clip,
+        clip=_clip(config),
         weight_2d=options.weight_2d,
         joint_weights=joint_weights(options.joint_weights, skeleton),
     )
@@ -177,7 +178,7 @@ def _diff3dhpe(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) ->
         *_process(config, "x0"),
         frames=options.frames,
         scale=options.scale,
-        clip=config.diffusion.clip,
+        clip=_clip(config),
         k_clip=options.k_clip,
         released_weight=options.released_weight,
         released_eps=options.released_eps,
@@ -193,7 +194,7 @@ def _d3dp(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> Lift
         skeleton,
         *_process(config, "x0"),
         frames=options.frames,
-        clip=config.diffusion.clip,
+        clip=_clip(config),
         signal_scale=options.signal_scale,
         flip_inside=config.diffusion.flip_inside,
     )
@@ -219,6 +220,10 @@ def build_context(config: ConfigDict) -> Lifter:
 
 def _dtype(config: ConfigDict) -> jnp.dtype:
     return jnp.dtype(config.lifter.compute_dtype)
+
+
+def _clip(config: ConfigDict) -> float:
+    return config.diffusion.clip or math.inf
 
 
 def _choice(option: str, name: str, choices: Mapping[str, Any]) -> Any:

@@ -86,30 +86,6 @@ def test_one_step_is_drawn_for_a_clip_and_noise_for_every_coordinate(batch):
     assert np.unique(np.asarray(initial_noise(keys, batch.poses.shape))).size > 0.99 * batch.poses.size
 
 
-def test_seeding_the_backward_pass_with_the_loss_gives_the_gradient_of_half_its_square(batch):
-    def value(scale_by_loss):
-        lifter = d3dp(Affine(), H36M_17, SCHEDULE, PLAN, frames=F, scale_by_loss=scale_by_loss)
-        return jax.value_and_grad(lambda params: lifter.loss({"params": params}, KEY, batch)[0])(VARIABLES["params"])
-
-    plain, gradient = value(False)
-    squared, scaled = value(True)
-    assert float(squared) == pytest.approx(float(plain) ** 2)
-    for name in gradient:
-        np.testing.assert_allclose(scaled[name], plain * gradient[name], rtol=1e-5)
-
-
-def test_the_seed_is_the_loss_of_the_whole_batch_on_any_number_of_devices(batch):
-    def gradient(lifter, batch):
-        return jax.grad(lambda params: lifter.loss({"params": params}, KEY, batch)[0])(VARIABLES["params"])
-
-    whole = gradient(d3dp(Affine(), H36M_17, SCHEDULE, PLAN, frames=F, scale_by_loss=True), batch)
-    split = jax.tree.map(lambda leaf: leaf.reshape(2, B // 2, *leaf.shape[1:]), batch)
-    lifter = d3dp(Affine(), H36M_17, SCHEDULE, PLAN, frames=F, scale_by_loss=True, axis_name="devices")
-    each = jax.vmap(lambda batch: gradient(lifter, batch), axis_name="devices")(split)
-    for name, values in each.items():
-        np.testing.assert_allclose(np.mean(values), whole[name], rtol=1e-5)
-
-
 def test_another_pose_loss_can_be_given(batch):
     value, _ = d3dp(Affine(), H36M_17, SCHEDULE, PLAN, frames=F, pose_loss=mean_squared).loss(VARIABLES, KEY, batch)
     default, _ = d3dp(Affine(), H36M_17, SCHEDULE, PLAN, frames=F).loss(VARIABLES, KEY, batch)

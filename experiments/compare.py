@@ -1,0 +1,164 @@
+"""Every method with the same small budget: `python experiments/compare.py --data cmu --output runs/compare`.
+
+Each config in its size `small` trains for as many steps as `--seconds` of processor time of one core buy it, measured
+before on this machine, then is evaluated on the same test frames with the same number of hypotheses. Lifters that need
+a context take the one trained here, whose own budget comes on top. Two run side by side on two cores. A run that is
+repeated continues; the table is in OUTPUT/compare.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+
+import jax
+from absl import flags
+
+from diffpose_jax import cli, train
+from diffpose_jax.data.windows import device_clips, training_windows
+from diffpose_jax.lifters.base import example_batch
+from diffpose_jax.parallel import AXIS, place, pmap_step
+from diffpose_jax.registry import build_lifter, load_dataset
+from diffpose_jax.training.checkpoints import with_context
+from diffpose_jax.training.state import create_state, make_optimizer
+from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
+
+ROOT = Path(__file__).resolve().parents[1]
+# In the order they are trained; after a colon the context that must exist before.
+CONFIGS = (
+    "graformer", "mixste", "diffpose_frame:graformer", "diffpose_video:mixste", "diffupose", "diffhpe_2d",
+    "diffhpe_wrapper:mixste", "diff3dhpe_mixste", "d3dp", "modulated_gcn", "poseformer", "diff3dhpe_poseformer",
+    "diffupose_unet",
+)  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Trains and evaluates what is asked for, then writes the table."""
+    given = _parse(arguments)
+    cores: Queue[int] = Queue()
+    for core in sorted(os.sched_getaffinity(0))[: given.jobs]:
+        cores.put(core)
+    names = [config for config in CONFIGS if not given.only or config.partition(":")[0] in given.only.split(",")]
+    contexts = {config.partition(":")[2] for config in names} - {""}
+    with ThreadPoolExecutor(given.jobs) as pool:
+        first = [name for name in names if name in contexts]
+        for batch in (first, [name for name in names if name not in contexts]):
+            list(pool.map(lambda name: _run(name, given, cores), batch))
+    table = _table(names, given)
+    (given.output / "compare.md").write_text(table)
+    print(table + f"\ntable: {given.output / 'compare.md'}")
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="synthetic", help="argument of the configs: synthetic, cmu, ...")
+    parser.add_argument("--seconds", type=float, default=150, help="training time of each, in seconds of one core")
+    parser.add_argument("--hypotheses", type=int, default=5)
+    parser.add_argument("--stride", type=int, default=50, help="every n-th frame of the test split is measured")
+    parser.add_argument("--jobs", type=int, default=2, help="how many run side by side, one core each")
+    parser.add_argument("--only", default="", help="some of the configs, with commas")
+    parser.add_argument("--output", type=Path, default=Path("runs/compare"))
+    given = parser.parse_args(arguments)
+    given.output.mkdir(parents=True, exist_ok=True)
+    return given
+
+
+def _run(config: str, given: argparse.Namespace, cores: Queue[int]) -> None:
+    name, _, context = config.partition(":")
+    core = cores.get()
+    try:
+        workdir = given.output.resolve() / name
+        overrides = [f"--config.lifter.context={given.output.resolve() / context}"] if context else []
+        steps = _steps(name, given, overrides, core)
+        overrides += [f"--config.training.{key}={value}" for key, value in _training(steps).items()]
+        config_path = f"configs/{name}.py:{given.data},small"
+        _program(["train", "--config", config_path, "--workdir", str(workdir), *overrides], core, workdir)
+        _program(["evaluate", "--workdir", str(workdir), "--stride", str(given.stride), "--noflip", "--nofigure",
+                  "--hypotheses", str(given.hypotheses)], core, workdir)  # fmt: skip
+    finally:
+        cores.put(core)
+
+
+def _training(steps: int) -> dict[str, int]:
+    return {"steps": steps, "validate_every": steps // 2, "checkpoint_every": steps // 2, "warmup_steps": steps // 10}
+
+
+def _steps(name: str, given: argparse.Namespace, overrides: list[str], core: int) -> int:
+    """The steps that the budget buys, a multiple of 40, measured once and kept beside the run."""
+    path = given.output / f"{name}.steps"
+    if not path.exists():
+        probe = [sys.executable, __file__, "step_time", "--config", f"configs/{name}.py:{given.data},small", *overrides]
+        found = subprocess.run(probe, cwd=ROOT, capture_output=True, text=True, preexec_fn=_pin(core))
+        if found.returncode:
+            raise SystemExit(f"{name}: {found.stderr.strip().splitlines()[-1]}")
+        path.write_text(found.stdout.split()[-1])
+    return max(1, round(given.seconds / float(path.read_text()) / 40)) * 40
+
+
+def step_time(arguments: list[str]) -> int:
+    """Prints the seconds of processor time that a training step of a config takes, compilation left out."""
+    values = flags.FlagValues()
+    train.define_flags(values)
+    cli.parse(["step_time", *arguments, "--workdir", "unused"], values)
+    config, _ = with_context(values.config, "unused")
+    training, windows = config.training, config.data.windows
+    lifter, optimizer = build_lifter(config, AXIS), make_optimizer(training)
+    clips = load_dataset(config.data, ["train"])["train"]
+    data = place(TrainData(device_clips(clips), training_windows(clips, lifter.frames, windows)))
+    state = place(jax.jit(lambda: create_state(lifter, optimizer, jax.random.key(0), example_batch(lifter)))())
+    options = {"seed": 0, "ema_decay": training.ema_decay, "flip": config.data.flip, "windows": windows}
+    step = pmap_step(make_step(lifter, optimizer, **options))
+    dispatches, start = -1, 0.0
+    while dispatches < 2 or time.process_time() - start < 8:
+        first = (dispatches + 1) * training.inner_steps
+        examples = examples_of_steps(first, training.inner_steps, training.batch_size, len(data.windows.start))
+        state, metrics = step(state, data, Examples(*(part[None] for part in examples)))
+        jax.block_until_ready(metrics)
+        dispatches += 1
+        start = time.process_time() if dispatches == 0 else start
+    print((time.process_time() - start) / dispatches / training.inner_steps)
+    return 0
+
+
+def _program(arguments: list[str], core: int, workdir: Path) -> None:
+    """Runs a program of the package on one core; its output goes beside its work directory."""
+    log = workdir.with_suffix(f".{arguments[0]}.log")
+    command = [sys.executable, "-m", f"diffpose_jax.{arguments[0]}", *arguments[1:]]
+    print("$ " + " ".join(["python", *command[1:]]), flush=True)
+    with log.open("w") as file:
+        code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, preexec_fn=_pin(core)).returncode
+    if code:
+        raise SystemExit(f"{' '.join(command)} ended with {code}, see {log}")
+
+
+def _pin(core: int) -> Callable[[], None]:
+    return lambda: os.sched_setaffinity(0, {core})
+
+
+def _table(names: list[str], given: argparse.Namespace) -> str:
+    """Errors in mm by config: of one hypothesis, of the mean of all, of the best; and the mean's symmetry gap."""
+    lines = ["| config | steps | one hypothesis | mean | mean, by action | P-MPJPE | best (oracle) | symmetry gap |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for name in (config.partition(":")[0] for config in names):
+        results = json.loads((given.output / name / "results.json").read_text())
+        rows = {row["name"]: row for row in results["rows"]}
+        first, mean, best = (rows.get(key, rows["first"]) for key in ("first", "mean", "oracle_best"))
+        frame, action = mean["frame_average"], mean["action_average"]
+        figures = (first["frame_average"]["mpjpe"], frame["mpjpe"], action["mpjpe"], frame["p_mpjpe"],
+                   best["frame_average"]["mpjpe"], frame["symmetry_gap"])  # fmt: skip
+        steps = json.loads((given.output / name / "config.json").read_text())["training"]["steps"]
+        lines.append(f"| {name} | {steps} | " + " | ".join(f"{value:.1f}" for value in figures) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(step_time(sys.argv[2:]) if sys.argv[1:2] == ["step_time"] else main(sys.argv[1:]))

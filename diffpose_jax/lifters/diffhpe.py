@@ -9,7 +9,7 @@ clipped; hypotheses (5) are averaged afterwards.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -163,7 +163,7 @@ def _own(variables: Variables) -> Variables:
 
 
 def _one_of(option: str, value: str, choices: object) -> str:
-    names = choices.__args__
+    names = get_args(choices)
     if value not in names:
         raise UserError(f"DiffHPE {option}: expected one of {', '.join(names)}, found {value!r}")
     return value

@@ -172,14 +172,16 @@ def _denoise(vector: Any, variables: Any, condition: jax.Array) -> dict[str, np.
     (h, skips), _ = block["__call__"][0]
     joint_major = {
         "h_in": jax.nn.relu(taps["input"]["__call__"][0]),
-        # The layer over frames sees them last.
-        "b0_time": block["time"]["__call__"][0][0].swapaxes(2, 3),
         "b0_feature": block["feature"]["__call__"][0][0],
         "b0_out": h[0],
         "b0_skip": skips[0],
     }
-    flat = block["non_local"]["__call__"][0][0]
-    joint_major["b0_nonlocal"] = flat.reshape(joint_major["b0_feature"].shape)
+    if "time" in block:
+        # The layer over frames sees them last.
+        joint_major["b0_time"] = block["time"]["__call__"][0][0].swapaxes(2, 3)
+    if "non_local" in block:
+        flat = block["non_local"]["__call__"][0][0]
+        joint_major["b0_nonlocal"] = flat.reshape(joint_major["b0_feature"].shape)
     outputs = {
         "eps": _frames_last(eps),
         "loss": denoising_loss(eps, noise),

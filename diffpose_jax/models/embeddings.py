@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ class StepTableEmbedding(nn.Module):
 
 
 class StepEmbedding(nn.Module):
-    """Embed diffusion steps `k [...]` as `[..., features]`: sinusoid, linear, GELU (exact), linear.
+    """Embed diffusion steps `k [...]` as `[..., features]`: sinusoid, linear, GELU (exact) or SiLU, linear.
 
     The sinusoid has `sinusoid_features` entries, the layer between `hidden_features`, by default as many as the result;
     Choi et al. 2023 take an eighth of their width there and half for `features`.
@@ -62,12 +63,13 @@ class StepEmbedding(nn.Module):
     features: int
     dtype: DTypeLike = jnp.float32
     hidden_features: int | None = None
+    activation: Literal["gelu", "silu"] = "gelu"
 
     @nn.compact
     def __call__(self, k: jax.Array) -> jax.Array:
         sinusoid = sinusoidal_embedding(k, self.sinusoid_features)
         hidden = Linear(self.hidden_features or self.features, dtype=self.dtype, name="expand")(sinusoid)
-        hidden = jax.nn.gelu(hidden, approximate=False)
+        hidden = jax.nn.silu(hidden) if self.activation == "silu" else jax.nn.gelu(hidden, approximate=False)
         return Linear(self.features, dtype=self.dtype, name="project")(hidden)
 
 

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.models.attention import SelfAttention
-from diffpose_jax.models.embeddings import sinusoidal_embedding
+from diffpose_jax.models.embeddings import StepEmbedding
 from diffpose_jax.models.graph import ChebyshevConv, mix_joints
 from diffpose_jax.models.linear import Linear
 from diffpose_jax.models.normalisation import Dropout, example_rows
@@ -105,19 +105,6 @@ class ChebyshevBlock(nn.Module):
         return x + Dropout(GRAPH_DROPOUT, name="dropout_2")(y, index, train=train)
 
 
-class StepNetwork(nn.Module):
-    """Embed diffusion steps `k [...]` as `[..., 4 C]`: sinusoid of C entries, linear, SiLU, linear."""
-
-    channels: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, k: jax.Array) -> jax.Array:
-        sinusoid = sinusoidal_embedding(k, self.channels)
-        hidden = jax.nn.silu(Linear(4 * self.channels, dtype=self.dtype, name="expand")(sinusoid))
-        return Linear(4 * self.channels, dtype=self.dtype, name="project")(hidden)
-
-
 class GraFormer(nn.Module):
     """GraFormer (Zhao et al., CVPR 2022) as Gong et al. (CVPR 2023) release it, `[B, F, J, C] -> [B, F, J, out]`.
 
@@ -175,11 +162,12 @@ class GraFormer(nn.Module):
 
     def _step(self, k: jax.Array | None, leading: Sequence[int]) -> jax.Array | None:
         """The activated embedding `[N, E]`, or `[1, E]` for one step; None, at no cost, in a network without step."""
+        sizes = (self.width, 4 * self.width, self.dtype)
         if not self.step:
             if self.release_dead_embedding:
-                StepNetwork(self.width, self.dtype, name="step_unused")(jnp.zeros(1, jnp.int32))
+                StepEmbedding(*sizes, activation="silu", name="step_unused")(jnp.zeros(1, jnp.int32))
             return None
-        step = jax.nn.silu(StepNetwork(self.width, self.dtype, name="step")(jnp.atleast_1d(k)))
+        step = jax.nn.silu(StepEmbedding(*sizes, activation="silu", name="step")(jnp.atleast_1d(k)))
         return jnp.repeat(step, leading[1], axis=0) if k.ndim else step
 
 

@@ -90,32 +90,6 @@ def _gelu_backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def batched_matmul(a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Multiply matrices `a [..., I, K]` and `b [..., K, L]` into `[..., I, L]` of type `dtype`.
-
-    The backward pass is owned: it transposes explicitly, since a product over a matrix's first axis is slow on CPU.
-    """
-    return jnp.matmul(a, b, preferred_element_type=dtype)
-
-
-def _batched_matmul_forward(
-    a: jax.Array, b: jax.Array, dtype: DTypeLike
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return batched_matmul(a, b, dtype), (a, b)
-
-
-def _batched_matmul_backward(
-    dtype: DTypeLike, saved: tuple[jax.Array, jax.Array], grad: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    a, b = saved
-    grad = grad.astype(a.dtype)
-    return jnp.matmul(grad, jnp.swapaxes(b, -1, -2)), jnp.matmul(jnp.swapaxes(a, -1, -2), grad)
-
-
-batched_matmul.defvjp(_batched_matmul_forward, _batched_matmul_backward)
-
-
 class SelfAttention(nn.Module):
     """Multi-head attention of tokens to each other, `[..., T, C] -> [..., T, C]`.
 
@@ -141,7 +115,8 @@ class SelfAttention(nn.Module):
         head_width = width // self.num_heads
         fused = Linear(3 * width, dtype=self.dtype, name="qkv")(x).reshape(-1, tokens, 3, self.num_heads, head_width)
         query, key, value = jnp.transpose(fused, (2, 0, 3, 1, 4))
-        scores = batched_matmul(query * head_width**-0.5, jnp.swapaxes(key, -1, -2), jnp.float32)
+        query, key = query * head_width**-0.5, jnp.swapaxes(key, -1, -2)
+        scores = jnp.matmul(query, key, preferred_element_type=jnp.float32)
         if mask is not None:
             attended = jnp.broadcast_to(mask, x.shape[:-1]).reshape(-1, 1, 1, tokens)
             scores = jnp.where(attended, scores, -1e9)
@@ -149,7 +124,7 @@ class SelfAttention(nn.Module):
         if train and self.dropout:
             rows = example_rows(index, x.shape[:-2])
             weights = Dropout(self.dropout, batch_axis=0, name="dropout")(weights, rows, train=True)
-        y = batched_matmul(weights, value, self.dtype)
+        y = weights @ value
         if self.pde:
             y = y - value
         return Linear(width, dtype=self.dtype, name="project")(jnp.swapaxes(y, 1, 2).reshape(x.shape))

@@ -71,18 +71,16 @@ def simulate_detector(
     scale = image_scale(keypoints, poses)[:, None]
     plane = keypoints / scale[..., None]
     hidden = occlusion(plane, poses[..., 2], skeleton)
-    speed = _speed(plane, fps)
-    base = jnp.array([_by_name(_BASE, _BASE_OTHERWISE, name) for name in skeleton.joints], jnp.float32)
-    sigma = (base[None] + settings.blur * speed) * (1 + settings.occlusion * hidden)
+    sigma = visible_spread(plane, skeleton, settings, fps) * (1 + settings.occlusion * hidden)
 
     # One draw for everything compiles several times faster than one for each purpose.
-    limbs = _limbs(skeleton)
+    limbs = paired_limbs(skeleton)
     shape = (len(plane), skeleton.num_joints, 7)
-    drawn = _persistent(key, (shape[0], shape[1] * shape[2] + len(limbs)), settings.persistence * fps)
+    drawn = persistent_noise(key, (shape[0], shape[1] * shape[2] + len(limbs)), settings.persistence * fps)
     confused, drawn = drawn[:, shape[1] * shape[2] :], drawn[:, : shape[1] * shape[2]].reshape(shape)
     size = jnp.exp(settings.tail * drawn[..., 0])
     noise = (sigma * size)[..., None] * drawn[..., 1:3]
-    lost = _rare(drawn[..., 3], settings.outlier * (1 + 2 * hidden))
+    lost = rare(drawn[..., 3], settings.outlier * (1 + 2 * hidden))
     jump = jnp.where(lost[..., None], settings.outlier_distance * drawn[..., 4:6], 0.0)
     swapped = _confuse(confused, plane, limbs, settings)
     detected = swapped + settings.strength * (noise + jump)
@@ -144,17 +142,24 @@ def corrupt_clipset(
     settings = settings._replace(strength=settings.strength * strength)
     keypoints, scores = np.empty_like(clipset.keypoints), np.empty(clipset.keypoints.shape[:2], np.float32)
     for index in track(range(clipset.num_clips)):
-        clip = clipset.clip(index)
-        name = f"{clip.subject}/{clip.action}/{clip.camera}/{index}"
-        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-        frames = slice(clipset.clip_start[index], clipset.clip_start[index] + clipset.clip_length[index])
-        # Clips have many lengths; powers of two keep the number of compiled versions small.
-        length = len(clip.keypoints)
-        padding = ((0, max(1 << (length - 1).bit_length(), 128) - length), (0, 0), (0, 0))
-        padded = (np.pad(array, padding, mode="edge") for array in (clip.keypoints, clip.poses))
-        found = _simulate(key, *padded, clipset.skeleton, settings, clip.fps)
-        keypoints[frames], scores[frames] = (np.asarray(array)[:length] for array in found)
+        key, frames, *padded, fps = clip_to_simulate(clipset, index, seed)
+        found = _simulate(key, *padded, clipset.skeleton, settings, fps)
+        keypoints[frames], scores[frames] = (np.asarray(array)[: frames.stop - frames.start] for array in found)
     return dataclasses.replace(clipset, keypoints=keypoints, scores=scores)
+
+
+def clip_to_simulate(clipset: ClipSet, index: int, seed: int) -> tuple[jax.Array, slice, np.ndarray, np.ndarray, float]:
+    """A clip's own key, its frames in the set, keypoints `[L, J, 2]` and poses `[L, J, 3]`, and frames per second.
+
+    Clips have many lengths; repeating the last frame up to powers of two keeps the number of compiled versions small.
+    """
+    clip = clipset.clip(index)
+    name = f"{clip.subject}/{clip.action}/{clip.camera}/{index}"
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    start, length = int(clipset.clip_start[index]), len(clip.keypoints)
+    padding = ((0, max(1 << (length - 1).bit_length(), 128) - length), (0, 0), (0, 0))
+    keypoints, poses = (np.pad(array, padding, mode="edge") for array in (clip.keypoints, clip.poses))
+    return key, slice(start, start + length), keypoints, poses, clip.fps
 
 
 _simulate = functools.partial(jax.jit, static_argnums=3)(simulate_detector)
@@ -164,13 +169,17 @@ def _by_name(table: dict[str, float], otherwise: float, joint: str) -> float:
     return table.get(joint.split("_")[-1], otherwise)
 
 
-def _speed(plane: jax.Array, fps: float | jax.Array) -> jax.Array:
-    """Speed `[T, J]` in metres per second of plane coordinates `[T, J, 2]`, by central differences."""
+def visible_spread(
+    plane: jax.Array, skeleton: Skeleton, settings: DetectorSettings, fps: float | jax.Array
+) -> jax.Array:  # fmt: skip
+    """The standard deviation `[T, J]` in metres of joints that nothing hides, larger in motion; plane `[T, J, 2]` m."""
+    base = jnp.array([_by_name(_BASE, _BASE_OTHERWISE, name) for name in skeleton.joints], jnp.float32)
     padded = jnp.concatenate([plane[:1], plane, plane[-1:]])
-    return jnp.linalg.norm(padded[2:] - padded[:-2], axis=-1) * fps / 2
+    speed = jnp.linalg.norm(padded[2:] - padded[:-2], axis=-1) * fps / 2
+    return base[None] + settings.blur * speed
 
 
-def _persistent(key: jax.Array, shape: tuple[int, ...], frames: float | jax.Array) -> jax.Array:
+def persistent_noise(key: jax.Array, shape: tuple[int, ...], frames: float | jax.Array) -> jax.Array:
     """Standard normal noise whose correlation over time (axis 0) falls as exp(-lag / frames)."""
     white = jax.random.normal(key, shape)
     keep = jnp.exp(-1 / jnp.maximum(frames, 1e-3)).astype(white.dtype)
@@ -183,7 +192,7 @@ def _persistent(key: jax.Array, shape: tuple[int, ...], frames: float | jax.Arra
     return jnp.concatenate([white[:1], rest])
 
 
-def _rare(drawn: jax.Array, chance: jax.Array) -> jax.Array:
+def rare(drawn: jax.Array, chance: jax.Array) -> jax.Array:
     """Where standard normal draws exceed the level that only a share `chance` of them does; never where it is 0."""
     return jnp.logical_and(drawn > norm.isf(jnp.clip(chance, 1e-9, 0.5)), chance > 0)
 
@@ -193,15 +202,21 @@ def _confuse(
 ) -> jax.Array:
     """Exchanges arms or legs (joints of both sides, as a limb) for some frames, mostly where the two overlap."""
     for number, (left, right) in enumerate(limbs):
-        apart = jnp.mean(jnp.linalg.norm(plane[:, left] - plane[:, right], axis=-1), axis=-1)
-        chance = settings.strength * settings.confusion * (0.1 + 0.9 * jnp.exp(-((apart / 0.2) ** 2)))
-        wrong = _rare(drawn[:, number], chance)
+        wrong = rare(drawn[:, number], confusion_chance(plane, left, right, settings))
         both, other = np.concatenate([left, right]), np.concatenate([right, left])
         plane = plane.at[:, both].set(jnp.where(wrong[:, None, None], plane[:, other], plane[:, both]))
     return plane
 
 
-def _limbs(skeleton: Skeleton) -> list[tuple[np.ndarray, np.ndarray]]:
+def confusion_chance(
+    plane: jax.Array, left: np.ndarray, right: np.ndarray, settings: DetectorSettings
+) -> jax.Array:  # fmt: skip
+    """The share of frames `[T]` in which a limb is taken for its partner: ten times higher where they overlap."""
+    apart = jnp.mean(jnp.linalg.norm(plane[:, left] - plane[:, right], axis=-1), axis=-1)
+    return settings.strength * settings.confusion * (0.1 + 0.9 * jnp.exp(-((apart / 0.2) ** 2)))
+
+
+def paired_limbs(skeleton: Skeleton) -> list[tuple[np.ndarray, np.ndarray]]:
     """Left and right joints of the arms and of the legs, whichever the layout has."""
     order = np.array(skeleton.flip_order)
     limbs = []

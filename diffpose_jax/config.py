@@ -31,6 +31,9 @@ DEFAULTS = {
         # Training examples: 'centred' (a window around every frame), 'tiled' (side by side) or 'random' (as many as fit
         # side by side, each anywhere in its clip, anew every epoch; 'random_release' never takes a clip's last start).
         "windows": "centred",
+        # A pattern of `data.occlusions` that hides joints in training and evaluation; rate 0: the published one.
+        "occlusion": "none",
+        "occlusion_rate": 0.0,
         # Strength of the detector simulation on the keypoints of every split; 0 leaves them as they are.
         "detector_strength": 0.0,
     },
@@ -167,6 +170,7 @@ def _same_type(value: Any, default: Any) -> bool:
 # Lowest and highest allowed value of every number that has one.
 _RANGES = {
     "data.detector_strength": (0, math.inf),
+    "data.occlusion_rate": (0, 0.99),
     "lifter.frames": (1, math.inf),
     "lifter.width": (1, math.inf),
     "lifter.num_layers": (1, math.inf),
@@ -230,6 +234,7 @@ def _validate_steps(found: Mapping[str, Any]) -> None:
 
 
 _CHOICES = {
+    "data.occlusion": ("none", "random", "arm_leg", "leg_gap", "frame_gap", "any"),
     "lifter.compute_dtype": ("float32", "bfloat16"),
     "diffusion.predict": ("eps", "x0", "v"),
     "diffusion.sampler": ("ddpm", "ddim"),

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from diffpose_jax import cli
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.occlusions import PATTERNS
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import report
 from diffpose_jax.evaluation.jobs import ALL, CHOICES, check_aggregations, knows_cameras
@@ -43,6 +44,7 @@ def evaluate(
     aggregations: Sequence[str] | None = None,
     batch_size: int | None = None,
     sampling_steps: int | None = None,
+    occlusion: str | None = None,
     baseline_workdirs: Sequence[str] = (),
     output: str | os.PathLike | None = None,
     figure: bool = True,
@@ -51,8 +53,9 @@ def evaluate(
     """Evaluates the best checkpoint of a work directory and returns (and writes to `output`) the results.
 
     What is None comes from the `evaluation` section of the work directory's config; `data` is an archive or
-    'synthetic' in place of the data trained on; `figure` draws one frame with its hypotheses.
-    Raises UserError for what a user can mend.
+    'synthetic' in place of the data trained on; `occlusion` is a pattern of `data.occlusions` in place of the one
+    trained with, at its published rate; `figure` draws one frame with its hypotheses. Raises UserError for what a user
+    can mend.
     """
     trained = restore_workdir(workdir)
     config = _overridden(trained.config, hypotheses=hypotheses, flip=flip, protocol=protocol, stride=stride,
@@ -60,7 +63,9 @@ def evaluate(
     output = report.writable_directory(output or workdir)
     lifter = trained.lifter if sampling_steps is None else _resampled(trained.config, sampling_steps)
     count = config.hypotheses if lifter.stochastic else 1
-    setting = Setting(count, config.flip, config.batch_size, trained.config.seed)
+    setting = Setting(
+        count, config.flip, config.batch_size, trained.config.seed, *_occlusion(trained.config, occlusion)
+    )
     clips, train = _load(trained.config, data, split)
     protocol = config.protocol or default_protocol(clips.skeleton)
     measured = Measured.of(clips, config.stride, protocol)
@@ -90,6 +95,14 @@ def evaluate(
         path = output / "figures" / f"{split}.png"
         draw_example(path, lifter, trained.variables, measured, setting, poses.get("mean", poses[chosen[0]]))
     return results
+
+
+def _occlusion(config: ConfigDict, asked: str | None) -> tuple[str, float]:
+    if asked is None:
+        return config.data.occlusion, config.data.occlusion_rate
+    if asked not in (*PATTERNS, "any"):
+        raise UserError(f"--occlusion: expected one of {', '.join(PATTERNS)}, any, found {asked!r}")
+    return asked, 0.0
 
 
 def _overridden(config: ConfigDict, **given: Any) -> ConfigDict:
@@ -178,6 +191,7 @@ def _describe_setting(trained: Trained, lifter: Lifter, setting: Setting, sampli
         if lifter.stochastic
         else "",
         "seed": setting.seed,
+        "occlusion": setting.occlusion,
     }
 
 
@@ -219,6 +233,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_list("aggregations", None, f"Some of {', '.join(CHOICES)}.", flag_values=values)
     flags.DEFINE_integer("batch_size", None, "Windows per device and compiled call.", flag_values=values)
     flags.DEFINE_integer("steps", None, "Reverse steps in place of those of the config.", flag_values=values)
+    hidden = f"Joints hidden at test time: {', '.join(PATTERNS)} or any; as in training if not given."
+    flags.DEFINE_string("occlusion", None, hidden, flag_values=values)
     flags.DEFINE_multi_string(
         "baseline_workdir", [], "Another trained lifter to measure on the same frames.", flag_values=values
     )
@@ -240,6 +256,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
         aggregations=given.aggregations,
         batch_size=given.batch_size,
         sampling_steps=given.steps,
+        occlusion=given.occlusion,
         baseline_workdirs=given.baseline_workdir,
         output=given.output,
         figure=given.figure,

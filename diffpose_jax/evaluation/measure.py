@@ -17,17 +17,21 @@ from diffpose_jax.evaluation.coherence import WINDOW
 from diffpose_jax.evaluation.jobs import CHOICES, predict_clips, strided_frames
 from diffpose_jax.evaluation.metrics import coordinate_errors, joint_errors, root_relative
 from diffpose_jax.evaluation.protocols import Frames, Protocol, get_protocol, known_frames
-from diffpose_jax.lifters.base import Lifter, Variables, flip_averaged
+from diffpose_jax.lifters.base import Lifter, Variables, flip_averaged, occluded
 from diffpose_jax.progress import Progress
 
 
 class Setting(NamedTuple):
-    """How predictions are made: hypotheses, flip averaging, windows per device and call, the seed of the noise."""
+    """How predictions are made: hypotheses, flip averaging, windows per device and call, the seed of the noise, and
+    the pattern of `data.occlusions` that hides joints, with its rate (0: the published one).
+    """
 
     hypotheses: int
     flip: bool
     batch_size: int
     seed: int
+    occlusion: str = "none"
+    occlusion_rate: float = 0.0
 
 
 class Measured(NamedTuple):
@@ -107,6 +111,7 @@ def lift(
 ) -> dict[str, np.ndarray]:
     """Lifts the frames `numbers [M]` of a set with progress under `label`: `{aggregation: poses [M, J, 3]}`, metres."""
     lifter = flip_averaged(lifter) if setting.flip else lifter
+    lifter = occluded(lifter, setting.occlusion, setting.occlusion_rate or None)
     with Progress(label, len(numbers), "frames") as progress:
         poses, _ = predict_clips(
             lifter,

@@ -149,6 +149,8 @@ def setting_lines(results: Mapping[str, Any]) -> list[str]:
         f"{setting['lifter']} of step {setting['step']}: {setting['hypotheses_text']}; "
         f"flip averaging {'on' if setting['flip'] else 'off'}{setting['sampling_text']}",
     ]
+    if setting.get("occlusion", "none") != "none":
+        lines.append(f"joints hidden at test time: pattern {setting['occlusion']}")
     return lines + list(results["notes"])
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffpose_jax.data.occlusions import occlude
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.skeleton import Skeleton, mirror
 
@@ -24,9 +25,13 @@ __all__ = [
     "flip_batch",
     "lifted_frames",
     "lifted_part",
+    "occluded",
 ]
 
 Variables = Mapping[str, Any]
+
+# Folded into a key beside example numbers, which stay far below it.
+_OCCLUSION_STREAM = 2**32 - 2
 
 
 class Aux(NamedTuple):
@@ -92,6 +97,26 @@ def flip_batch(batch: Batch, skeleton: Skeleton) -> Batch:
         poses=mirror(batch.poses, skeleton),
         mask=batch.mask[..., np.array(skeleton.flip_order)],
     )
+
+
+def occluded(lifter: Lifter, pattern: str, rate: float | None = None) -> Lifter:
+    """The lifter that sees every example with joints hidden by a pattern of `data.occlusions`, drawn from the key.
+
+    rate None is the published one. All hypotheses, and both views of a flipped one, miss the same joints.
+    """
+    if pattern == "none":
+        return lifter
+
+    def hidden(key: jax.Array, batch: Batch) -> Batch:
+        return occlude(jax.random.fold_in(key, _OCCLUSION_STREAM), batch, pattern, lifter.skeleton, rate)
+
+    def loss(variables: Variables, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
+        return lifter.loss(variables, key, hidden(key, batch))
+
+    def sample(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
+        return lifter.sample(variables, key, hidden(key, batch), num_hypotheses)
+
+    return lifter._replace(loss=loss, sample=sample, sample_flipped=None)
 
 
 def flip_averaged(lifter: Lifter) -> Lifter:

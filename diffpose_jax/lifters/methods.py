@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -70,19 +71,26 @@ def _pose_loss(config: ConfigDict, skeleton: Skeleton) -> PoseLoss:
     return mixste_loss(skeleton, weights, consistency=options.weight_consistency, velocity=options.weight_velocity)
 
 
+def _supervised(network: nn.Module, config: ConfigDict, skeleton: Skeleton, middle_frame: bool = False) -> Lifter:
+    options = config.lifter
+    pose_loss, frames = _pose_loss(config, skeleton), options.get("frames", 1)
+    shape = {"middle_frame": middle_frame, "root_relative": options.root_relative}
+    return supervised(network, skeleton, pose_loss, frames, **shape)
+
+
 def _mixste(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> Lifter:
     network = MixSTE(**_transformer(config, skeleton))
-    return supervised(network, skeleton, _pose_loss(config, skeleton), config.lifter.frames)
+    return _supervised(network, config, skeleton)
 
 
 def _poseformer(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> Lifter:
     network = PoseFormer(**_poseformer_sizes(config, skeleton))
-    return supervised(network, skeleton, _pose_loss(config, skeleton), config.lifter.frames, middle_frame=True)
+    return _supervised(network, config, skeleton, middle_frame=True)
 
 
 def _graformer(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> Lifter:
     network = GraFormer(**_graph_transformer(config, skeleton))
-    return supervised(network, skeleton, _pose_loss(config, skeleton))
+    return _supervised(network, config, skeleton)
 
 
 def _modulated_gcn(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> Lifter:
@@ -94,7 +102,7 @@ def _modulated_gcn(config: ConfigDict, skeleton: Skeleton, axis_name: str | None
         dtype=_dtype(config),
         **{**_choice("variant", options.variant, VARIANTS), **given},
     )
-    return supervised(network, skeleton, _pose_loss(config, skeleton))
+    return _supervised(network, config, skeleton)
 
 
 # --- diffusion lifters
@@ -107,7 +115,7 @@ def _diffpose(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> 
         network,
         skeleton,
         *_process(config, "eps"),
-        context=build_context(config),
+        context=build_context(config, root_relative=options.centre_estimate),
         centre_estimate=options.centre_estimate,
         forward=released_forward(VIDEO_SCALE, options.mixture_spread),
     )
@@ -203,8 +211,11 @@ def _d3dp(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> Lift
 # --- shared parts
 
 
-def build_context(config: ConfigDict) -> Lifter:
-    """The frozen lifter that a config's `context` section describes. Raises UserError where it cannot serve as one."""
+def build_context(config: ConfigDict, **options: Any) -> Lifter:
+    """The frozen lifter that a config's `context` section describes, with some options of its own changed.
+
+    Raises UserError where it cannot serve as one.
+    """
     if not config.context:
         raise UserError(
             "config.lifter.context: expected the work directory of a trained lifter (mixste, graformer, ...), found "
@@ -214,7 +225,7 @@ def build_context(config: ConfigDict) -> Lifter:
     if not method.supervised:
         raise UserError(f"config.lifter.context: expected a supervised lifter, found {config.context.name}")
     inner = ConfigDict(config.to_dict())
-    inner.lifter, inner.context = config.context, ConfigDict()
+    inner.lifter, inner.context = ConfigDict({**config.context.to_dict(), **options}), ConfigDict()
     return method.build(inner, get_skeleton(config.data.layout), None)
 
 
@@ -267,14 +278,17 @@ def make_plan(diffusion: ConfigDict, schedule: Schedule) -> Plan:
     steps = diffusion.sampling_steps or diffusion.steps
     if diffusion.sampler == "ddim":
         return ddim_plan(schedule, steps, diffusion.eta, diffusion.spacing, diffusion.span or None)
-    return ddpm_plan(schedule, None if steps == diffusion.steps else steps)
+    # Both forms of the posterior mean agree unless x0 is clipped; then only the first one feels it.
+    mean = "x0" if diffusion.clip else "eps"
+    return ddpm_plan(schedule, None if steps == diffusion.steps else steps, mean)
 
 
 _SUPERVISED = {
     # 'mpjpe', 'mean_squared', 'squared_and_absolute', 'distance_and_absolute' or 'weighted_temporal', which alone reads
     # the next three.
     "loss": "mpjpe", "joint_weights": "mixste", "weight_consistency": 0.5, "weight_velocity": 2.0,
-    "compute_dtype": "float32",
+    # False leaves the root where the network puts it.
+    "root_relative": True, "compute_dtype": "float32",
 }  # fmt: skip
 _TRANSFORMER = {
     "frames": 243, "width": 512, "num_layers": 8, "num_heads": 8, "mlp_ratio": 2.0, "drop_path": 0.1,

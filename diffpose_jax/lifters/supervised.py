@@ -16,11 +16,18 @@ from diffpose_jax.skeleton import Skeleton
 
 
 def supervised(
-    network: nn.Module, skeleton: Skeleton, pose_loss: PoseLoss, frames: int = 1, *, middle_frame: bool = False
+    network: nn.Module,
+    skeleton: Skeleton,
+    pose_loss: PoseLoss,
+    frames: int = 1,
+    *,
+    middle_frame: bool = False,
+    root_relative: bool = True,
 ) -> Lifter:
     """A lifter around `network(keypoints [B, F, J, 2]) -> poses [B, F, J, 3]` in root-relative metres.
 
-    With `middle_frame` the network gives `[B, 1, J, 3]`, which the loss compares with frame F // 2.
+    With `middle_frame` the network gives `[B, 1, J, 3]`, which the loss compares with frame F // 2. root_relative=False
+    leaves the root where the network puts it, as the releases do; for a lifter that is a context only.
     """
 
     def init(key: jax.Array, batch: Batch) -> Variables:
@@ -38,7 +45,8 @@ def supervised(
     def sample(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
         check_batch(batch, skeleton, frames)
         poses = network.apply(variables, batch.keypoints, train=False)
-        poses = poses - poses[..., skeleton.root : skeleton.root + 1, :]
+        if root_relative:
+            poses = poses - poses[..., skeleton.root : skeleton.root + 1, :]
         return jnp.broadcast_to(poses[None], (num_hypotheses, *poses.shape))
 
     def features(variables: Variables, keypoints: jax.Array) -> jax.Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -85,9 +84,15 @@ class Dropout(nn.Module):
             return x
         key = self.make_rng("dropout")
         shape = x.shape[: self.batch_axis] + x.shape[self.batch_axis + 1 :]
-        bits = functools.partial(jax.random.bits, shape=shape, dtype=jnp.uint8)
-        draw = jax.vmap(lambda number: bits(jax.random.fold_in(key, number)), out_axes=self.batch_axis)
+        draw = jax.vmap(lambda number: _random_bytes(jax.random.fold_in(key, number), shape), out_axes=self.batch_axis)
         return jnp.where(draw(index) < kept, x * (256 / kept), 0)
+
+
+def _random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform bytes of `shape`, four from each random word, which is several times faster on CPU than one by one."""
+    count = math.prod(shape)
+    words = jax.random.bits(key, (-(-count // 4),), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:count].reshape(shape)
 
 
 def example_rows(index: jax.Array | None, leading: Sequence[int]) -> jax.Array:

@@ -26,7 +26,7 @@ from diffpose_jax.data.windows import (
 )
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.jobs import predict_windows
-from diffpose_jax.lifters.base import Lifter, Variables, example_batch
+from diffpose_jax.lifters.base import Lifter, Variables, example_batch, occluded
 from diffpose_jax.parallel import AXIS, assert_replicated, local_devices, place, pmap_step
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, load_dataset, validate
@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     _check_batch(config.training.batch_size)
     config, context = with_context(config, workdir)
     path = open_workdir(workdir, config)
-    lifter, optimizer = build_lifter(config, AXIS), make_optimizer(config.training)
+    lifter, optimizer = _training_lifter(config, AXIS), make_optimizer(config.training)
 
     def create() -> TrainState:
         plateau = config.training.decay == "plateau"
@@ -82,6 +82,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     finally:
         keeper.close()
         log.close()
+
+
+def _training_lifter(config: ConfigDict, axis_name: str | None = None) -> Lifter:
+    return occluded(build_lifter(config, axis_name), config.data.occlusion, config.data.occlusion_rate or None)
 
 
 def _loop(training: ConfigDict, step: Callable, state: TrainState, data: TrainData, first: int,
@@ -155,7 +159,7 @@ class Validation(NamedTuple):
     @classmethod
     def of(cls, config: ConfigDict, clips: ClipSet) -> Validation:
         """As many windows as have `valid_frames` frames to lift: around single frames where only those are lifted."""
-        lifter = build_lifter(config)
+        lifter = _training_lifter(config)
         windows = (centred_windows if lifter.middle_frame else end_aligned_windows)(clips, lifter.frames)
         lifted = 1 if lifter.middle_frame else lifter.frames
         count = min(max(1, config.training.valid_frames // lifted), len(windows.start))

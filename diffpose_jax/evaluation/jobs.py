@@ -137,14 +137,13 @@ def predict_windows(
     batch_size: int = 256,
     seed: int = 0,
     cameras: WindowCameras | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Samples hypotheses for all windows, `batch_size` per device and compiled call, and aggregates them on the device.
 
     Returns `{aggregation: poses [M, J, 3]}` in metres, root-relative, and the numbers `[M]` of the frames that are
     lifted (of a lifter of middle frames, those), ascending; 'all' is `[M, H, J, 3]`. Where windows overlap, the last
-    one counts. `progress(frames
-    done)` is called after each chunk. Aggregation 'reprojection' raises UserError without cameras.
+    one counts. `progress` is called after each chunk with the share that is done. Aggregation 'reprojection' raises UserError without cameras.
     """
     check_aggregations([name for name in aggregations if name != ALL])
     numbers, inside = _frames_of(windows, lifter)
@@ -160,9 +159,9 @@ def predict_windows(
             if name not in found:
                 found[name] = np.zeros((len(frames), *array.shape[2:]), array.dtype)
             found[name][rows] = array[here]
-        done += len(rows)
+        done += len(ids)
         if progress is not None:
-            progress(min(done, len(frames)))
+            progress(done / len(numbers))
     return found, frames
 
 

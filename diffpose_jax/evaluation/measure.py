@@ -122,7 +122,7 @@ def lift(
             aggregations=aggregations,
             batch_size=setting.batch_size,
             seed=setting.seed,
-            progress=progress.update,
+            progress=lambda share: progress.update(round(share * len(numbers))),
         )
     return poses
 

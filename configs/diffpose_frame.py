@@ -14,7 +14,7 @@ from diffpose_jax.presets import HUMAN36M_FRAMES, start, train_epochs, train_sma
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
     """The release's recipe, or a small one."""
-    config, chosen = start("diffpose", "diffpose_frame", argument)
+    config, chosen = start("diffpose_release", "diffpose_frame", argument)
     config.evaluation.update(hypotheses=1)
     # CPN: two steps, 12 and 0. Ground truth: 6 and 0.
     config.diffusion.update(sampling_steps=2, span=12 if chosen.keypoints == "gt" else 24)

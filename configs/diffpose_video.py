@@ -15,7 +15,7 @@ from diffpose_jax.presets import HUMAN36M_FRAMES, start, train_epochs, train_sma
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
     """The release's recipe, or a small one."""
-    config, chosen = start("diffpose", "diffpose_video", argument)
+    config, chosen = start("diffpose_release", "diffpose_video", argument)
     config.data.windows = "tiled"
     config.evaluation.update(hypotheses=1, batch_size=8)
     config.lifter.update(centre_estimate=False, mixture_spread=False)

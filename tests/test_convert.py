@@ -102,7 +102,7 @@ def test_evaluate_and_predict_accept_a_converted_work_directory(tmp_path, archiv
     path = converted(tmp_path, "diffpose_gcndiff")
     results = evaluate(path, data=str(archive), batch_size=12, figure=False)
     assert np.isfinite(list(results["rows"][0]["by_joint"].values())).all()
-    assert results["setting"]["lifter"] == "diffpose"
+    assert results["setting"]["lifter"] == "diffpose_release"
     assert predict(path, archive, batch_size=12).poses.shape == (12, 17, 3)
 
 

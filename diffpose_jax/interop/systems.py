@@ -210,12 +210,12 @@ SYSTEMS: dict[str, System] = {
     ),
     "diffpose_gcnpose": System("graformer", graformer_variables, _graformer, _GRAPH, _NO_FLIP),
     "diffpose_gcndiff": System(
-        *("diffpose", graformer_variables, _graformer, _GRAPH, _NO_FLIP),
+        *("diffpose_release", graformer_variables, _graformer, _GRAPH, _NO_FLIP),
         needs_context=True,
         notes=("the release samples CPN keypoints with diffusion.span 24 (as here) and exact ones with 12",),
     ),
     "diffpose_video": System(
-        *("diffpose", graformer_variables, _graformer, _GRAPH, _VIDEO),
+        *("diffpose_release", graformer_variables, _graformer, _GRAPH, _VIDEO),
         needs_context=True,
         notes=("the release samples CPN keypoints with diffusion.sampling_steps 1 and span 6 (as here) and exact ones "
                "with 2 and 12",),

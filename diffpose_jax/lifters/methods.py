@@ -17,7 +17,7 @@ from diffpose_jax.lifters.base import Lifter
 from diffpose_jax.lifters.d3dp import d3dp
 from diffpose_jax.lifters.diff3dhpe import diff3dhpe
 from diffpose_jax.lifters.diffhpe import diffhpe
-from diffpose_jax.lifters.diffpose import VIDEO_SCALE, diffpose, released_forward
+from diffpose_jax.lifters.diffpose_release import VIDEO_SCALE, diffpose_release, released_forward
 from diffpose_jax.lifters.diffupose import diffupose
 from diffpose_jax.lifters.joint_weights import joint_weights
 from diffpose_jax.lifters.pose_losses import (
@@ -108,10 +108,10 @@ def _modulated_gcn(config: ConfigDict, skeleton: Skeleton, axis_name: str | None
 # --- diffusion lifters
 
 
-def _diffpose(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> Lifter:
+def _diffpose_release(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> Lifter:
     options = config.lifter
     network = GraFormer(**_graph_transformer(config, skeleton), out_channels=5, step=True)
-    return diffpose(
+    return diffpose_release(
         network,
         skeleton,
         *_process(config, "eps"),
@@ -299,8 +299,8 @@ _POSEFORMER = {**_TRANSFORMER, "frames": 81, "width": 32, "num_layers": 4}
 _X0_COSINE = {"steps": 1000, "predict": "x0", "sampler": "ddim", "sampling_steps": 5}
 
 METHODS: dict[str, Method] = {
-    "diffpose": Method(
-        _diffpose,
+    "diffpose_release": Method(
+        _diffpose_release,
         {**_GRAFORMER, "context": "", "centre_estimate": True, "mixture_spread": True},
         {"schedule": "linear", "steps": 51, "beta_start": 1e-4, "beta_end": 1e-3, "sampler": "ddim",
          "sampling_steps": 2, "spacing": "even", "span": 24, "clip": 0.0},

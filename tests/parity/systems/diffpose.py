@@ -21,7 +21,7 @@ from diffpose_jax.geometry import normalise_screen
 from diffpose_jax.interop.graformer import graformer_variables
 from diffpose_jax.interop.mixste import mixste_variables
 from diffpose_jax.lifters.base import Lifter, flip_averaged
-from diffpose_jax.lifters.diffpose import denoising_loss, diffpose
+from diffpose_jax.lifters.diffpose_release import denoising_loss, diffpose_release
 from diffpose_jax.lifters.pose_losses import squared_and_absolute
 from diffpose_jax.lifters.reverse import subtract_root, zero_root
 from diffpose_jax.lifters.supervised import supervised
@@ -165,7 +165,7 @@ def video_pipeline(vector: Any) -> dict[str, np.ndarray]:
             schedule, options["test_timesteps"], options["eta"], "even", options["test_num_diffusion_timesteps"]
         )
         np.testing.assert_array_equal(plan.step[::-1], options["seq"])
-        lifter = diffpose(network, skeleton, schedule, plan, context=context, centre_estimate=False)
+        lifter = diffpose_release(network, skeleton, schedule, plan, context=context, centre_estimate=False)
         poses = jax.jit(lifter.sample_flipped, static_argnums=3)(
             variables, jax.random.key(0), batch, options["test_times"]
         )

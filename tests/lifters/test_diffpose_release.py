@@ -1,4 +1,4 @@
-"""DiffPose: its loss by hand, an oracle that returns the pose, the released start and what hypotheses share."""
+"""DiffPose as released: its loss by hand, an oracle that returns the pose, its start, what hypotheses share."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.diffusion.noise import GaussianMixture
 from diffpose_jax.diffusion.process import diffuse, to_eps
 from diffpose_jax.diffusion.samplers import ddim_plan
 from diffpose_jax.diffusion.schedules import linear
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Batch, Lifter, flip_averaged
-from diffpose_jax.lifters.diffpose import (
+from diffpose_jax.lifters.diffpose_release import (
     antithetic_steps,
     denoising_loss,
-    diffpose,
+    diffpose_release,
     noised_estimate,
     released_forward,
     single_frames,
 )
+from diffpose_jax.mixture import Mixture
 from diffpose_jax.models.graformer import GraFormer
 from diffpose_jax.skeleton import H36M_17, mirror
 
@@ -65,7 +65,7 @@ def network() -> GraFormer:
 
 @pytest.fixture(scope="module")
 def lifter(network) -> Lifter:
-    return diffpose(network, H36M_17, SCHEDULE, PLAN, context=context_of(from_keypoints))
+    return diffpose_release(network, H36M_17, SCHEDULE, PLAN, context=context_of(from_keypoints))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_a_mixture_gives_the_image_channels_their_mean_and_their_spread(batch):
     weights = jnp.zeros(shape).at[..., 0].set(1.0)
     means = jnp.stack([frames.keypoints + 1, jnp.full_like(frames.keypoints, 99.0)], axis=-2)
     variances = jnp.broadcast_to(jnp.array([1e-4, 1e4])[None, None, None, :, None], means.shape)
-    frames = frames._replace(mixture=GaussianMixture(weights, means, variances))
+    frames = frames._replace(mixture=Mixture(weights, means, variances))
     keys = jax.random.split(KEY, len(frames.index))
     x0, _, noise = released_forward()(keys, frames)
     np.testing.assert_allclose(x0[..., :2], frames.keypoints + 1, rtol=1e-6)
@@ -183,7 +183,7 @@ class Oracle:
 def test_an_oracle_gets_the_clean_pose_out_from_any_start(batch, options):
     clean = jnp.concatenate([batch.keypoints, batch.poses + 0.7], axis=-1)
     options = {"plan": PLAN, "context": context_of(from_keypoints), **options}
-    lifter = diffpose(Oracle(clean), H36M_17, SCHEDULE, **options)
+    lifter = diffpose_release(Oracle(clean), H36M_17, SCHEDULE, **options)
     poses = jax.jit(lifter.sample, static_argnums=3)({"frozen": {}}, KEY, batch, 2)
     np.testing.assert_allclose(poses, np.broadcast_to(batch.poses[None], (2, *batch.poses.shape)), atol=1e-4)
 
@@ -202,7 +202,7 @@ class Recorder:
 @pytest.mark.parametrize("centre_estimate", [True, False])
 def test_the_walk_starts_at_index_twelve_with_the_estimate_as_it_is(batch, centre_estimate):
     recorder = Recorder()
-    lifter = diffpose(
+    lifter = diffpose_release(
         recorder, H36M_17, SCHEDULE, PLAN, context=context_of(from_keypoints), centre_estimate=centre_estimate
     )
     lifter.sample({"frozen": {}}, KEY, batch, 1).block_until_ready()
@@ -229,7 +229,7 @@ def test_hypotheses_of_the_release_agree_and_those_of_a_noised_start_do_not(netw
     assert not lifter.stochastic
     np.testing.assert_array_equal(poses[1:], poses[:-1])
     np.testing.assert_array_equal(sample(variables, jax.random.key(9), batch, 3), poses)
-    noisy = diffpose(
+    noisy = diffpose_release(
         network, H36M_17, SCHEDULE, PLAN, context=context_of(from_keypoints), start=noised_estimate(SCHEDULE, 24)
     )
     assert noisy.stochastic
@@ -252,7 +252,7 @@ def test_flip_averaging_is_that_of_the_context_alone(network, lifter, variables,
         mirrored = batch._replace(keypoints=mirror(batch.keypoints, H36M_17))
         return (from_keypoints(batch) + mirror(from_keypoints(mirrored), H36M_17)) / 2
 
-    expected = diffpose(network, H36M_17, SCHEDULE, PLAN, context=context_of(averaged))
+    expected = diffpose_release(network, H36M_17, SCHEDULE, PLAN, context=context_of(averaged))
     wanted = jax.jit(expected.sample, static_argnums=3)(variables, KEY, batch, 1)
     found = jax.jit(flip_averaged(lifter).sample, static_argnums=3)(variables, KEY, batch, 1)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
@@ -263,4 +263,4 @@ def test_flip_averaging_is_that_of_the_context_alone(network, lifter, variables,
 def test_a_context_that_cannot_give_one_pose_per_frame_is_refused(network, lifter):
     for unfit in (lifter._replace(stochastic=True), lifter._replace(middle_frame=True)):
         with pytest.raises(UserError, match="DiffPose context"):
-            diffpose(network, H36M_17, SCHEDULE, PLAN, context=unfit)
+            diffpose_release(network, H36M_17, SCHEDULE, PLAN, context=unfit)

@@ -1,4 +1,4 @@
-"""DiffPose: another lifter's estimate, refined by reverse diffusion of image and metric coordinates together.
+"""DiffPose as released: another lifter's estimate, refined by diffusion of image and metric coordinates together.
 
 Gong et al., "DiffPose: Toward More Reliable 3D Pose Estimation", CVPR 2023, as its two releases compute it, for frames
 and for video. What is diffused is `(u, v, x, y, z)` of every joint: normalised image units beside root-relative metres.
@@ -6,9 +6,9 @@ The schedule is so weak (0.17 m at its end) that the process stays in the neighb
 is trained on true poses alone. Sampling starts at the estimate of a frozen context lifter, GraFormer for a frame and
 MixSTE for video, taken as it is for the state at a small step; so all hypotheses agree. Frames are refined one by one.
 
-The published method differs in where it starts (draws from a distribution H_K fitted to detector heatmaps), in its
-forward process (around that distribution's mean) and in what the denoiser sees (the context's features). The first two
-are a `Start` and a `Forward`.
+The published method, `lifters.diffpose`, differs in where it starts (draws from a distribution H_K fitted to detector
+heatmaps), in its forward process (around that distribution's mean) and in what the denoiser sees (the context's
+features).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def noised_estimate(schedule: Schedule, step: int, scale: Sequence[float] = (0.0
     return start
 
 
-def diffpose(
+def diffpose_release(
     network: nn.Module,
     skeleton: Skeleton,
     schedule: Schedule,

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from diffpose_jax.data.safe_pickle import one_line, parse_pickle
+from diffpose_jax.data.pickle_machine import one_line
+from diffpose_jax.data.safe_pickle import parse_pickle
 from diffpose_jax.errors import UserError
 
 MAX_MEMBER_BYTES = 16 << 30

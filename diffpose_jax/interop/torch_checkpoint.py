@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from diffpose_jax.data import safe_pickle
-from diffpose_jax.data.safe_pickle import one_line
+from diffpose_jax.data.pickle_machine import DAMAGED, Refused, one_line
 from diffpose_jax.errors import UserError
 from diffpose_jax.interop.torch_pickle import Opaque, TorchMachine, with_arrays
 
@@ -29,7 +28,7 @@ __all__ = ["Opaque", "read_checkpoint"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_UNREADABLE = (*safe_pickle._DAMAGED, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile)
+_UNREADABLE = (*DAMAGED, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile)
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
@@ -48,7 +47,7 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     try:
         read = _read_zip if buffer[:4] == b"PK\x03\x04" else _read_legacy
         return with_arrays(read(path, buffer))
-    except safe_pickle._Refused as error:
+    except Refused as error:
         raise UserError(f"{path}: refused: its pickle holds {error}; only tensors and plain data are read") from None
     except _UNREADABLE as error:
         raise UserError(
@@ -79,7 +78,7 @@ def _read_zip(path: Path, buffer: mmap.mmap) -> Any:
 def _member(buffer: mmap.mmap, info: zipfile.ZipInfo) -> np.ndarray:
     """The bytes of a member of a zip archive, in place: torch does not compress."""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise safe_pickle._Refused(f"the compressed or encrypted member {info.filename[:80]!r}")
+        raise Refused(f"the compressed or encrypted member {info.filename[:80]!r}")
     signature, name_size, extra_size = struct.unpack_from("<4s22xHH", buffer, info.header_offset)
     start = info.header_offset + 30 + name_size + extra_size
     if signature != b"PK\x03\x04" or start + info.file_size > len(buffer):

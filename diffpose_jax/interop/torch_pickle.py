@@ -1,23 +1,23 @@
 """The pickles of PyTorch: plain data and tensors, built without PyTorch and without executing anything.
 
-The machine is that of `data.safe_pickle`, which builds plain data only; to its few constructors this module adds
-torch's description of tensors as views of storages. Everything else is refused, or where it is known to be harmless and
-of no use, stands there as an `Opaque`. Every offset and size is checked against the numbers that are there.
+The machine is that of `data.safe_pickle`, which builds plain data and numpy arrays; to its few constructors this module
+adds torch's description of tensors as views of storages. Everything else is refused, or where it is known to be
+harmless and of no use, stands there as an `Opaque`. Every offset and size is checked against the numbers there are.
 """
 
 from __future__ import annotations
 
 import math
-import pickletools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.data import safe_pickle
+from diffpose_jax.data.pickle_machine import Name, Refused
+from diffpose_jax.data.safe_pickle import ArrayMachine, UnfinishedArray, UnfinishedDtype
 
 _DTYPES = {
     **{name: np.dtype(name) for name in ("float64", "float32", "float16", "uint8", "bool")},
@@ -98,9 +98,9 @@ def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _V
 def _rebuild_typed(
     storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
 ) -> _View:
-    name = dtype.name.removeprefix("torch.") if isinstance(dtype, safe_pickle._Name) else None
+    name = dtype.name.removeprefix("torch.") if isinstance(dtype, Name) else None
     if name not in _DTYPES:
-        raise safe_pickle._Refused("a tensor of unknown dtype")
+        raise Refused("a tensor of unknown dtype")
     return _View(storage, offset, shape, strides, _DTYPES[name])
 
 
@@ -117,7 +117,7 @@ def _dictionary(pairs: Any = ()) -> dict:
 def _check_keys(keys: Any) -> None:
     # Hashing or printing tuples of tuples of the same tuples can take for ever.
     if not all(isinstance(key, str | int | float | None) for key in keys):
-        raise safe_pickle._Refused("a dictionary key that is no string or number")
+        raise Refused("a dictionary key that is no string or number")
 
 
 _CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
@@ -137,15 +137,6 @@ def _storage_dtype(name: str) -> np.dtype | None:
     return _DTYPES[_STORAGES[found.group(1)]] if found and found.group(1) in _STORAGES else None
 
 
-def _global(module: Any, name: Any) -> safe_pickle._Name:
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise safe_pickle._Refused("a global without a name")
-    given = re.sub(r"^__builtin__\.", "builtins.", f"{module}.{name}")
-    if given in _CONSTRUCTORS or _INERT.fullmatch(given) or _storage_dtype(given):
-        return safe_pickle._Name(given)
-    return safe_pickle._global(module, name)
-
-
 def _check_parts(value: Any) -> None:
     # Numpy's arrays come as bytes, so their description is short; nested tuples could make it look endless.
     pending, parts = [value], 0
@@ -153,85 +144,69 @@ def _check_parts(value: Any) -> None:
         item = pending.pop()
         parts += 1
         if parts > _MOST_PARTS:
-            raise safe_pickle._Refused("an array described by too many parts")
+            raise Refused("an array described by too many parts")
         if isinstance(item, dict | list | tuple):
             pending += item
 
 
-class TorchMachine(safe_pickle._Machine):
-    """The machine that builds plain data, with torch's tensors; `storages` collects what the pickle names."""
+class TorchMachine(ArrayMachine):
+    """The machine that builds plain data and arrays, with torch's tensors; `storages` collects what the pickle names.
+
+    What it builds still holds the places of its tensors, for `with_arrays` to fill when the storages have numbers.
+    """
 
     def __init__(self, stream: BinaryIO):
         super().__init__(stream)
         self.storages: dict[str, _Storage] = {}
 
-    def run(self) -> Any:
-        for opcode, argument, _ in pickletools.genops(self.stream):
-            if opcode.name == "STOP":
-                return self.stack.pop()
-            if opcode.name in safe_pickle._LITERALS:
-                self.stack.append(argument)
-            elif opcode.name in _INSTRUCTIONS:
-                _INSTRUCTIONS[opcode.name](self, argument)
-            elif opcode.name == "INST":
-                _global(*argument.split(" ", 1))
-                raise safe_pickle._Refused("an instance of a class")
-            else:
-                raise safe_pickle._Refused(f"the instruction {opcode.name}")
-        raise EOFError("a pickle without an end")
+    def permit(self, name: str) -> str | None:
+        """Torch's constructors and storages, and what is known to be harmless, beside numpy's."""
+        given = re.sub(r"^__builtin__\.", "builtins.", name)
+        ours = given in _CONSTRUCTORS or _INERT.fullmatch(given) or _storage_dtype(given)
+        return given if ours else super().permit(name)
+
+    def call(self, name: str, arguments: tuple) -> Any:
+        """A container, a tensor, an array, or an Opaque for what is not needed."""
+        if name in _CONSTRUCTORS:
+            return _CONSTRUCTORS[name](*arguments)
+        if _INERT.fullmatch(name):
+            return Opaque(name)
+        _check_parts(arguments)
+        return super().call(name, arguments)
+
+    def restore(self, target: Any, state: Any) -> Any:
+        """An array; anything else that may have a state does without."""
+        # A state_dict carries the versions of its modules as an attribute; they are of no use here.
+        if isinstance(target, Opaque) or (type(target) is dict and type(state) is dict):
+            return target
+        _check_parts(state)
+        return super().restore(target, state)
 
     def set_items(self, items: list[Any]) -> None:
+        """Enters keys and values into a dictionary, where the keys are simple."""
         _check_keys(items[::2])
         super().set_items(items)
 
-    def storage(self, _: None) -> None:
-        identity = self.stack.pop()
+    def storage(self, identity: Any) -> _Storage:
+        """The storage of which torch keeps the identity (its type, key, device and size) in a pickle."""
         if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
-            raise safe_pickle._Refused("a persistent object that is no storage")
+            raise Refused("a persistent object that is no storage")
         kind, key, _, count = identity[1:5]
-        dtype = _storage_dtype(kind.name) if isinstance(kind, safe_pickle._Name) else None
+        dtype = _storage_dtype(kind.name) if isinstance(kind, Name) else None
         if dtype is None or identity[5:] not in ((), (None,)):
-            raise safe_pickle._Refused("a storage of unknown type")
+            raise Refused("a storage of unknown type")
         if type(key) is not str or type(count) is not int or not 0 <= count < 1 << 60:
             raise ValueError("a storage without key and size")
         known = self.storages.setdefault(key, _Storage(dtype, count))
         if (known.dtype, known.count) != (dtype, count):
             raise ValueError(f"two storages of the key {key[:40]!r}")
-        self.push(known)
+        return known
 
-    def call(self, _: None) -> None:
-        function, arguments = self.pop_many(2)
-        name = function.name if isinstance(function, safe_pickle._Name) else ""
-        if name in _CONSTRUCTORS and type(arguments) is tuple:
-            self.push(_CONSTRUCTORS[name](*arguments))
-        elif _INERT.fullmatch(name):
-            self.push(Opaque(name))
-        elif name in safe_pickle._CONSTRUCTORS:
-            _check_parts(arguments)
-            self.stack += [function, arguments]
-            super().reduce(None)
-        else:
-            raise safe_pickle._Refused(f"a call of {name or type(function).__name__}")
-
-    def set_state(self, _: None) -> None:
-        target, state = self.stack[-2:]
-        # A state_dict carries the versions of its modules as an attribute; they are of no use here.
-        if isinstance(target, Opaque) or (type(target) is dict and type(state) is dict):
-            self.stack.pop()
-        else:
-            _check_parts(state)
-            super().build(None)
-
-
-_INSTRUCTIONS: dict[str, Callable[[TorchMachine, Any], Any]] = {
-    **safe_pickle._INSTRUCTIONS,
-    "GLOBAL": lambda machine, names: machine.push(_global(*names.split(" ", 1))),
-    "STACK_GLOBAL": lambda machine, _: machine.push(_global(*machine.pop_many(2))),
-    "BINPERSID": TorchMachine.storage,
-    "REDUCE": TorchMachine.call,
-    "NEWOBJ": TorchMachine.call,
-    "BUILD": TorchMachine.set_state,
-}
+    instructions: ClassVar = {
+        **ArrayMachine.instructions,
+        "BINPERSID": lambda machine, _: machine.push(machine.storage(machine.stack.pop())),
+        "NEWOBJ": lambda machine, _: machine.reduce(),
+    }
 
 
 def with_arrays(structure: Any) -> Any:
@@ -240,9 +215,9 @@ def with_arrays(structure: Any) -> Any:
 
 
 def _resolve(node: Any, done: dict[int, tuple[Any, Any]]) -> Any:
-    if isinstance(node, safe_pickle._Blank | safe_pickle._Dtype):
-        raise safe_pickle._Refused("an unfinished array as data")
-    if isinstance(node, safe_pickle._Name | _Storage):
+    if isinstance(node, UnfinishedArray | UnfinishedDtype):
+        raise Refused("an unfinished array as data")
+    if isinstance(node, Name | _Storage):
         return Opaque(getattr(node, "name", "storage"))
     if not isinstance(node, dict | list | tuple | _View):
         return node

@@ -13,23 +13,15 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 
-import jax
 from absl import flags
+from budget import seconds_per_step
 
 from diffpose_jax import cli, train
-from diffpose_jax.data.windows import device_clips, training_windows
-from diffpose_jax.lifters.base import example_batch
-from diffpose_jax.parallel import AXIS, place, pmap_step
-from diffpose_jax.registry import build_lifter, load_dataset
-from diffpose_jax.training.checkpoints import with_context
-from diffpose_jax.training.state import create_state, make_optimizer
-from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the order they are trained; after a colon the context that must exist before.
@@ -105,27 +97,11 @@ def _steps(name: str, given: argparse.Namespace, overrides: list[str], core: int
 
 
 def step_time(arguments: list[str]) -> int:
-    """Prints the seconds of processor time that a training step of a config takes, compilation left out."""
+    """Prints the seconds of processor time that a training step of a config takes."""
     values = flags.FlagValues()
     train.define_flags(values)
     cli.parse(["step_time", *arguments, "--workdir", "unused"], values)
-    config, _ = with_context(values.config, "unused")
-    training, windows = config.training, config.data.windows
-    lifter, optimizer = build_lifter(config, AXIS), make_optimizer(training)
-    clips = load_dataset(config.data, ["train"])["train"]
-    data = place(TrainData(device_clips(clips), training_windows(clips, lifter.frames, windows)))
-    state = place(jax.jit(lambda: create_state(lifter, optimizer, jax.random.key(0), example_batch(lifter)))())
-    options = {"seed": 0, "ema_decay": training.ema_decay, "flip": config.data.flip, "windows": windows}
-    step = pmap_step(make_step(lifter, optimizer, **options))
-    dispatches, start = -1, 0.0
-    while dispatches < 2 or time.process_time() - start < 8:
-        first = (dispatches + 1) * training.inner_steps
-        examples = examples_of_steps(first, training.inner_steps, training.batch_size, len(data.windows.start))
-        state, metrics = step(state, data, Examples(*(part[None] for part in examples)))
-        jax.block_until_ready(metrics)
-        dispatches += 1
-        start = time.process_time() if dispatches == 0 else start
-    print((time.process_time() - start) / dispatches / training.inner_steps)
+    print(seconds_per_step(values.config))
     return 0
 
 

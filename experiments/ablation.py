@@ -1,0 +1,181 @@
+"""DiffPose taken apart: `python experiments/ablation.py --data data/cmu_heatmaps.npz --output runs/ablation`.
+
+Every variant trains from every seed for as many steps as the same processor time buys, with the same frozen context, on
+motion whose keypoints are the estimates of simulated heatmaps, and is measured on the same test frames without flips.
+Other methods see the same keypoints. Each run is kept in OUTPUT/<name>-<seed>.json, so that a repeated command goes on
+where it stopped and processes with different --seeds can share an output; OUTPUT/ablation.md is the table of all of
+them, mean and deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags, logging
+from budget import seconds_per_step
+from ml_collections import ConfigDict
+
+from diffpose_jax import cli
+from diffpose_jax import train as train_program
+from diffpose_jax.data.clips import EVIDENCE, ClipSet
+from diffpose_jax.evaluation.calibration import LEVELS, central_rank, coverage
+from diffpose_jax.evaluation.jobs import ALL, predict_clips, strided_frames
+from diffpose_jax.registry import build_lifter, load_dataset
+from diffpose_jax.training.checkpoints import Trained, restore_workdir
+from diffpose_jax.training.loop import train
+
+ROOT = Path(__file__).resolve().parents[1]
+HYPOTHESES = 20
+COUNTS = (1, 5, 20)
+
+
+class Variant(NamedTuple):
+    """A config file, what it changes, and how else it is sampled: name -> changes, '' for as it is."""
+
+    config: str
+    changes: Mapping[str, Any] = {}
+    sampled: Mapping[str, Mapping[str, Any]] = {"": {}}
+    context: bool = True
+
+
+VARIANTS: dict[str, Variant] = {
+    "mixture": Variant(
+        "diffpose_frame",
+        sampled={
+            "": {},
+            "from the estimate": {"lifter.start": "estimate"},
+            "from noise": {"lifter.start": "noise"},
+            "10 steps": {"diffusion.sampling_steps": 10},
+            "50 steps": {"diffusion.sampling_steps": 50},
+        },
+    ),
+    "gaussian": Variant("diffpose_frame", {"lifter.base": "gaussian"}),
+    "normal": Variant("diffpose_frame", {"lifter.base": "normal", "lifter.start": "noise"}),
+    "release": Variant("diffpose_frame:release"),
+    "no features": Variant("diffpose_frame", {"lifter.features": False}),
+    "diagonal": Variant("diffpose_frame", {"lifter.covariance": "diagonal"}),
+    "next pose": Variant("diffpose_frame", {"diffusion.predict": "next"}),
+    "noise": Variant("diffpose_frame", {"diffusion.predict": "eps"}),
+    "DiffuPose": Variant("diffupose", context=False),
+    "DiffHPE-2D": Variant("diffhpe_2d:9", context=False),
+    "Diff3DHPE": Variant("diff3dhpe_mixste:9", context=False),
+    "D3DP": Variant("d3dp:9", context=False),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Trains and measures what is not measured yet, then writes the table of all there is."""
+    logging.set_verbosity(logging.WARNING)
+    given = _parse(arguments)
+    test = None
+    for seed in given.seeds.split(","):
+        for name in given.only.split(",") if given.only else VARIANTS:
+            path = given.output / f"{name}-{seed}.json"
+            if not path.exists():
+                config = _config(VARIANTS[name], given, int(seed))
+                test = load_dataset(config.data, ["test"])["test"] if test is None else test
+                path.write_text(json.dumps(_run(name, config, given, test), indent=1))
+    table = _table(given.output)
+    (given.output / "ablation.md").write_text(table)
+    print(table + f"\ntable: {given.output / 'ablation.md'}")
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="archive with mixtures, made by `prepare mixtures`")
+    parser.add_argument("--context", required=True, help="work directory of a graformer trained on the same archive")
+    parser.add_argument("--seconds", type=float, default=80, help="training time of each, in processor seconds")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--stride", type=int, default=50, help="every n-th frame of the test split is measured")
+    parser.add_argument("--only", default="", help="some of the variants, with commas")
+    parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
+    given = parser.parse_args(arguments)
+    given.output.mkdir(parents=True, exist_ok=True)
+    return given
+
+
+def _config(variant: Variant, given: argparse.Namespace, seed: int) -> ConfigDict:
+    """The variant's config in its small size on the given data; steps are set when their cost is known."""
+    file, _, words = variant.config.partition(":")
+    values = flags.FlagValues()
+    train_program.define_flags(values)
+    argument = f"{ROOT}/configs/{file}.py:cmu,small{',' if words else ''}{words}"
+    cli.parse(["ablation", "--config", argument, "--workdir", "unused"], values)
+    config = values.config
+    config.seed, config.data.source = seed, given.data
+    if variant.context:
+        config.lifter.context = given.context
+    return _changed(config, variant.changes)
+
+
+def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    config = ConfigDict(config.to_dict())
+    config.update_from_flattened_dict(dict(changes))
+    return config
+
+
+def _run(name: str, config: ConfigDict, given: argparse.Namespace, test: ClipSet) -> dict[str, Any]:
+    """Trains a variant and measures every way it is sampled: `{way: figures}`."""
+    cost = given.output / f"{name}.seconds_per_step"
+    if not cost.exists():
+        cost.write_text(str(seconds_per_step(config)))
+    steps = max(2, round(given.seconds / float(cost.read_text()) / 20)) * 20
+    config.training.update(steps=steps, validate_every=steps, checkpoint_every=steps, warmup_steps=steps // 10)
+    workdir = given.output / f"{name}-{config.seed}".replace(" ", "_")
+    train(config, workdir)
+    trained = restore_workdir(workdir)
+    found = {way: _measure(trained, changes, test, given) for way, changes in VARIANTS[name].sampled.items()}
+    return {"steps": steps, "ways": found}
+
+
+def _measure(
+    trained: Trained, changes: Mapping[str, Any], test: ClipSet, given: argparse.Namespace
+) -> dict[str, float]:
+    """Errors in mm of the mean and of the best of the first N hypotheses, and coverage in percent by kind of joint."""
+    lifter = build_lifter(_changed(trained.config, changes)) if changes else trained.lifter
+    numbers = strided_frames(test, given.stride)
+    options = {"num_hypotheses": HYPOTHESES, "aggregations": (ALL,), "batch_size": 256 // lifter.frames}
+    poses, _ = predict_clips(lifter, trained.variables, test, frames=numbers, **options)
+    hypotheses, target = np.moveaxis(poses[ALL], 1, 0), test.poses[numbers]
+    figures = {}
+    for count in COUNTS:
+        figures[f"mean of {count}"] = _mpjpe(hypotheses[:count].mean(axis=0), target).mean()
+        figures[f"best of {count}"] = _mpjpe(hypotheses[:count], target[None]).min(axis=0).mean()
+    ranks = np.asarray(central_rank(jnp.asarray(hypotheses), jnp.asarray(target)))[:, 1:]
+    kinds = test.evidence[numbers][:, 1:]
+    for code, kind in enumerate(EVIDENCE):
+        for level, share in coverage(ranks[kinds == code]).items():
+            figures[f"{kind} {level:.0%}"] = 100 * share
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _mpjpe(poses: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return 1000 * np.linalg.norm(poses - target, axis=-1).mean(axis=-1)
+
+
+def _table(output: Path) -> str:
+    """Mean and deviation over the seeds there are, one line for every variant and way to sample it."""
+    columns = ["mean of 1", "mean of 5", "mean of 20", "best of 5", "best of 20"]
+    columns += [f"{kind} {level:.0%}" for kind in EVIDENCE for level in LEVELS]
+    lines = ["| variant | seeds | steps | " + " | ".join(columns) + " |", "|---|---:|---:|" + "---:|" * len(columns)]
+    for name, variant in VARIANTS.items():
+        runs = [json.loads(path.read_text()) for path in sorted(output.glob(f"{name}-[0-9]*.json"))]
+        for way in variant.sampled if runs else ():
+            values = np.array([[run["ways"][way][column] for column in columns] for run in runs])
+            deviation = values.std(axis=0, ddof=1) if len(runs) > 1 else np.full(len(columns), np.nan)
+            cells = [f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(values.mean(axis=0), deviation, strict=True)]
+            label = f"{name}, {way}" if way else name
+            lines.append(f"| {label} | {len(runs)} | {runs[0]['steps']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,37 @@
+"""What a training step costs on this machine, for studies in which everything gets the same processor time."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from diffpose_jax.data.windows import device_clips, training_windows
+from diffpose_jax.lifters.base import example_batch
+from diffpose_jax.parallel import AXIS, place, pmap_step
+from diffpose_jax.registry import build_lifter, load_dataset
+from diffpose_jax.training.checkpoints import with_context
+from diffpose_jax.training.state import create_state, make_optimizer
+from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
+
+
+def seconds_per_step(config: ConfigDict, at_least: float = 8.0) -> float:
+    """The seconds of processor time of one training step of a config, measured for `at_least` so long once compiled."""
+    config, _ = with_context(config, "unused")
+    training, windows = config.training, config.data.windows
+    lifter, optimizer = build_lifter(config, AXIS), make_optimizer(training)
+    clips = load_dataset(config.data, ["train"])["train"]
+    data = place(TrainData(device_clips(clips), training_windows(clips, lifter.frames, windows)))
+    state = place(jax.jit(lambda: create_state(lifter, optimizer, jax.random.key(0), example_batch(lifter)))())
+    options = {"seed": 0, "ema_decay": training.ema_decay, "flip": config.data.flip, "windows": windows}
+    step = pmap_step(make_step(lifter, optimizer, **options))
+    dispatches, start = -1, 0.0
+    while dispatches < 2 or time.process_time() - start < at_least:
+        first = (dispatches + 1) * training.inner_steps
+        examples = examples_of_steps(first, training.inner_steps, training.batch_size, len(data.windows.start))
+        state, metrics = step(state, data, Examples(*(part[None] for part in examples)))
+        jax.block_until_ready(metrics)
+        dispatches += 1
+        start = time.process_time() if dispatches == 0 else start
+    return (time.process_time() - start) / dispatches / training.inner_steps

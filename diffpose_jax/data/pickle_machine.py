@@ -3,6 +3,9 @@
 A pickle is a program for a stack machine that may call anything. The machine here knows the instructions that build
 dicts, lists, tuples, strings and numbers, and no others. Which names a pickle may mention, and what is made when it
 calls one, is for its subclasses to say: a name is looked up in their tables and never anywhere else.
+
+A few bytes can describe what has no end when it is unfolded: a tuple of two of the same tuples, forty deep. So nothing
+that a pickle made is hashed, compared or printed whole: keys of dictionaries are simple, and errors name types.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ from __future__ import annotations
 import codecs
 import pickletools
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
 
 # What reading a damaged pickle may raise, beside Refused.
 DAMAGED = (
@@ -26,6 +31,9 @@ _LITERALS = frozenset(
         *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
     )
 )
+# What the key of a dictionary may be, or a tuple of at most a few of.
+_SIMPLE = (str, bytes, int, float, complex, type(None), np.generic)
+_MOST_IN_KEY = 8
 
 
 class Refused(Exception):
@@ -44,10 +52,18 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
+def check_key(key: Any) -> None:
+    """Refuses all keys of dictionaries but strings, bytes, numbers, None and short tuples of these: hashing is safe."""
+    parts = key if type(key) is tuple and len(key) <= _MOST_IN_KEY else (key,)
+    if not all(isinstance(part, _SIMPLE) for part in parts):
+        raise Refused("a dictionary key that is no string, number or short tuple of these")
+
+
 class Machine:
     """The machine for one pickle: plain data only, until a subclass permits names and says what they make.
 
-    Its errors are Refused for what it does not build and those of DAMAGED for a program that makes no sense.
+    Its errors are Refused for what it does not build and those of DAMAGED for a program that makes no sense. Time and
+    memory stay within a small multiple of the pickle's size; `steps` counts the instructions that were followed.
     """
 
     def __init__(self, stream: BinaryIO):
@@ -55,6 +71,8 @@ class Machine:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.steps = 0
+        self.made = 0
 
     def permit(self, name: str) -> str | None:
         """The name by which the machine knows the global `module.name`, or None for a forbidden one."""
@@ -71,6 +89,7 @@ class Machine:
     def run(self) -> Any:
         """Follows the program to its end, leaving the stream behind it, and returns what was built."""
         while True:
+            self.steps += 1
             code = self.stream.read(1)
             opcode = pickletools.code2op.get(code.decode("latin-1"))
             if opcode is None:
@@ -127,7 +146,9 @@ class Machine:
         """Enters keys and values, which alternate in `items`, into the dictionary on the stack."""
         if type(self.stack[-1]) is not dict:
             raise TypeError("keys for something that is not a dict")
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            check_key(key)
+            self.stack[-1][key] = value
 
     def name(self, module: Any, name: Any) -> None:
         """Puts the name of a permitted global on the stack."""
@@ -145,11 +166,22 @@ class Machine:
         name = function.name if isinstance(function, Name) else None
         if name is None or type(arguments) is not tuple:
             raise Refused(f"a call of {name or type(function).__name__}")
-        self.push(self.call(name, arguments))
+        self.push(self.counted(self.call(name, arguments)))
 
     def build(self) -> None:
         """Gives the object below it the state on the stack."""
         self.push(self.restore(*self.pop_many(2)))
+
+    def counted(self, made: Any) -> Any:
+        """Returns what was made, unless calls have made far more by now than the pickle has bytes for."""
+        if isinstance(made, np.ndarray | np.generic):
+            self.made += made.size if made.dtype.hasobject else made.nbytes
+        elif isinstance(made, Sized):
+            self.made += len(made)
+        # Twice: protocols before 3 make the bytes of an array by a call, and then the array of these.
+        if self.made > 2 * self.stream.tell() + 1024:
+            raise Refused("the same numbers over and over")
+        return made
 
     instructions: ClassVar[Mapping[str, Callable[[Any, Any], Any]]] = {
         "PROTO": lambda machine, _: None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,12 +20,19 @@ from diffpose_jax.errors import UserError
 
 _KNOWN = "numpy arrays, dicts, lists, tuples, strings and numbers"
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,6}|O8?)")
+_MOST_DIMENSIONS = 64
+# How deep the parts of an object may be nested, and how many it may have, with shared ones counted wherever they stand.
+_MOST_NESTED = 100
+_MOST_PARTS, _MOST_PARTS_PER_STEP = 1 << 20, 16
 
 
 def parse_pickle(stream: BinaryIO, where: str) -> Any:
     """Builds the object that a pickle describes, executing nothing; `where` names the source in the UserError."""
     try:
-        return _finished(ArrayMachine(stream).run())
+        machine = ArrayMachine(stream)
+        value = machine.run()
+        _check_parts(value, _MOST_PARTS + _MOST_PARTS_PER_STEP * machine.steps)
+        return value
     except Refused as error:
         raise UserError(f"{where}: refused: its pickle holds {error}; only {_KNOWN} are read") from None
     except DAMAGED as error:
@@ -37,7 +44,7 @@ class UnfinishedDtype:
 
     def __init__(self, kind: Any, *_: Any):
         if not isinstance(kind, str) or not _DTYPE.fullmatch(kind):
-            raise Refused(f"an array of dtype {str(kind)[:40]!r}")
+            raise Refused(f"an array of dtype {repr(kind[:40]) if isinstance(kind, str) else type(kind).__name__}")
         self.dtype = np.dtype(kind)
 
     def set_state(self, state: tuple) -> None:
@@ -56,8 +63,12 @@ class UnfinishedArray:
 
 
 def _array(shape: Any, dtype: Any, raw: Any, fortran: bool) -> np.ndarray:
-    if not isinstance(dtype, UnfinishedDtype) or not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError(f"an array of shape {shape}")
+    if type(shape) is not tuple or len(shape) > _MOST_DIMENSIONS or not all(type(size) is int for size in shape):
+        raise Refused("an array whose shape is no tuple of a few whole numbers")
+    if not all(0 <= size < 1 << 63 for size in shape):
+        raise ValueError("an array whose shape is negative or beyond all memory")
+    if not isinstance(dtype, UnfinishedDtype):
+        raise ValueError("an array without a dtype")
     count = math.prod(shape)
     if dtype.dtype.hasobject:
         if not isinstance(raw, list) or len(raw) != count:
@@ -93,8 +104,8 @@ def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise Refused(f"bytes in encoding {encoding!r}")
+    if not isinstance(encoding, str) or encoding not in ("latin1", "latin-1"):
+        raise Refused("bytes in another encoding than latin-1")
     return text.encode("latin-1")
 
 
@@ -139,7 +150,7 @@ class ArrayMachine(Machine):
             return target
         if isinstance(target, UnfinishedArray) and type(state) is tuple:
             shape, dtype, fortran, raw = state[-4:]
-            array = _array(shape, dtype, raw, bool(fortran))
+            array = self.counted(_array(shape, dtype, raw, bool(fortran)))
             self.memo.update(dict.fromkeys(target.slots, array))
             return array
         return super().restore(target, state)
@@ -151,20 +162,28 @@ class ArrayMachine(Machine):
             self.stack[-1].slots.append(slot)
 
 
-def _finished(value: Any) -> Any:
-    """Returns `value` if no name, dtype or unfinished array is left anywhere in it."""
-    pending, seen = [value], set()
-    while pending:
-        item = pending.pop()
-        if isinstance(item, (Name, UnfinishedDtype, UnfinishedArray)):
+def _check_parts(value: Any, most: int) -> None:
+    """Refuses names, dtypes and unfinished arrays anywhere in a value, and a value too deep or too large to walk."""
+    level, parts = [value], 1
+    for _ in range(_MOST_NESTED):
+        if not {Name, UnfinishedDtype, UnfinishedArray}.isdisjoint(map(type, level)):
             raise Refused("a class or an unfinished array as data")
-        if not isinstance(item, (dict, list, tuple, np.ndarray)) or id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, dict):
-            pending += [*item.keys(), *item.values()]
-        elif not isinstance(item, np.ndarray):
-            pending += item
-        elif item.dtype.hasobject:
-            pending += item.ravel().tolist()
-    return value
+        containers = [item for item in level if _is_container(item)]
+        parts += sum(item.size if isinstance(item, np.ndarray) else len(item) for item in containers)
+        if parts > most:
+            raise Refused("the same parts over and over")
+        level = [part for item in containers for part in _parts(item)]
+        if not level:
+            return
+    raise Refused(f"parts that are nested more than {_MOST_NESTED} deep")
+
+
+def _is_container(item: Any) -> bool:
+    return isinstance(item, (dict, list, tuple)) or (isinstance(item, np.ndarray) and item.dtype.hasobject)
+
+
+def _parts(container: Any) -> Iterable[Any]:
+    # Keys are simple, as the machine has checked.
+    if isinstance(container, dict):
+        return container.values()
+    return container.ravel().tolist() if isinstance(container, np.ndarray) else container

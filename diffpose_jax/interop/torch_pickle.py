@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.data.pickle_machine import Name, Refused
+from diffpose_jax.data.pickle_machine import Name, Refused, check_key
 from diffpose_jax.data.safe_pickle import ArrayMachine, UnfinishedArray, UnfinishedDtype
 
 _DTYPES = {
@@ -36,7 +36,6 @@ _INERT = re.compile(
 )
 # A tensor may repeat the numbers of its storage (stride 0), but not without limit.
 _MOST_REPEATED = 1 << 24
-_MOST_PARTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -109,15 +108,13 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 
 def _dictionary(pairs: Any = ()) -> dict:
-    made = dict(pairs)
-    _check_keys(made)
+    if isinstance(pairs, dict):
+        return dict(pairs)
+    made = {}
+    for key, value in pairs:
+        check_key(key)
+        made[key] = value
     return made
-
-
-def _check_keys(keys: Any) -> None:
-    # Hashing or printing tuples of tuples of the same tuples can take for ever.
-    if not all(isinstance(key, str | int | float | None) for key in keys):
-        raise Refused("a dictionary key that is no string or number")
 
 
 _CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
@@ -135,18 +132,6 @@ _CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
 def _storage_dtype(name: str) -> np.dtype | None:
     found = _STORAGE_NAME.fullmatch(name)
     return _DTYPES[_STORAGES[found.group(1)]] if found and found.group(1) in _STORAGES else None
-
-
-def _check_parts(value: Any) -> None:
-    # Numpy's arrays come as bytes, so their description is short; nested tuples could make it look endless.
-    pending, parts = [value], 0
-    while pending:
-        item = pending.pop()
-        parts += 1
-        if parts > _MOST_PARTS:
-            raise Refused("an array described by too many parts")
-        if isinstance(item, dict | list | tuple):
-            pending += item
 
 
 class TorchMachine(ArrayMachine):
@@ -171,7 +156,6 @@ class TorchMachine(ArrayMachine):
             return _CONSTRUCTORS[name](*arguments)
         if _INERT.fullmatch(name):
             return Opaque(name)
-        _check_parts(arguments)
         return super().call(name, arguments)
 
     def restore(self, target: Any, state: Any) -> Any:
@@ -179,13 +163,7 @@ class TorchMachine(ArrayMachine):
         # A state_dict carries the versions of its modules as an attribute; they are of no use here.
         if isinstance(target, Opaque) or (type(target) is dict and type(state) is dict):
             return target
-        _check_parts(state)
         return super().restore(target, state)
-
-    def set_items(self, items: list[Any]) -> None:
-        """Enters keys and values into a dictionary, where the keys are simple."""
-        _check_keys(items[::2])
-        super().set_items(items)
 
     def storage(self, identity: Any) -> _Storage:
         """The storage of which torch keeps the identity (its type, key, device and size) in a pickle."""

@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import subprocess
+import time
 import zipfile
 
 import numpy as np
@@ -196,6 +197,85 @@ def test_programs_no_pickler_would_write_are_refused(program, said):
     with pytest.raises(UserError, match=r"test.pkl: refused") as refused:
         parse(program)
     assert said in str(refused.value)
+
+
+LAUGHS = b")" + b"2\x86" * 40  # A tuple of two of the same tuples, forty deep: endless to hash, to print or to walk.
+LATIN = b"U\x06latin1"
+UNMADE_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n)R"
+FLOATS = b"cnumpy\ndtype\nU\x02f4\x85R"
+ENDLESS = {
+    "a key": b"}" + LAUGHS + b"Ns",
+    "one of many keys": b"}(K\x01N" + LAUGHS + b"Nu",
+    "a key from the start": b"(" + LAUGHS + b"Nd",
+    "within a key": b"}K\x01" + LAUGHS + b"\x86Ns",
+    "a long flat key": b"}(" + b"K\x01" * 1000 + b"tNs",
+    "a key in an array": UNMADE_ARRAY + b"(K\x01)cnumpy\ndtype\nU\x01O\x85R\x89]}" + LAUGHS + b"Nsatb",
+    "a dtype": b"cnumpy\ndtype\n" + LAUGHS + b"\x85R",
+    "a dtype's byte order": FLOATS + b"(K\x03" + LAUGHS + b"NNNtb" + b"\x85",
+    "a dtype's fields": FLOATS + b"(K\x03U\x01<N" + LAUGHS + LAUGHS + b"tb",
+    "an array's shape": UNMADE_ARRAY + b"(K\x01" + LAUGHS + FLOATS + b"\x89U\x00tb",
+    "an array's side": UNMADE_ARRAY + b"(K\x01" + LAUGHS + b"\x85" + FLOATS + b"\x89U\x00tb",
+    "an array's dtype": UNMADE_ARRAY + b"(K\x01K\x01\x85" + LAUGHS + b"\x89U\x00tb",
+    "an array's bytes": UNMADE_ARRAY + b"(K\x01K\x01\x85" + FLOATS + b"\x89" + LAUGHS + b"tb",
+    "an array's state": UNMADE_ARRAY + LAUGHS + b"b",
+    "an object of an array": UNMADE_ARRAY + b"(K\x01K\x01\x85cnumpy\ndtype\nU\x01O\x85R\x89]" + LAUGHS + b"atb",
+    "a scalar": b"cnumpy.core.multiarray\nscalar\n" + FLOATS + LAUGHS + b"\x86R",
+    "a scalar's dtype": b"cnumpy.core.multiarray\nscalar\n" + LAUGHS + b"U\x00\x86R",
+    "a buffer's shape": b"cnumpy._core.numeric\n_frombuffer\n(U\x00" + FLOATS + LAUGHS + b"U\x01CtR",
+    "a buffer's order": b"cnumpy._core.numeric\n_frombuffer\n(U\x00" + FLOATS + b"K\x01\x85" + LAUGHS + b"tR",
+    "an encoding": b"c_codecs\nencode\nU\x01a" + LAUGHS + b"\x86R",
+    "a text": b"c_codecs\nencode\n" + LAUGHS + LATIN + b"\x86R",
+    "bytes": b"cbuiltins\nbytes\n" + LAUGHS + b"\x85R",
+    "a real part": b"cbuiltins\ncomplex\n" + LAUGHS + b"K\x01\x86R",
+    "too many arguments": b"cbuiltins\ncomplex\n" + LAUGHS * 3 + b"\x87R",
+    "a module": LAUGHS + b"U\x06system\x93",
+    "a global": b"U\x02os" + LAUGHS + b"\x93",
+    "a function": LAUGHS + b")R",
+    "the state of a tuple": LAUGHS + b"Nb",
+    "what items are added to": LAUGHS + b"Na",
+    "what keys are added to": LAUGHS + b"NNs",
+    "data": LAUGHS,
+    "data in a dictionary": b"}U\x02S1" + LAUGHS + b"s",
+    "a list that holds itself twice": b"]q\x00(h\x00h\x00e",
+    "an array that holds itself": UNMADE_ARRAY + b"q\x00(K\x01)cnumpy\ndtype\nU\x01O\x85R\x89]h\x00atb",
+    "a list too deep": b"]" * 100_000 + b"a" * 99_999,
+    "a shape of huge numbers": (
+        UNMADE_ARRAY + b"(K\x01(\x8b\xa0\x86\x01\x00" + bytes(99_999) + b"\x01q\x00" + b"h\x00" * 50_000
+        + b"t" + FLOATS + b"\x89U\x00tb"
+    ),
+    "an array made a thousand times": (
+        b"(cnumpy._core.numeric\n_frombuffer\nq\x00(T\x00\x00\x04\x00" + bytes(1 << 18) + FLOATS
+        + b"J\x00\x00\x01\x00\x85U\x01Ctq\x01R" + b"h\x00h\x01R" * 1000 + b"l"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_an_archive_without_end_is_one_line_at_once(tmp_path, case):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"shape": (), "fortran_order": False, "descr": "|O"})
+    with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive:
+        archive.writestr("positions_3d.npy", header.getvalue() + b"\x80\x02" + ENDLESS[case] + b".")
+    begun = time.process_time()
+    with pytest.raises(UserError, match=r"data.npz, member 'positions_3d': (refused|expected a pickle of)") as caught:
+        read_npz(tmp_path / "data.npz")
+    assert time.process_time() - begun < 1
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_keys_may_be_numbers_and_short_tuples_and_parts_may_be_shared(protocol):
+    lengths = list(range(1000))
+    keys = [("S1", 1, None, 2.5), b"S1", np.int64(3), np.str_("S5"), True, None, 1j, (), ("Walking", np.int32(1))]
+    tree = {key: [lengths] * 20 for key in keys}
+    assert same(parse(pickle.dumps(tree, protocol=protocol)), tree)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_many_small_arrays_are_not_taken_for_repetition(protocol):
+    tree = [np.array(i % 2 == 0) for i in range(2000)] + [np.zeros((3, 0))] * 10 + [np.zeros(5000, np.uint8) + 200]
+    assert same(parse(pickle.dumps(tree, protocol=protocol)), tree)
 
 
 def test_array_states_that_do_not_add_up_are_damaged_files():

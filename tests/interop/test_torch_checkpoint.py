@@ -195,10 +195,15 @@ HOSTILE = {
     "the state of a string": OPEN + b"}" + OPEN + OPEN + b"sb",
     "the state of a class": b"ccollections\nOrderedDict\n}" + OPEN + OPEN + b"sb",
     "a key without end": b"}" + laughs() + b"Ns",
+    "a key without end in pairs": call("collections OrderedDict", b"]" + laughs() + b"N\x86a"),
+    "a dictionary copied without end": (
+        b"(ccollections\nCounter\nq\x00(}(" + b"".join(number(key) + b"N" for key in range(1000))
+        + b"utq\x01R" + b"h\x00h\x01R" * 1000 + b"l"
+    ),
     "a shape without end": b"cnumpy.core.multiarray\n_reconstruct\n)R(" + laughs() + b"NNNtb",
     "an encoding without end": call("_codecs encode", OPEN, laughs()),
     "a global named without end": laughs() + OPEN + b"\x93",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])

@@ -39,6 +39,7 @@ from diffpose_jax.skeleton import Skeleton
 
 MODES = ("joint", "elsewhere", "partner", "floor")
 MAP_SIZE = 128  # of the maps whose estimates become keypoints
+CHUNK = 128  # frames worked on at once
 
 
 class HeatmapSettings(NamedTuple):
@@ -82,13 +83,14 @@ def simulate_heatmaps(
     hidden = occlusion(plane, poses[..., 2], skeleton)
     limbs = paired_limbs(skeleton)
     frames, joints = hidden.shape
-    quick_key, slow_key = jax.random.split(key)
-    quick = persistent_noise(quick_key, (frames, joints * 6), settings.detector.persistence * fps)
-    slow = persistent_noise(slow_key, (frames, joints * 4 + len(limbs) * 3), settings.episode * fps)
-    quick, limb_noise = quick.reshape(frames, joints, 6), slow[:, joints * 4 :].reshape(frames, len(limbs), 3)
-    slow = slow[:, : joints * 4].reshape(frames, joints, 4)
+    # One draw for everything compiles faster than one for each purpose.
+    lasting = ((settings.detector.persistence, joints * 6), (settings.episode, joints * 4 + len(limbs) * 3))
+    seconds = jnp.concatenate([jnp.full(count, second, jnp.float32) for second, count in lasting])
+    drawn = persistent_noise(key, (frames, len(seconds)), seconds * fps)
+    quick, slow, limb_noise = jnp.split(drawn, [joints * 6, joints * 10], axis=1)
+    quick, slow = quick.reshape(frames, joints, 6), slow.reshape(frames, joints, 4)
 
-    confused, at_partner, share = _confusions(limb_noise, plane, limbs, settings)
+    confused, at_partner, share = _confusions(limb_noise.reshape(frames, len(limbs), 3), plane, limbs, settings)
     spread = settings.detector.strength * visible_spread(plane, skeleton, settings.detector, fps)
     size = spread * jnp.exp(settings.detector.tail * quick[..., 0])
     form = _form(size, hidden, share, slow[..., :3], plane, skeleton, settings)
@@ -121,15 +123,14 @@ def _confusions(
     confused = wrong = jnp.zeros(plane.shape[:2], bool)
     share = jnp.zeros(plane.shape[:2])
     least, most = settings.partner
+    weights = least + (most - least) * norm.cdf(drawn[..., 1])
+    taken = norm.cdf(drawn[..., 2]) < weights
     for number, (left, right) in enumerate(limbs):
         chance = confusion_chance(plane, left, right, settings.detector) / ((least + most) / 2)
-        episode = rare(drawn[:, number, 0], chance)
-        weight = least + (most - least) * norm.cdf(drawn[:, number, 1])
-        taken = episode & (norm.cdf(drawn[:, number, 2]) < weight)
-        both = np.concatenate([left, right])
+        episode, both = rare(drawn[:, number, 0], chance), np.concatenate([left, right])
         confused = confused.at[:, both].set(episode[:, None])
-        wrong = wrong.at[:, both].set(taken[:, None])
-        share = share.at[:, both].set(jnp.where(episode, weight, 0.0)[:, None])
+        wrong = wrong.at[:, both].set((episode & taken[:, number])[:, None])
+        share = share.at[:, both].set(jnp.where(episode, weights[:, number], 0.0)[:, None])
     return confused, wrong, share
 
 
@@ -192,7 +193,7 @@ def simulated_clips(
     strength: float = 1.0,
     track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Iterator[tuple[jax.Array, slice, Heatmaps]]:
-    """A clip at a time: its key, its frames in the set, and its heatmaps `[L, J]`, L at least the clip's length.
+    """A clip at a time: its key, its frames in the set, and its heatmaps `[L, J]` (numpy), L the clip's length or more.
 
     clips: a set with exact keypoints. A function of seed and clips alone; `track` wraps the sequence of clip numbers,
     for a progress bar. Raises UserError for a set without 3D poses and for a strength of 0.
@@ -206,7 +207,8 @@ def simulated_clips(
     for index in track(range(clips.num_clips)):
         key, frames, keypoints, poses, fps = clip_to_simulate(clips, index, seed)
         key, drawing = jax.random.split(key)
-        yield drawing, frames, _simulate(key, keypoints, poses, clips.skeleton, settings, fps)
+        heatmaps = _simulate(key, keypoints, poses, clips.skeleton, settings, fps)
+        yield drawing, frames, jax.tree.map(np.asarray, heatmaps)
 
 
 def heatmap_clipset(
@@ -225,9 +227,10 @@ def heatmap_clipset(
     keypoints, scores = np.empty_like(clips.keypoints), np.empty(clips.keypoints.shape[:2], np.float32)
     evidence = np.zeros(scores.shape, np.uint8)
     for _, frames, heatmaps in simulated_clips(clips, seed, settings, strength=strength, track=track):
-        length = frames.stop - frames.start
-        found = (np.asarray(array)[:length] for array in _detect(heatmaps, size))
-        keypoints[frames], scores[frames], evidence[frames] = found
+        for numbers, inside in _chunks(frames, CHUNK):
+            found = _detect(jax.tree.map(lambda array, inside=inside: array[inside], heatmaps), size)
+            found = (np.asarray(array)[: len(numbers)] for array in found)
+            keypoints[numbers], scores[numbers], evidence[numbers] = found
     return dataclasses.replace(clips, keypoints=keypoints, scores=scores, evidence=evidence)
 
 
@@ -239,7 +242,7 @@ def heatmap_points(
     strength: float = 1.0,
     num_points: int = 200,
     size: int | None = None,
-    chunk: int = 256,
+    chunk: int = CHUNK,
     track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Iterator[tuple[np.ndarray, jax.Array]]:
     """Points drawn from the heatmaps that `heatmap_clipset` estimates keypoints from, for fitting mixtures to.
@@ -249,12 +252,17 @@ def heatmap_points(
     cells of maps of that size; None draws from the heatmaps as they are. Other arguments as `simulated_clips`.
     """
     for key, frames, heatmaps in simulated_clips(clips, seed, settings, strength=strength, track=track):
-        numbers = np.arange(frames.start, frames.stop)
-        for first in range(0, len(numbers), chunk):
-            count = min(chunk, len(numbers) - first)
-            padded = min(chunk, len(heatmaps.weights))
-            frame = np.minimum(first + np.arange(padded), len(heatmaps.weights) - 1)
-            yield numbers[first : first + count], _draw(key, frame, heatmaps, num_points, size)[:count]
+        for numbers, inside in _chunks(frames, chunk):
+            part = jax.tree.map(lambda array, inside=inside: array[inside], heatmaps)
+            yield numbers, _draw(key, inside, part, num_points, size)[: len(numbers)]
+
+
+def _chunks(frames: slice, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers in the set of at most `size` frames of a clip, and `size` numbers within the clip, the last repeated."""
+    length = frames.stop - frames.start
+    for first in range(0, length, size):
+        inside = np.minimum(first + np.arange(size), length - 1)
+        yield np.arange(frames.start + first, frames.start + min(first + size, length)), inside
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -277,6 +285,5 @@ def _detect(heatmaps: Heatmaps, size: int) -> tuple[jax.Array, jax.Array, jax.Ar
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _draw(key: jax.Array, frame: jax.Array, heatmaps: Heatmaps, num_points: int, size: int | None) -> jax.Array:
-    heatmaps = jax.tree.map(lambda array: array[frame], heatmaps)
     keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(frame)
     return draw_points(keys, heatmaps, num_points, person_box(heatmaps), size)

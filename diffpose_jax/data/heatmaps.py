@@ -220,16 +220,19 @@ def _in_cells(mixture: Heatmaps, box: Box, size: int) -> tuple[jax.Array, jax.Ar
 def _cells(mixture: Heatmaps, box: Box, size: int, first: jax.Array, count: int) -> jax.Array:
     """The probability in `count` by `count` cells from the cell `first` (column, row) on, for one joint's modes.
 
-    Rows are exact; within a band of a row the Gaussian of x given y is taken at the band's middle. Cells outside the
-    map hold nothing.
+    Rows are exact; within a band of a row y counts as a Gaussian of about its mean and variance there, which makes x
+    one too. Cells outside the map hold nothing.
     """
     mean, covariance = _in_cells(mixture, box, size)
     spread = jnp.sqrt(covariance[:, 1, 1])
     slope = covariance[:, 0, 1] / covariance[:, 1, 1]
-    narrow = jnp.sqrt(jnp.maximum(covariance[:, 0, 0] - slope * covariance[:, 0, 1], 1e-12))
+    # A Gaussian of y times one of the variance of a band: right for bands far narrower and far wider than the mode.
+    kept = covariance[:, 1, 1] / (covariance[:, 1, 1] + 1 / (12 * _BANDS**2))
+    within = slope**2 * kept / (12 * _BANDS**2)
+    narrow = jnp.sqrt(jnp.maximum(covariance[:, 0, 0] - slope * covariance[:, 0, 1] + within, 1e-12))
     edges = (first[1] + jnp.arange(count * _BANDS + 1) / _BANDS)[None] - mean[:, 1:]
     band = _between(edges / spread[:, None])
-    centre = mean[:, :1] + slope[:, None] * (edges[:, 1:] + edges[:, :-1]) / 2
+    centre = mean[:, :1] + (slope * kept)[:, None] * (edges[:, 1:] + edges[:, :-1]) / 2
     sides = first[0] + jnp.arange(count + 1, dtype=jnp.float32)
     columns = _between((sides[None, None] - centre[..., None]) / narrow[:, None, None])
     masses = jnp.sum(mixture.weights[:, None, None] * band[..., None] * columns, axis=0)

@@ -36,7 +36,7 @@ def test_one_step_for_all_examples_is_the_same_step_for_each(arrays):
 
 
 def test_the_noisiest_step_is_a_draw_from_the_base():
-    base = noise.GaussianMixture(jnp.array([[0.3, 0.7]]), jnp.array([[[-2.0], [1.0]]]), jnp.array([[[0.1], [0.4]]]))
+    base = noise.Mixture(jnp.array([[0.3, 0.7]]), jnp.array([[[-2.0], [1.0]]]), jnp.array([[[0.1], [0.4]]]))
     mean, eps = base.draw(jax.random.key(0), (20_000, 1, 1, 1))
     x = np.asarray(process.diffuse(SCHEDULE, jnp.full(mean.shape, 5.0), jnp.asarray(99), eps, mean))
     expected_mean, expected_variance = base.moments()

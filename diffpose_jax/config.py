@@ -173,6 +173,7 @@ _RANGES = {
     "data.occlusion_rate": (0, 0.99),
     "lifter.frames": (1, math.inf),
     "lifter.width": (1, math.inf),
+    "lifter.feature_width": (1, math.inf),
     "lifter.num_layers": (1, math.inf),
     "lifter.num_heads": (1, math.inf),
     "lifter.mlp_ratio": (0.01, math.inf),
@@ -236,7 +237,7 @@ def _validate_steps(found: Mapping[str, Any]) -> None:
 _CHOICES = {
     "data.occlusion": ("none", "random", "arm_leg", "leg_gap", "frame_gap", "any"),
     "lifter.compute_dtype": ("float32", "bfloat16"),
-    "diffusion.predict": ("eps", "x0", "v"),
+    "diffusion.predict": ("eps", "x0", "v", "next"),
     "diffusion.sampler": ("ddpm", "ddim"),
     "diffusion.schedule": ("cosine", "linear", "linear_rescaled", "quadratic"),
     "diffusion.spacing": ("linspace", "even", "quadratic"),

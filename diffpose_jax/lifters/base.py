@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -12,6 +12,7 @@ import numpy as np
 
 from diffpose_jax.data.occlusions import occlude
 from diffpose_jax.data.windows import Batch
+from diffpose_jax.mixture import Mixture
 from diffpose_jax.skeleton import Skeleton, mirror
 
 __all__ = [
@@ -51,7 +52,9 @@ class Lifter(NamedTuple):
     A deterministic lifter is the case where all hypotheses agree; its `stochastic` is False. With `middle_frame` only
     the middle frame of a batch is lifted: poses are `[H, B, 1, J, 3]`. `sample_flipped`, like `sample`, averages over
     the mirrored input in the method's own way; without it see `flip_averaged`. `features(variables, keypoints
-    [B, F, J, 2]) -> [B, F, J, C]` is what a lifter offers as the context of another one.
+    [B, F, J, 2]) -> [B, F, J, C]` is what a lifter offers as the context of another one. `calibrate(context, train,
+    valid) -> frozen` makes `variables['frozen']` of the variables of its context and of batches that are spread over
+    both splits, once, before training; without it they are the context's.
     """
 
     init: Callable[[jax.Array, Batch], Variables]
@@ -63,6 +66,7 @@ class Lifter(NamedTuple):
     middle_frame: bool = False
     sample_flipped: Callable[[Variables, jax.Array, Batch, int], jax.Array] | None = None
     features: Callable[[Variables, jax.Array], jax.Array] | None = None
+    calibrate: Callable[[Variables, Iterable[Batch], Iterable[Batch]], Variables] | None = None
 
 
 def check_batch(batch: Batch, skeleton: Skeleton, frames: int) -> None:
@@ -96,7 +100,26 @@ def flip_batch(batch: Batch, skeleton: Skeleton) -> Batch:
         keypoints=mirror(batch.keypoints, skeleton),
         poses=mirror(batch.poses, skeleton),
         mask=batch.mask[..., np.array(skeleton.flip_order)],
+        mixture=None if batch.mixture is None else flip_mixture(batch.mixture, skeleton),
     )
+
+
+def flip_mixture(mixture: Mixture, skeleton: Skeleton) -> Mixture:
+    """The mirror image of 2D mixtures per joint, means `[..., J, M, 2]`, or per pose, means `[..., M, 2 J]`."""
+    weights, means, covariances = mixture
+    order, sign = np.array(skeleton.flip_order), np.array([-1, 1], np.float32)
+    if means.shape[-1] == 2:
+        axis = means.ndim - 3
+        weights, means, covariances = (jnp.take(part, order, axis=axis) for part in mixture)
+    else:
+        order = (2 * order[:, None] + np.arange(2)[None]).reshape(-1)
+        sign = np.tile(sign, skeleton.num_joints)
+        means, covariances = means[..., order], covariances[..., order]
+        covariances = covariances if mixture.diagonal else jnp.take(covariances, order, axis=-2)
+    means = means * jnp.expand_dims(sign, tuple(range(means.ndim - 1)))
+    if not mixture.diagonal:
+        covariances = covariances * jnp.expand_dims(np.outer(sign, sign), tuple(range(covariances.ndim - 2)))
+    return Mixture(weights, means, covariances)
 
 
 def occluded(lifter: Lifter, pattern: str, rate: float | None = None) -> Lifter:

@@ -17,6 +17,7 @@ from diffpose_jax.lifters.base import Lifter
 from diffpose_jax.lifters.d3dp import d3dp
 from diffpose_jax.lifters.diff3dhpe import diff3dhpe
 from diffpose_jax.lifters.diffhpe import diffhpe
+from diffpose_jax.lifters.diffpose import diffpose
 from diffpose_jax.lifters.diffpose_release import VIDEO_SCALE, diffpose_release, released_forward
 from diffpose_jax.lifters.diffupose import diffupose
 from diffpose_jax.lifters.joint_weights import joint_weights
@@ -29,6 +30,7 @@ from diffpose_jax.lifters.pose_losses import (
     squared_and_absolute,
 )
 from diffpose_jax.lifters.supervised import supervised
+from diffpose_jax.models.context_graformer import ContextGraFormer
 from diffpose_jax.models.csdi_gcn import CSDIGCN
 from diffpose_jax.models.graformer import GraFormer
 from diffpose_jax.models.mixste import MixSTE
@@ -106,6 +108,23 @@ def _modulated_gcn(config: ConfigDict, skeleton: Skeleton, axis_name: str | None
 
 
 # --- diffusion lifters
+
+
+def _diffpose(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> Lifter:
+    options = config.lifter
+    network = ContextGraFormer(**_graph_transformer(config, skeleton), feature_width=options.feature_width)
+    return diffpose(
+        network,
+        skeleton,
+        *_process(config),
+        context=build_context(config),
+        predict=config.diffusion.predict,
+        base=options.base,
+        start=options.start,
+        depth=options.depth,
+        covariance=options.covariance,
+        features=options.features,
+    )
 
 
 def _diffpose_release(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> Lifter:
@@ -299,6 +318,13 @@ _POSEFORMER = {**_TRANSFORMER, "frames": 81, "width": 32, "num_layers": 4}
 _X0_COSINE = {"steps": 1000, "predict": "x0", "sampler": "ddim", "sampling_steps": 5}
 
 METHODS: dict[str, Method] = {
+    "diffpose": Method(
+        _diffpose,
+        # See `diffpose`; feature_width is that of f_ST as it is fed to the denoiser.
+        {**_GRAFORMER, "context": "", "base": "mixture", "start": "mixture", "depth": "context",
+         "covariance": "full", "features": True, "feature_width": 32},
+        {"steps": 50, "predict": "x0", "sampler": "ddim", "sampling_steps": 5, "clip": 0.0},
+    ),
     "diffpose_release": Method(
         _diffpose_release,
         {**_GRAFORMER, "context": "", "centre_estimate": True, "mixture_spread": True},

@@ -31,6 +31,8 @@ class Reverse(NamedTuple):
     start(keys `[B]`, condition) -> (mean or None, state): where the walk begins, `mean + state`, as a base distribution
     draws it; with a mean it runs in coordinates centred there. None starts from pure noise `[B, F, J, 3]`.
     limit(denoiser) -> denoiser: outermost, after both views of a flipped denoiser are averaged, such as `clip_x0`.
+    draw(keys `[B]`, condition) -> condition: what a hypothesis draws besides its noise, such as the base distribution's
+    component; `start` and `denoise` are given what it returns.
     chunk bounds how many hypotheses are in memory at once. With `middle_frame` the pure noise has F = 1.
     """
 
@@ -43,6 +45,7 @@ class Reverse(NamedTuple):
     middle_frame: bool = False
     start: Callable[[Array, Condition], tuple[Array | None, Array]] | None = None
     limit: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser
+    draw: Callable[[Array, Condition], Condition] | None = None
     chunk: int | None = None
 
 
@@ -54,8 +57,10 @@ def sampling(reverse: Reverse) -> Sample:
 def sampling_flipped(reverse: Reverse) -> Sample:
     """The same, averaging over the input and its mirror image inside every step, with shared noise (Shan et al. 2023).
 
-    Averaging after the whole chain needs nothing from here, see `base.flip_averaged`.
+    Averaging after the whole chain needs nothing from here, see `base.flip_averaged`. Not for methods that `draw`.
     """
+    if reverse.draw is not None:
+        raise ValueError("flip averaging inside the steps would have to mirror what each hypothesis draws")
     return partial(_sample, reverse, bound_denoiser_flipped)
 
 
@@ -95,13 +100,17 @@ def _sample(
     denoiser, condition = bind(reverse, variables, batch)
 
     def one(keys: Array) -> Array:
+        bound, own = denoiser, condition
+        if reverse.draw is not None:
+            own = reverse.draw(keys, condition)
+            bound = reverse.limit(partial(reverse.denoise, variables, own))
         if reverse.start is None:
             frames = 1 if reverse.middle_frame else reverse.frames
             mean, state = None, initial_noise(keys, (len(keys), frames, reverse.skeleton.num_joints, 3))
         else:
-            mean, state = reverse.start(keys, condition)
+            mean, state = reverse.start(keys, own)
         if mean is None:
-            return reverse.finish(sample(keys, denoiser, state, reverse.plan))
-        return reverse.finish(mean + sample(keys, centred(denoiser, mean), state, reverse.plan))
+            return reverse.finish(sample(keys, bound, state, reverse.plan))
+        return reverse.finish(mean + sample(keys, centred(bound, mean), state, reverse.plan))
 
     return sample_hypotheses(one, example_keys(key, batch.index), num_hypotheses, reverse.chunk)

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import save_config
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import (
+    Batch,
     DeviceClips,
     Windows,
     centred_windows,
     device_clips,
     end_aligned_windows,
+    gather,
     training_windows,
 )
 from diffpose_jax.errors import UserError
@@ -67,13 +70,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
             found = "no frames" if not clips.num_frames else "no 3D poses"
             raise UserError(f"{config.data.source}: expected 3D poses to train with in split {split}, found {found}")
     save_config(config, path / "config.json")
-    keeper = Keeper(path, config.training.keep, Validation.of(config, splits["valid"]))
+    validation, kind = Validation.of(config, splits["valid"]), config.data.windows
+    keeper = Keeper(path, config.training.keep, validation)
     first, state = keeper.restore(create)
-    if context and not first:
-        state = state._replace(frozen=context)
-    log = MetricsLog(path, first, enabled=jax.process_index() == 0)
-    kind = config.data.windows
     data = TrainData(device_clips(splits["train"]), training_windows(splits["train"], lifter.frames, kind))
+    if context and not first:
+        state = state._replace(frozen=_frozen(lifter, context, data, validation))
+    log = MetricsLog(path, first, enabled=jax.process_index() == 0)
     names = ("ema_decay", "ema_kind", "ema_every", "ema_start", "scale_by_loss")
     options = {name: config.training[name] for name in names}
     step = make_step(lifter, optimizer, seed=config.seed, flip=config.data.flip, windows=kind, **options)
@@ -86,6 +89,23 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
 
 def _training_lifter(config: ConfigDict, axis_name: str | None = None) -> Lifter:
     return occluded(build_lifter(config, axis_name), config.data.occlusion, config.data.occlusion_rate or None)
+
+
+def _frozen(lifter: Lifter, context: Variables, train: TrainData, valid: Validation) -> Variables:
+    """What a lifter keeps frozen: its context's variables, and what it measures with them before training."""
+    if lifter.calibrate is None:
+        return context
+    batches = (_spread_batches(part.clips, part.windows, lifter.frames) for part in (train, valid))
+    return lifter.calibrate(context, *batches)
+
+
+def _spread_batches(clips: DeviceClips, windows: Windows, frames: int, limit: int = 8192) -> Iterator[Batch]:
+    """Batches of equal size with about `limit` frames, evenly spread over windows."""
+    count = min(max(1, limit // frames), len(windows.start))
+    size = min(max(1, 512 // frames), count)
+    ids = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
+    for part in np.split(ids[: count // size * size], count // size):
+        yield gather(clips, windows, jnp.asarray(part), frames)
 
 
 def _loop(training: ConfigDict, step: Callable, state: TrainState, data: TrainData, first: int,

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffpose_jax.data.mixture_storage import NUMBERS as MIXTURE_NUMBERS
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
-from diffpose_jax.skeleton import Skeleton, convert_layout, get_skeleton
+from diffpose_jax.skeleton import Skeleton, convert_layout, get_skeleton, layout_matrix
 
 FORMAT = "diffpose_jax clips 1"
 SPLITS = ("train", "valid", "test")
@@ -27,7 +28,8 @@ class Clip(NamedTuple):
 
     keypoints `[T, J, 2]` normalised image units; poses `[T, J, 3]` metres, camera frame, root-relative, or None;
     root `[T, 3]` metres, camera frame, or None; camera indexes the set's cameras (-1: unknown); scores `[T, J]`;
-    valid_frame `[T]` bool, None: all; activity `[T]` int32, None: unknown; evidence `[T, J]` uint8, None: unknown.
+    valid_frame `[T]` bool, None: all; activity `[T]` int32, None: unknown; evidence `[T, J]` uint8, None: unknown;
+    mixture `[T, J, M, 6]` float16, see `mixture_storage`.
     """
 
     keypoints: np.ndarray
@@ -41,6 +43,7 @@ class Clip(NamedTuple):
     valid_frame: np.ndarray | None = None
     activity: np.ndarray | None = None
     evidence: np.ndarray | None = None
+    mixture: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,8 @@ class ClipSet:
     valid_frame `[N]` bool, or None where all are: frames that are not valid are lifted like the others, as part of
     their clip, but no error is measured on them. activity `[N]` int32, or None: a benchmark's number of what is done
     in a frame where that changes within a clip, 0 where it is not known. evidence `[N, J]` uint8 or None: what of
-    `EVIDENCE` a simulated detector had to go by, for evaluation only. note: what a report must say about the data.
+    `EVIDENCE` a simulated detector had to go by, for evaluation only. mixture `[N, J, M, 6]` float16 or
+    None: mixtures fitted to the joints' heatmaps (see `mixture_storage`). note: what a report must say about the data.
     """
 
     keypoints: np.ndarray
@@ -74,20 +78,23 @@ class ClipSet:
     activity: np.ndarray | None = None
     note: str = ""
     evidence: np.ndarray | None = None
+    mixture: np.ndarray | None = None
 
     @classmethod
     def build(cls, clips: Sequence[Clip], skeleton: Skeleton, cameras: Camera | None = None, note: str = "") -> ClipSet:
         """Stores clips end to end; no clips give a set of no frames. Raises UserError on data that cannot be used."""
         for clip in clips:
             _check_clip(clip, skeleton)
+        if len(components := {np.shape(clip.mixture)[2] for clip in clips if clip.mixture is not None}) > 1:
+            raise UserError(f"mixtures: expected one number of components, found {sorted(components)}")
         joints = skeleton.num_joints
         lengths = np.array([len(clip.keypoints) for clip in clips], np.int32)
 
-        def joined(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        def joined(name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray | None:
             parts = [getattr(clip, name) for clip in clips]
             if any(part is None for part in parts):
                 return None
-            return np.concatenate([np.zeros((0, *shape), np.float32), *[np.asarray(p, np.float32) for p in parts]])
+            return np.concatenate([np.zeros((0, *shape), dtype), *[np.asarray(p, dtype) for p in parts]])
 
         def filled(name: str, value: bool | int, dtype: type, shape: tuple[int, ...] = ()) -> np.ndarray | None:
             parts = [getattr(clip, name) for clip in clips]
@@ -115,6 +122,7 @@ class ClipSet:
             activity=filled("activity", 0, np.int32),
             note=note,
             evidence=filled("evidence", 0, np.uint8, (joints,)),
+            mixture=joined("mixture", (joints, *np.shape(clips[0].mixture)[2:]), np.float16) if clips else None,
         )
 
     @property
@@ -142,7 +150,10 @@ class ClipSet:
         return ClipSet.build([self.clip(i) for i in indices], self.skeleton, self.cameras, self.note)
 
     def converted(self, skeleton: Skeleton) -> ClipSet:
-        """The same frames in another layout (see `skeleton.convert_layout`). Raises UserError where no map exists."""
+        """The same frames in another layout (see `skeleton.convert_layout`). Raises UserError where no map exists.
+
+        Mixtures are left out where a joint is made of several.
+        """
         if skeleton == self.skeleton:
             return self
 
@@ -166,6 +177,7 @@ class ClipSet:
             scores=scores,
             skeleton=skeleton,
             evidence=evidence,
+            mixture=None if self.mixture is None else _converted_mixture(self.mixture, self.skeleton, skeleton),
         )
 
     def frame_clip(self) -> np.ndarray:
@@ -183,6 +195,11 @@ def _taken(array: np.ndarray | None, frames: slice) -> np.ndarray | None:
     return None if array is None else array[frames]
 
 
+def _converted_mixture(mixture: np.ndarray, source: Skeleton, target: Skeleton) -> np.ndarray | None:
+    matrix = layout_matrix(source, target)
+    return mixture[:, matrix.argmax(axis=1)] if (matrix.max(axis=1) == 1).all() else None
+
+
 def _check_clip(clip: Clip, skeleton: Skeleton) -> None:
     name = f"clip {clip.subject}/{clip.action}"
     frames, joints = len(clip.keypoints), skeleton.num_joints
@@ -194,6 +211,7 @@ def _check_clip(clip: Clip, skeleton: Skeleton) -> None:
         "valid_frame": (frames,),
         "activity": (frames,),
         "evidence": (frames, joints),
+        "mixture": (frames, joints, *np.shape(clip.mixture)[2:3], MIXTURE_NUMBERS),
     }
     if frames == 0:
         raise UserError(f"{name}: expected at least one frame, found none")
@@ -208,7 +226,7 @@ def _check_clip(clip: Clip, skeleton: Skeleton) -> None:
             raise UserError(f"{name}: expected finite {field}, found NaN or infinity first in frame {frame}")
 
 
-_FRAME_ARRAYS = ("keypoints", "poses", "root", "scores", "valid_frame", "activity", "evidence")
+_FRAME_ARRAYS = ("keypoints", "poses", "root", "scores", "valid_frame", "activity", "evidence", "mixture")
 _CLIP_ARRAYS = ("clip_start", "clip_length", "camera", "fps")
 
 
@@ -292,7 +310,9 @@ def _check_split(clips: ClipSet, frames: int) -> None:
     joints, count = clips.skeleton.num_joints, len(clips.subject)
     shapes = {"keypoints": (frames, joints, 2), "poses": (frames, joints, 3), "root": (frames, 3),
               "scores": (frames, joints), "valid_frame": (frames,), "activity": (frames,),
-              "evidence": (frames, joints), **dict.fromkeys(_CLIP_ARRAYS, (count,))}  # fmt: skip
+              "evidence": (frames, joints),
+              "mixture": (frames, joints, *np.shape(clips.mixture)[2:3], MIXTURE_NUMBERS),
+              **dict.fromkeys(_CLIP_ARRAYS, (count,))}  # fmt: skip
     for name, shape in shapes.items():
         array = getattr(clips, name)
         if array is None and name in _FRAME_ARRAYS and name != "keypoints":

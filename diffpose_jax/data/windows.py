@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.mixture_storage import unpack_mixture
 from diffpose_jax.errors import UserError
+from diffpose_jax.mixture import Mixture
 
 
 class Batch(NamedTuple):
@@ -17,22 +19,26 @@ class Batch(NamedTuple):
 
     keypoints `[B, F, J, 2]` normalised image units; poses `[B, F, J, 3]` metres, camera frame, root-relative; mask
     `[B, F, J]` one where a joint is observed; index `[B]` int32, the identity of the example, from which all its noise
-    derives, so that results depend neither on batch size nor on the number of devices.
+    derives, so that results depend neither on batch size nor on the number of devices; mixture `[B, F, J, M]` of each
+    joint's 2D Gaussians in the units of the keypoints, or None.
     """
 
     keypoints: jax.Array
     poses: jax.Array
     mask: jax.Array
     index: jax.Array
-    mixture: Any = None
+    mixture: Mixture | None = None
 
 
 class DeviceClips(NamedTuple):
-    """Frames of a split on the device: keypoints `[N, J, 2]`, poses `[N, J, 3]`, mask `[N, J]` or None (all seen)."""
+    """Frames of a split on the device: keypoints `[N, J, 2]`, poses `[N, J, 3]`, mask `[N, J]` or None (all seen),
+    mixture packed `[N, J, M, 6]` or None.
+    """
 
     keypoints: jax.Array
     poses: jax.Array
     mask: jax.Array | None = None
+    mixture: jax.Array | None = None
 
 
 class Windows(NamedTuple):
@@ -49,7 +55,8 @@ def device_clips(clips: ClipSet, dtype: jnp.dtype = jnp.float32) -> DeviceClips:
         raise UserError("data: expected at least one clip, found none")
     joints = clips.skeleton.num_joints
     poses = np.zeros((clips.num_frames, joints, 3), np.float32) if clips.poses is None else clips.poses
-    return DeviceClips(jnp.asarray(clips.keypoints, dtype), jnp.asarray(poses, dtype))
+    mixture = None if clips.mixture is None else jnp.asarray(clips.mixture)
+    return DeviceClips(jnp.asarray(clips.keypoints, dtype), jnp.asarray(poses, dtype), mixture=mixture)
 
 
 def centred_windows(clips: ClipSet, frames: int, stride: int = 1) -> Windows:
@@ -153,7 +160,10 @@ def gather(clips: DeviceClips, windows: Windows, ids: jax.Array, frames: int) ->
     mask = jnp.ones((*number.shape, clips.keypoints.shape[1]), clips.keypoints.dtype)
     if clips.mask is not None:
         mask = _frames(clips.mask, number)
-    return Batch(_frames(clips.keypoints, number), _frames(clips.poses, number), mask, ids)
+    keypoints, mixture = _frames(clips.keypoints, number), None
+    if clips.mixture is not None:
+        mixture = unpack_mixture(_frames(clips.mixture, number), keypoints)
+    return Batch(keypoints, _frames(clips.poses, number), mask, ids, mixture)
 
 
 def _frames(array: jax.Array, number: jax.Array) -> jax.Array:

@@ -273,3 +273,38 @@ def test_an_archive_that_cannot_be_written_is_named(splits, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         save_archive(tmp_path / "file" / "clips.npz", splits)
+
+
+def mixtures(frames: int, components: int = 3, joints: int = 17, seed: int = 0) -> np.ndarray:
+    packed = np.random.default_rng(seed).uniform(0.1, 1, (frames, joints, components, 6)).astype(np.float16)
+    packed[..., 0] /= packed[..., 0].sum(-1, keepdims=True)
+    return packed
+
+
+def test_mixtures_go_with_their_frames_through_selection_conversion_and_archive(splits, tmp_path):
+    parts = [clip(5)._replace(mixture=mixtures(5)), clip(2, "S5", seed=1)._replace(mixture=mixtures(2, seed=1))]
+    whole = ClipSet.build(parts, H36M_17, cameras())
+    assert whole.mixture.dtype == np.float16
+    np.testing.assert_array_equal(whole.select([1]).mixture, parts[1].mixture)
+    np.testing.assert_array_equal(whole.converted(H36M_16).mixture, np.delete(whole.mixture, 9, axis=1))
+    save_archive(tmp_path / "a.npz", {"train": whole, "valid": splits["valid"]})
+    found = load_archive(tmp_path / "a.npz")
+    assert_equal_sets(found["train"], whole)
+    assert found["valid"].mixture is None
+
+
+def test_a_clip_without_mixtures_leaves_the_set_without(tmp_path):
+    assert ClipSet.build([clip(5)._replace(mixture=mixtures(5)), clip(2, "S5")], H36M_17).mixture is None
+
+
+def test_mixtures_are_left_out_where_a_joint_is_made_of_several():
+    coco = ClipSet.build([clip(3)._replace(mixture=mixtures(3), poses=None, root=None)], COCO_17)
+    assert coco.converted(H36M_17).mixture is None
+
+
+def test_mixtures_of_another_form_are_refused(tmp_path):
+    with pytest.raises(UserError, match="expected mixture of shape"):
+        ClipSet.build([clip(3)._replace(mixture=mixtures(3)[..., :5])], H36M_17)
+    parts = [clip(3)._replace(mixture=mixtures(3)), clip(3)._replace(mixture=mixtures(3, 2))]
+    with pytest.raises(UserError, match="one number of components"):
+        ClipSet.build(parts, H36M_17)

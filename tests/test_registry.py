@@ -10,7 +10,8 @@ from diffpose_jax.data.clips import Clip, ClipSet, save_archive
 from diffpose_jax.diffusion.schedules import make_schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import example_batch
-from diffpose_jax.lifters.methods import METHODS, make_plan
+from diffpose_jax.lifters.methods import METHODS
+from diffpose_jax.lifters.parts import make_plan
 from diffpose_jax.registry import build_lifter, config_for, load_dataset, validate
 from diffpose_jax.skeleton import H36M_17
 

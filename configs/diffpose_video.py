@@ -1,34 +1,47 @@
-"""DiffPose (Gong et al., CVPR 2023) for video, as released: MixSTE's estimate refined frame by frame.
+"""DiffPose (Gong et al., CVPR 2023) for video: MixSTE's estimate and features are the context of every frame.
 
+    python -m diffpose_jax.train --config configs/mixste.py:synthetic,small --workdir runs/mixste_heatmaps \
+        --config.data.heatmaps
     python -m diffpose_jax.train --config configs/diffpose_video.py:synthetic,small --workdir runs/diffpose_video \
-        --config.lifter.context=runs/mixste
+        --config.lifter.context=runs/mixste_heatmaps
 
-The context is the work directory of a trained (or converted) lifter of sequences, see `configs/mixste.py`; its frames
-are those of a window. Published for Human3.6M, 243 frames: 36.9 mm with CPN (users of the released weights find 39.5),
-18.9 mm with ground-truth 2D; not reproduced here yet, for want of the data.
+The context is the work directory of a lifter of sequences, trained on the same keypoints; its frames are those of a
+window. Data and the word `release` as in `configs/diffpose_frame.py`. Published for Human3.6M, 243 frames: 36.9 mm with
+CPN (users of the released weights find 39.5), 18.9 mm with ground-truth 2D; not reproduced here yet, for want of the
+data.
 """
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, start, train_epochs, train_small
+from diffpose_jax.presets import HUMAN36M_FRAMES, Argument, set_heatmaps, start, train_epochs, train_small
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
-    """The release's recipe, or a small one."""
-    config, chosen = start("diffpose_release", "diffpose_video", argument)
+    """The published method or the released one, in the recipe of the release or a small one."""
+    config, chosen = start("diffpose", "diffpose_video", argument, {"release": "diffpose_release"})
     config.data.windows = "tiled"
-    config.evaluation.update(hypotheses=1, batch_size=8)
-    config.lifter.update(centre_estimate=False, mixture_spread=False)
-    # CPN: one step, at 0. Ground truth: 6 and 0.
-    steps, span = (2, 12) if chosen.keypoints == "gt" else (1, 6)
-    config.diffusion.update(sampling_steps=steps, span=span)
+    config.evaluation.update(batch_size=8)
+    if chosen.recipe == "release":
+        _release(config, chosen)
+    else:
+        set_heatmaps(config)
+        config.evaluation.update(hypotheses=5)
+        config.training.update(valid_hypotheses=5)
     if chosen.size:
         config.lifter.update(width=64, num_layers=3, dropout=0.1)
         train_small(config, 3000, 16, 1e-3)
         return config
-    config.data.flip = False
     # The release's batch is 1024 single frames: four windows of 243.
     epoch = train_epochs(config, 80, HUMAN36M_FRAMES // 243, 4)
     config.training.update(learning_rate=1e-3, clip_norm=1.0, ema_decay=0.999, ema_kind="constant")
     config.training.update(decay="exponential", decay_rate=0.9, decay_every=61 * epoch)
     return config
+
+
+def _release(config: ConfigDict, chosen: Argument) -> None:
+    config.evaluation.update(hypotheses=1)
+    config.lifter.update(centre_estimate=False, mixture_spread=False)
+    # CPN: one step, at 0. Ground truth: 6 and 0.
+    steps, span = (2, 12) if chosen.keypoints == "gt" else (1, 6)
+    config.diffusion.update(sampling_steps=steps, span=span)
+    config.data.flip = bool(chosen.size)

@@ -36,6 +36,11 @@ DEFAULTS = {
         "occlusion_rate": 0.0,
         # Strength of the detector simulation on the keypoints of every split; 0 leaves them as they are.
         "detector_strength": 0.0,
+        # Keypoints of every split are the estimates of heatmaps: simulated ones (of that strength, 1 where it is 0),
+        # unless the archive already holds mixtures fitted to heatmaps.
+        "heatmaps": False,
+        # The method needs those mixtures: they must be in the archive, or are fitted to the simulated heatmaps.
+        "mixtures": False,
     },
     # What the named method takes, see `registry.METHODS`; here only what all have.
     "lifter": {"name": ""},

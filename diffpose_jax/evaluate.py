@@ -135,13 +135,13 @@ def _chosen(names: Sequence[str] | None, lifter: Lifter, clips: ClipSet) -> tupl
 def _load(config: ConfigDict, data: str | None, split: str) -> tuple[ClipSet, ClipSet | None]:
     """The split to measure and the training split the lifter learned from, None where that is gone."""
     if data is None or data == config.data.source:
-        parts = load_dataset(config.data, sorted({"train", split}))
+        parts = load_dataset(config.data, sorted({"train", split}), without_mixtures={"train"} - {split})
         return parts[split], parts["train"]
     asked = ConfigDict(config.data.to_dict())
     asked.source = data
     clips = load_dataset(asked, [split])[split]
     try:
-        return clips, load_dataset(config.data, ["train"])["train"]
+        return clips, load_dataset(config.data, ["train"], without_mixtures=["train"])["train"]
     except UserError:
         return clips, None
 
@@ -162,7 +162,9 @@ def _workdir_row(measured: Measured, workdir: str, setting: Setting) -> dict[str
 def _describe(config: ConfigDict, data: str | None, split: str, measured: Measured, stride: int) -> dict[str, Any]:
     clips, strength = measured.clips, config.data.detector_strength
     keypoints = f"as in the data, layout {clips.skeleton.name}"
-    if strength > 0:
+    if config.data.heatmaps:
+        keypoints += ", estimated from heatmaps"
+    elif strength > 0:
         keypoints += f", with the detector simulation at strength {strength:g}"
     return {
         "source": data or config.data.source,

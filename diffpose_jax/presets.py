@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -26,41 +28,49 @@ class Argument(NamedTuple):
     """A config's argument: data set, its 2D input (or target, for MPI-INF-3DHP), frames and size.
 
     frames is 0 and size empty where the argument does not say; size 'small' trains in minutes on two cores, 'hour' in
-    about an hour.
+    about an hour. recipe is a word that only some configs know, such as 'release', or empty.
     """
 
     dataset: str
     keypoints: str
     frames: int
     size: str
+    recipe: str = ""
 
 
-def parse_argument(text: str) -> Argument:
-    """Reads `human36m,cpn,243`, `cmu,27,small` and the like, in any order after the data set.
+def parse_argument(text: str, recipes: Collection[str] = ()) -> Argument:
+    """Reads `human36m,cpn,243`, `cmu,27,small` and the like, in any order after the data set; recipes are more words.
 
     Raises UserError naming a word that means nothing here.
     """
     dataset, *words = text.split(",")
     if dataset not in DATASETS:
         raise UserError(f"config argument {text!r}: expected a data set of {', '.join(DATASETS)}, found {dataset!r}")
-    keypoints, frames, size = (*DATASETS[dataset], "")[0], 0, ""
+    keypoints, frames, size, recipe = (*DATASETS[dataset], "")[0], 0, "", ""
     for word in words:
         if word.isdecimal() and int(word) > 0:
             frames = int(word)
         elif word in SIZES:
             size = word
+        elif word in recipes:
+            recipe = word
         elif word in DATASETS[dataset]:
             keypoints = word
         else:
-            known = (*DATASETS[dataset], *SIZES, "a number of frames")
+            known = (*DATASETS[dataset], *SIZES, *recipes, "a number of frames")
             raise UserError(f"config argument {text!r}: expected {', '.join(known)}, found {word!r}")
-    return Argument(dataset, keypoints, frames, size)
+    return Argument(dataset, keypoints, frames, size, recipe)
 
 
-def start(method: str, name: str, text: str) -> tuple[ConfigDict, Argument]:
-    """The config of a method on the data its argument names, and the argument; `name` is the config file's."""
-    argument = parse_argument(text)
-    config = config_for(method)
+def start(
+    method: str, name: str, text: str, recipes: Mapping[str, str] = MappingProxyType({})
+) -> tuple[ConfigDict, Argument]:
+    """The config of a method on the data its argument names, and the argument; `name` is the config file's.
+
+    recipes: words for which it is the config of another method, `{word: method}`.
+    """
+    argument = parse_argument(text, recipes)
+    config = config_for(recipes.get(argument.recipe, method))
     config.name = f"{name} {text}"
     config.data.source = _source(argument)
     config.data.layout = _LAYOUTS.get(argument.dataset, config.data.layout)
@@ -71,6 +81,15 @@ def start(method: str, name: str, text: str) -> tuple[ConfigDict, Argument]:
     if argument.frames:
         config.lifter.frames = argument.frames
     return config, argument
+
+
+def set_heatmaps(config: ConfigDict) -> None:
+    """Asks for mixtures of heatmaps: simulated for the embedded motion, in an archive with them for all other data."""
+    config.data.mixtures = True
+    if config.data.source == "synthetic":
+        config.data.heatmaps = True
+    else:
+        config.data.source = config.data.source.removesuffix(".npz") + "_heatmaps.npz"
 
 
 def set_frames(config: ConfigDict, frames: int) -> None:

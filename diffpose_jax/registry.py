@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,8 +12,10 @@ from diffpose_jax.data.clips import ClipSet, load_archive
 from diffpose_jax.data.corruptions import corrupt_clipset
 from diffpose_jax.data.synthetic import load_synthetic
 from diffpose_jax.errors import UserError
+from diffpose_jax.heatmap_evidence import with_heatmaps
 from diffpose_jax.lifters.base import Lifter
-from diffpose_jax.lifters.methods import METHODS, Method
+from diffpose_jax.lifters.methods import METHODS
+from diffpose_jax.lifters.parts import Method
 from diffpose_jax.skeleton import get_skeleton
 
 
@@ -48,14 +50,29 @@ def _method(name: str) -> Method:
     return METHODS[name]
 
 
-def load_dataset(data: ConfigDict, splits: Sequence[str]) -> dict[str, ClipSet]:
-    """The named splits of the dataset a config's `data` section describes, with the detector simulation it asks for."""
+def load_dataset(data: ConfigDict, splits: Sequence[str], without_mixtures: Collection[str] = ()) -> dict[str, ClipSet]:
+    """The named splits of the dataset a config's `data` section describes, with the detector simulation it asks for.
+
+    Splits `without_mixtures` need none, whatever the config says: fitting them takes its time. Raises UserError where
+    the data have no mixtures and should.
+    """
     if data.source == "synthetic":
         everything = load_synthetic(seed=data.synthetic_seed)
         clips = {split: everything[split] for split in splits}
     else:
         clips = load_archive(data.source, splits)
     clips = {split: part.converted(get_skeleton(data.layout)) for split, part in clips.items()}
-    if data.detector_strength > 0:
+    for split, part in clips.items():
+        mixtures = data.mixtures and split not in without_mixtures
+        # Keypoints in an archive with mixtures are those of its heatmaps.
+        if data.heatmaps and part.mixture is None:
+            strength = data.detector_strength or 1.0
+            clips[split] = with_heatmaps(part, strength=strength, mixtures=mixtures, label=split)
+        elif mixtures and part.mixture is None:
+            raise UserError(
+                f"{data.source}: expected mixtures fitted to heatmaps in split {split}, found none; make an archive "
+                "with them by `python -m diffpose_jax.prepare mixtures`"
+            )
+    if data.detector_strength > 0 and not data.heatmaps:
         clips = {split: corrupt_clipset(part, seed=0, strength=data.detector_strength) for split, part in clips.items()}
     return clips

@@ -90,7 +90,7 @@ def test_a_whole_number_will_do_for_a_real_one():
         ("training", "ema_decay", 1.0, "0 to 0.9999999, found 1.0"),
         ("training", "learning_rate", 0.0, "at least 1e-12, found 0.0"),
         ("diffusion", "sampling_steps", 101, "0 to diffusion.steps=100, found 101"),
-        ("diffusion", "predict", "score", "one of eps, x0, v, found 'score'"),
+        ("diffusion", "predict", "score", "one of eps, x0, v, next, found 'score'"),
         ("diffusion", "sampler", "euler", "one of ddpm, ddim, found 'euler'"),
         ("training", "decay", "linear", "one of constant, cosine, exponential, plateau, found 'linear'"),
         ("training", "optimizer", "sgd", "one of adam, amsgrad, found 'sgd'"),

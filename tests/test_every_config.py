@@ -14,16 +14,20 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffpose_jax import cli, train
-from diffpose_jax.data.clips import save_archive
+from diffpose_jax.data.clips import load_archive, save_archive
 from diffpose_jax.data.synthetic import load_synthetic
 from diffpose_jax.evaluate import evaluate
+from diffpose_jax.heatmap_evidence import with_heatmaps
 from diffpose_jax.predict import predict
 from diffpose_jax.training import loop
+from diffpose_jax.training.checkpoints import restore_workdir
 
 ROOT = Path(__file__).parents[1]
 # The config whose work directory serves another one as context.
 CONTEXT = {"diffpose_frame": "graformer", "diffpose_video": "mixste", "diffhpe_wrapper": "mixste"}
-CONFIGS = sorted(path.stem for path in ROOT.glob("configs/*.py") if path.stem != "quickstart")
+CONTEXT |= {f"{name}:release": CONTEXT[name] for name in ("diffpose_frame", "diffpose_video")}
+HEATMAPS = ("diffpose_frame", "diffpose_video")
+CONFIGS = sorted({path.stem for path in ROOT.glob("configs/*.py") if path.stem != "quickstart"} | CONTEXT.keys())
 TEMPORAL = ("d3dp", "diff3dhpe_mixste", "diff3dhpe_poseformer", "diffhpe_2d", "diffhpe_wrapper", "mixste", "poseformer")
 STEPS = 200
 
@@ -38,14 +42,25 @@ def archive(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def run_of(tmp_path_factory, archive):
+def heatmap_archive(tmp_path_factory, archive) -> str:
+    """Some of them as simulated heatmaps show them, with mixtures."""
+    clips = {split: part.select(range(2)) for split, part in load_archive(archive).items()}
+    clips = {split: with_heatmaps(part, mixtures=True) for split, part in clips.items()}
+    path = tmp_path_factory.mktemp("data") / "synthetic_heatmaps.npz"
+    save_archive(path, clips)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory, archive, heatmap_archive):
     """Trains a config once, with its context before it, and returns its work directory."""
     folder, done = tmp_path_factory.mktemp("runs"), {}
 
     def run(name: str) -> Path:
         if name not in done:
             done[name] = folder / name
-            train_interrupted(config_of(name, archive, CONTEXT.get(name) and run(CONTEXT[name])), done[name])
+            data = heatmap_archive if name in HEATMAPS else archive
+            train_interrupted(config_of(name, data, CONTEXT.get(name) and run(CONTEXT[name])), done[name])
         return done[name]
 
     return run
@@ -54,7 +69,8 @@ def run_of(tmp_path_factory, archive):
 def config_of(name: str, archive: str, context: Path | None) -> ConfigDict:
     values = flags.FlagValues()
     train.define_flags(values)
-    argument = f"synthetic,small{',9' if name in TEMPORAL else ''}"
+    name, _, recipe = name.partition(":")
+    argument = f"synthetic,small{',9' if name in TEMPORAL else ''}{',' * bool(recipe)}{recipe}"
     cli.parse(["train", "--config", f"{ROOT}/configs/{name}.py:{argument}", "--workdir", "unused"], values)
     config = values.config
     config.data.source = archive
@@ -102,10 +118,22 @@ def test_a_config_trains_resumes_evaluates_and_predicts(name, run_of, archive):
 
     prediction = predict(workdir, ROOT / "experiments" / "data" / "wave.json", hypotheses=2)
     frames = prediction.hypotheses.shape[0]
-    assert prediction.hypotheses.shape == (frames, 2, 17, 3)
+    assert prediction.hypotheses.shape == (frames, prediction.meta["hypotheses"], 17, 3)
     assert np.isfinite(prediction.poses).all()
     np.testing.assert_allclose(prediction.poses[:, 0], 0, atol=1e-6)
 
 
 def metrics(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_what_is_calibrated_before_training_survives_being_continued(run_of):
+    """Measured once, at step 0; the second run took it from the checkpoint of the first."""
+    context = restore_workdir(run_of("graformer"))
+    frozen = restore_workdir(run_of("diffpose_frame")).variables["frozen"]
+    jax.tree.map(np.testing.assert_array_equal, frozen["context"], context.variables)
+    spread = np.asarray(frozen["spread"])
+    np.testing.assert_allclose(spread[0], 0.005)  # the root
+    assert 0.01 < np.median(spread) < 0.3
+    assert len(np.unique(spread[1:4])) == 9
+    np.testing.assert_array_equal(spread[1:4], spread[4:7])

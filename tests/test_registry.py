@@ -133,3 +133,38 @@ def test_the_detector_simulation_touches_keypoints_only(tmp_path):
     loaded = load_dataset(data, ["train"])["train"]
     np.testing.assert_array_equal(loaded.poses, clips.poses)
     assert 0 < np.abs(loaded.keypoints - clips.keypoints).mean() < 0.2
+
+
+def clips_of_a_walk(frames: int = 40) -> ClipSet:
+    poses = np.random.default_rng(0).normal(size=(1, 17, 3)) + np.linspace(0, 0.3, frames)[:, None, None]
+    poses = (poses - poses[:, :1]).astype(np.float32) * 0.3
+    return ClipSet.build([Clip(poses[..., :2] / 5, poses, poses[:, 1], "S1", "walk")], H36M_17)
+
+
+def test_heatmaps_are_simulated_and_mixtures_fitted_where_the_data_have_none(tmp_path):
+    clips = clips_of_a_walk()
+    save_archive(tmp_path / "data.npz", {"train": clips, "test": clips})
+    data = config_for("diffpose").data
+    data.update(source=str(tmp_path / "data.npz"), heatmaps=True, mixtures=True)
+    loaded = load_dataset(data, ["train", "test"], without_mixtures=["train"])
+    assert loaded["train"].mixture is None
+    np.testing.assert_array_equal(loaded["train"].keypoints, loaded["test"].keypoints)
+    np.testing.assert_array_equal(loaded["test"].poses, clips.poses)
+    assert 0 < np.abs(loaded["test"].keypoints - clips.keypoints).mean() < 0.05
+    # The mean of a mixture is near its keypoint: what it says beyond is where else the joint may be.
+    packed = loaded["test"].mixture.astype(np.float32)
+    mean = (packed[..., :1] * packed[..., 1:3]).sum(axis=-2)
+    assert np.median(np.abs(mean)) < 0.01
+    save_archive(tmp_path / "data_heatmaps.npz", loaded)
+    data.update(source=str(tmp_path / "data_heatmaps.npz"))
+    again = load_dataset(data, ["test"])["test"]
+    np.testing.assert_array_equal(again.keypoints, loaded["test"].keypoints)
+    np.testing.assert_array_equal(again.mixture, loaded["test"].mixture)
+
+
+def test_data_without_mixtures_are_told_where_those_come_from(tmp_path):
+    save_archive(tmp_path / "data.npz", {"train": clips_of_a_walk()})
+    data = config_for("diffpose").data
+    data.update(source=str(tmp_path / "data.npz"), mixtures=True)
+    with pytest.raises(UserError, match=r"expected mixtures .* in split train, found none; .*prepare mixtures"):
+        load_dataset(data, ["train"])

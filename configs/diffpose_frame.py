@@ -1,15 +1,16 @@
 """DiffPose (Gong et al., CVPR 2023) for single frames: draws from heatmaps' distributions, denoised.
 
-    python -m diffpose_jax.train --config configs/graformer.py:synthetic,small --workdir runs/graformer_heatmaps \
-        --config.data.heatmaps
+    python -m diffpose_jax.train --config configs/graformer.py:synthetic,small --workdir runs/graformer
     python -m diffpose_jax.train --config configs/diffpose_frame.py:synthetic,small --workdir runs/diffpose \
-        --config.lifter.context=runs/graformer_heatmaps
+        --config.lifter.context=runs/graformer
 
-The context is the work directory of a lifter of single frames, trained on the same keypoints. Other data than the
-embedded motion come as an archive with mixtures of heatmaps, data/NAME_heatmaps.npz, see `prepare mixtures`.
+The context is the work directory of a trained (or converted) lifter of single frames on the same keypoints.
+More words after the data set: with `heatmaps` the distribution that poses are diffused towards is that of a detector's
+heatmaps, simulated for the embedded motion (train the context with --config.data.heatmaps then) and otherwise in
+data/NAME_heatmaps.npz, see `prepare mixtures`; without it keypoints are all there is, and that distribution is the
+context's own uncertainty. `release` is what the released code computes.
 
-With `release` after the data set it is what the released code computes: the context's estimate itself refined, without
-heatmaps. Published for Human3.6M: 49.7 mm with CPN, 31.6 mm with ground-truth 2D; not reproduced here yet, for want of
+Published for Human3.6M: 49.7 mm with CPN, 31.6 mm with ground-truth 2D; not reproduced here yet, for want of
 the data.
 """
 
@@ -17,14 +18,17 @@ from ml_collections import ConfigDict
 
 from diffpose_jax.presets import HUMAN36M_FRAMES, Argument, set_heatmaps, start, train_epochs, train_small
 
+RECIPES = {"release": "diffpose_release", "heatmaps": "diffpose"}
+
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
     """The published method or the released one, in the recipe of the release or a small one."""
-    config, chosen = start("diffpose", "diffpose_frame", argument, {"release": "diffpose_release"})
+    config, chosen = start("diffpose", "diffpose_frame", argument, RECIPES)
     if chosen.recipe == "release":
         _release(config, chosen)
     else:
-        set_heatmaps(config)
+        if chosen.recipe == "heatmaps":
+            set_heatmaps(config)
         config.evaluation.update(hypotheses=5)
         config.training.update(valid_hypotheses=5)
     if chosen.size:

@@ -1,30 +1,36 @@
 """DiffPose (Gong et al., CVPR 2023) for video: MixSTE's estimate and features are the context of every frame.
 
-    python -m diffpose_jax.train --config configs/mixste.py:synthetic,small --workdir runs/mixste_heatmaps \
-        --config.data.heatmaps
+    python -m diffpose_jax.train --config configs/mixste.py:synthetic,small --workdir runs/mixste
     python -m diffpose_jax.train --config configs/diffpose_video.py:synthetic,small --workdir runs/diffpose_video \
-        --config.lifter.context=runs/mixste_heatmaps
+        --config.lifter.context=runs/mixste
 
-The context is the work directory of a lifter of sequences, trained on the same keypoints; its frames are those of a
-window. Data and the word `release` as in `configs/diffpose_frame.py`. Published for Human3.6M, 243 frames: 36.9 mm with
-CPN (users of the released weights find 39.5), 18.9 mm with ground-truth 2D; not reproduced here yet, for want of the
-data.
+The context is the work directory of a trained (or converted) lifter of sequences on the same keypoints; its frames are
+those of a window. More words after the data set: with `heatmaps` the distribution that poses are diffused towards is that of a detector's
+heatmaps, simulated for the embedded motion (train the context with --config.data.heatmaps then) and otherwise in
+data/NAME_heatmaps.npz, see `prepare mixtures`; without it keypoints are all there is, and that distribution is the
+context's own uncertainty. `release` is what the released code computes.
+
+Published for Human3.6M, 243 frames: 36.9 mm with CPN (users of the released weights find 39.5), 18.9 mm with
+ground-truth 2D; not reproduced here yet, for want of the data.
 """
 
 from ml_collections import ConfigDict
 
 from diffpose_jax.presets import HUMAN36M_FRAMES, Argument, set_heatmaps, start, train_epochs, train_small
 
+RECIPES = {"release": "diffpose_release", "heatmaps": "diffpose"}
+
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
     """The published method or the released one, in the recipe of the release or a small one."""
-    config, chosen = start("diffpose", "diffpose_video", argument, {"release": "diffpose_release"})
+    config, chosen = start("diffpose", "diffpose_video", argument, RECIPES)
     config.data.windows = "tiled"
     config.evaluation.update(batch_size=8)
     if chosen.recipe == "release":
         _release(config, chosen)
     else:
-        set_heatmaps(config)
+        if chosen.recipe == "heatmaps":
+            set_heatmaps(config)
         config.evaluation.update(hypotheses=5)
         config.training.update(valid_hypotheses=5)
     if chosen.size:

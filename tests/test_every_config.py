@@ -25,8 +25,8 @@ from diffpose_jax.training.checkpoints import restore_workdir
 ROOT = Path(__file__).parents[1]
 # The config whose work directory serves another one as context.
 CONTEXT = {"diffpose_frame": "graformer", "diffpose_video": "mixste", "diffhpe_wrapper": "mixste"}
-CONTEXT |= {f"{name}:release": CONTEXT[name] for name in ("diffpose_frame", "diffpose_video")}
-HEATMAPS = ("diffpose_frame", "diffpose_video")
+# After a colon a word of the config's argument.
+CONTEXT |= {"diffpose_frame:release": "graformer", "diffpose_frame:heatmaps": "graformer"}
 CONFIGS = sorted({path.stem for path in ROOT.glob("configs/*.py") if path.stem != "quickstart"} | CONTEXT.keys())
 TEMPORAL = ("d3dp", "diff3dhpe_mixste", "diff3dhpe_poseformer", "diffhpe_2d", "diffhpe_wrapper", "mixste", "poseformer")
 STEPS = 200
@@ -59,7 +59,7 @@ def run_of(tmp_path_factory, archive, heatmap_archive):
     def run(name: str) -> Path:
         if name not in done:
             done[name] = folder / name
-            data = heatmap_archive if name in HEATMAPS else archive
+            data = heatmap_archive if name.endswith(":heatmaps") else archive
             train_interrupted(config_of(name, data, CONTEXT.get(name) and run(CONTEXT[name])), done[name])
         return done[name]
 

@@ -143,7 +143,8 @@ def predict_windows(
 
     Returns `{aggregation: poses [M, J, 3]}` in metres, root-relative, and the numbers `[M]` of the frames that are
     lifted (of a lifter of middle frames, those), ascending; 'all' is `[M, H, J, 3]`. Where windows overlap, the last
-    one counts. `progress` is called after each chunk with the share that is done. Aggregation 'reprojection' raises UserError without cameras.
+    one counts. `progress` is called after each chunk with the share that is done. Aggregation 'reprojection' raises
+    UserError without cameras.
     """
     check_aggregations([name for name in aggregations if name != ALL])
     numbers, inside = _frames_of(windows, lifter)

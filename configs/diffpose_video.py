@@ -5,10 +5,7 @@
         --config.lifter.context=runs/mixste
 
 The context is the work directory of a trained (or converted) lifter of sequences on the same keypoints; its frames are
-those of a window. More words after the data set: with `heatmaps` the distribution that poses are diffused towards is that of a detector's
-heatmaps, simulated for the embedded motion (train the context with --config.data.heatmaps then) and otherwise in
-data/NAME_heatmaps.npz, see `prepare mixtures`; without it keypoints are all there is, and that distribution is the
-context's own uncertainty. `release` is what the released code computes.
+those of a window. The words `heatmaps` and `release` mean what they do in `configs/diffpose_frame.py`.
 
 Published for Human3.6M, 243 frames: 36.9 mm with CPN (users of the released weights find 39.5), 18.9 mm with
 ground-truth 2D; not reproduced here yet, for want of the data.

@@ -11,6 +11,8 @@
                    says which 3D targets, annot3 (the files named ..._3dhp_ori.npz) or univ_annot3
     keypoints      your own 2D keypoints (.npz or .json; `diffpose_jax.data.keypoints` says how they look)
 
+`prepare mixtures --input ARCHIVE --output ARCHIVE` adds mixtures of heatmaps: see `diffpose_jax.prepare_mixtures`.
+
 Prints what it found and draws a sample sheet beside the archive. Look at it: wrong units, sides or axes show at once.
 """
 
@@ -28,7 +30,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from diffpose_jax import cli
+from diffpose_jax import cli, prepare_mixtures
 from diffpose_jax.data.clips import ClipSet, save_archive
 from diffpose_jax.data.cmu import load_cmu
 from diffpose_jax.data.corruptions import DetectorSettings, corrupt_clipset
@@ -107,12 +109,17 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "strength", 1.0, "How bad the simulated detector is; 1 is like CPN on Human3.6M.", flag_values=values
     )
     flags.DEFINE_integer("samples", 15, "Samples on the sheet.", lower_bound=1, flag_values=values)
+    prepare_mixtures.define_flags(values)
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, prepares the archive, and says where everything is."""
+    if argv[1:] == ["mixtures"]:
+        return _mixtures(given)
     if len(argv) != 2 or argv[1] not in SOURCES:
-        raise UserError(f"expected one of {', '.join(SOURCES)} as the source, found {' '.join(argv[1:]) or 'none'}")
+        raise UserError(
+            f"expected one of {', '.join(SOURCES)} or mixtures as the source, found {' '.join(argv[1:]) or 'none'}"
+        )
     kind = argv[1]
     options = _options(kind, given)
     if given.output is None:
@@ -123,6 +130,18 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
         raise UserError(f"--strength: expected 0 or more, found {given.strength}")
     detector = DetectorSettings(strength=given.strength) if given.simulate_detector else None
     prepare(kind, given.source, given.output, options, detector=detector, seed=given.seed, samples=given.samples)
+    return 0
+
+
+def _mixtures(given: flags.FlagValues) -> int:
+    for name in ("input", "output"):
+        if given[name].value is None:
+            raise UserError(f"--{name}: required for mixtures, found none")
+    if not 0 < given.strength < np.inf:
+        raise UserError(f"--strength: expected more than 0, found {given.strength}")
+    output, _ = _writable(given.output)
+    names = ("gmm", "components", "points", "covariance", "seed", "strength")
+    prepare_mixtures.prepare_mixtures(given.input, str(output), **{name: given[name].value for name in names})
     return 0
 
 

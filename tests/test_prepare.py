@@ -78,7 +78,7 @@ def test_keypoints_without_3d_are_prepared_for_another_layout(program, keypoints
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "humaneva, mpi_inf_3dhp, keypoints as the source, found none"),
+        ([], "humaneva, mpi_inf_3dhp, keypoints or mixtures as the source, found none"),
         (["totalcapture"], "found totalcapture"),
         (["synthetic"], "--output: required"),
         (["cmu", "--output={here}/a.npz"], "--source: required for cmu"),

@@ -1,8 +1,9 @@
-"""Measures speed: `python experiments/benchmark.py [--output DIR] [--quick] [--only sample,gather,train]`.
+"""Measures speed: `python experiments/benchmark.py [--output DIR] [--quick] [--only sample,gather,train,mixtures]`.
 
 * train: frames/s of the whole training step (gather, flips, gradient, Adam, moving average), data resident;
 * sample: poses/s (hypotheses times frames) of DiffuPose for 1, 10 and 50 hypotheses, and the latency of one frame;
-* gather: windows/s of the on-device window gather over 1.5 million frames, beside a plain numpy generator.
+* gather: windows/s of the on-device window gather over 1.5 million frames, beside a plain numpy generator;
+* mixtures: fits/s of five Gaussians to 200 points, at equal steps and at equal likelihood, beside scikit-learn.
 
 Every figure is a median over repeats with its range, after warm-up; compile times stand apart. Things that are compared
 run in turns. Weights and data are random: speed does not depend on them. Writes `benchmark.json` and `benchmark.md`.
@@ -14,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,9 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
+from benchmark_mixtures import benchmark_mixtures
 from ml_collections import ConfigDict
+from timing import Report, Row, interleaved, repeated, timed
 
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import Windows, centred_windows, device_clips, gather, shuffled
@@ -37,25 +39,6 @@ from diffpose_jax.registry import build_lifter, config_for
 from diffpose_jax.skeleton import H36M_17
 from diffpose_jax.training.state import create_state, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, flip_half, make_step
-
-
-class Row(NamedTuple):
-    """One figure: what was run, how much work one call is, the seconds of every call, and compilation in seconds."""
-
-    section: str
-    case: str
-    unit: str
-    work: int
-    seconds: list[float]
-    compile_seconds: float | None = None
-    ratio: list[float] | None = None  # of this rate to that of the numpy generator, one per turn
-
-    def rates(self) -> tuple[float, float, float]:
-        """Median, lowest and highest amount of work per second."""
-        return tuple(float(self.work / at) for at in (np.median(self.seconds), max(self.seconds), min(self.seconds)))
-
-
-Report = Callable[[Row], None]
 
 
 class Size(NamedTuple):
@@ -70,11 +53,14 @@ class Size(NamedTuple):
     clips: int  # of 2500 frames each
     windows: dict[int, int]  # window length -> windows per batch
     num_layers: int = 4
+    mixtures: int = 4096  # fits per call
 
 
-QUICK = Size(2, 16, 2, 1, (2,), {32: 4}, 4, {27: 32}, num_layers=1)
+QUICK = Size(2, 16, 2, 1, (2,), {32: 4}, 4, {27: 32}, num_layers=1, mixtures=64)
 CPU = Size(7, 256, 4, 4, (1, 10, 50), {384: 100, 128: 20}, 600, {27: 1024, 81: 512, 243: 256})
-ACCELERATOR = Size(15, 4096, 20, 256, (1, 10, 50), {384: 100, 128: 20}, 600, {27: 4096, 81: 2048, 243: 1024})
+ACCELERATOR = Size(
+    15, 4096, 20, 256, (1, 10, 50), {384: 100, 128: 20}, 600, {27: 4096, 81: 2048, 243: 1024}, mixtures=65536
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -108,37 +94,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="where the results go")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: tiny sizes, no meaning")
-    parser.add_argument("--only", type=sections, default=list(SECTIONS), help="e.g. sample,gather,train")
+    parser.add_argument("--only", type=sections, default=list(SECTIONS), help="e.g. sample,gather,train,mixtures")
     return parser.parse_args(argv)
-
-
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of a call, once it is there, and the seconds it took."""
-    begin = time.perf_counter()
-    result = jax.block_until_ready(call())
-    return result, time.perf_counter() - begin
-
-
-def repeated(call: Callable[[], Any], repeats: int, budget: float = 20.0) -> list[float]:
-    """Seconds of `repeats` calls after one that is not counted; of a slow call at least two, within the budget."""
-    timed(call)
-    seconds: list[float] = []
-    while len(seconds) < min(2, repeats) or (len(seconds) < repeats and sum(seconds) < budget):
-        seconds.append(timed(call)[1])
-    return seconds
-
-
-def interleaved(calls: dict[str, Callable[[], Any]], turns: int, calls_per_turn: int = 1) -> dict[str, np.ndarray]:
-    """Seconds `[turns, calls_per_turn]` of each of some calls that take turns, so that all see the same machine.
-
-    One call before each turn is not counted: it finds the memory as the other one left it.
-    """
-    seconds = {name: np.zeros((turns, calls_per_turn)) for name in calls}
-    for turn in range(turns):
-        for name, call in calls.items():
-            timed(call)
-            seconds[name][turn] = [timed(call)[1] for _ in range(calls_per_turn)]
-    return seconds
 
 
 def random_clips(count: int, frames: int = 2500) -> ClipSet:
@@ -290,11 +247,13 @@ SECTIONS: dict[str, Callable[[Size, Report], None]] = {
     "sample": benchmark_sampling,
     "gather": benchmark_gather,
     "train": benchmark_training,
+    "mixtures": lambda size, report: benchmark_mixtures(size.mixtures, size.repeats, report),
 }
 COUNTS: dict[str, Callable[[Size], int]] = {
     "train": lambda size: len(size.widths) + 1,
     "sample": lambda size: len(size.widths) * len({size.sample_batch, 1}) * len(size.hypotheses),
     "gather": lambda size: len(size.windows) * 4,
+    "mixtures": lambda size: 4,
 }
 
 
@@ -322,7 +281,7 @@ def _processor() -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The figures as one Markdown table."""
-    lines = ["| section | case | median [min..max] per s | ms per call | compile s | times numpy |"]
+    lines = ["| section | case | median [min..max] per s | ms per call | compile s | times reference |"]
     lines.append("|---|---|---|---|---|---|")
     for row in rows:
         middle, lowest, highest = row.rates()

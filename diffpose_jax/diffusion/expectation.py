@@ -1,7 +1,8 @@
 """Expectation maximisation of one mixture of Gaussians, on points that are centred and scaled.
 
-An M step is one matrix product of responsibilities `[M, P]` with the monomials `[P, features]` of the points (1, x, y,
-xx, xy, yy in two dimensions). In float32 that cannot resolve components much narrower than the data; so variances have
+An M step is one matrix product of responsibilities `[M, P]` with the monomials `[features, P]` of the points (1, x, y,
+xx, xy, yy in two dimensions), both with the points along their rows: a quarter faster on CPU than with one of them
+turned. In float32 that cannot resolve components much narrower than the data; so variances have
 a coarse floor, and the last steps form each covariance around its own mean instead.
 """
 
@@ -34,7 +35,7 @@ class Parameters(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Points `[D, P]`, their weights `[P]` (summing to 1), monomials `[P, features]`, and two floors of variances."""
+    """Points `[D, P]`, their weights `[P]` (summing to 1), monomials `[features, P]`, and two floors of variances."""
 
     points: Array
     weights: Array
@@ -47,11 +48,12 @@ class Problem(NamedTuple):
 def scaled_problem(points: Array, weights: Array, diagonal: bool, floor: float) -> Problem:
     """The problem of scaled points `[P, D]`."""
     rows, columns = np.tril_indices(points.shape[1])
-    second = points**2 if diagonal else points[:, rows] * points[:, columns]
-    monomials = jnp.concatenate([jnp.ones_like(points[:, :1]), points, second], axis=1)
+    points = points.T
+    second = points**2 if diagonal else points[rows] * points[columns]
+    monomials = jnp.concatenate([jnp.ones_like(points[:1]), points, second])
     # The squares are of order 1 and carry rounding of that order.
     coarse = max(floor, 32 * float(jnp.finfo(points.dtype).eps))
-    return Problem(points.T, weights, monomials, *jnp.asarray([floor, coarse], points.dtype), diagonal)
+    return Problem(points, weights, monomials, *jnp.asarray([floor, coarse], points.dtype), diagonal)
 
 
 def seeded(key: Array, problem: Problem, num_components: int) -> Parameters:
@@ -94,7 +96,13 @@ def advanced(problem: Problem, parameters: Parameters, steps: int) -> tuple[Para
 def converged(
     problem: Problem, parameters: Parameters, iterations: int, tolerance: float
 ) -> tuple[Parameters, Array, Array]:
-    """EM until a step gains no more than the tolerance; the log-likelihood before the last step; how many steps."""
+    """EM until a step gains no more than the tolerance; the log-likelihood before the last step; how many steps.
+
+    With a tolerance of -inf no step but the last computes a likelihood.
+    """
+    if tolerance == -math.inf and iterations > 0:
+        now = jax.lax.fori_loop(0, iterations - 1, lambda _, now: step(problem, now)[0], parameters)
+        return *step(problem, now), jnp.int32(iterations)
 
     def unsettled(carry: tuple[Parameters, Array, Array, Array]) -> Array:
         _, _, gain, done = carry
@@ -146,13 +154,14 @@ def expectation(problem: Problem, parameters: Parameters) -> tuple[Array, Array]
     largest = jnp.max(joint, axis=0)
     shares = jnp.exp(joint - largest[None])
     total = jnp.sum(shares, axis=0)
-    return shares * (problem.weights / total)[None], problem.weights @ (largest + jnp.log(total))
+    return shares * (problem.weights / total)[None], jnp.sum(problem.weights * (largest + jnp.log(total)))
 
 
 def maximisation(problem: Problem, responsibilities: Array) -> Parameters:
     """Weights, means and covariances from one matrix product."""
     size = len(problem.points)
-    statistics = responsibilities @ problem.monomials
+    # Reduced precision, which GPUs use by default, would not do for differences of moments.
+    statistics = jnp.einsum("mp,fp->mf", responsibilities, problem.monomials, precision="highest")
     share = statistics[:, 0]
     expected = statistics[:, 1:] / jnp.maximum(share, jnp.finfo(share.dtype).tiny)[:, None]
     means, second = expected[:, :size], expected[:, size:]
@@ -181,7 +190,7 @@ def exact_maximisation(problem: Problem, responsibilities: Array) -> Parameters:
     size = len(problem.points)
     share = jnp.sum(responsibilities, axis=1)
     responsibilities = responsibilities / jnp.maximum(share, jnp.finfo(share.dtype).tiny)[:, None]
-    means = responsibilities @ problem.points.T
+    means = jnp.einsum("mp,ip->mi", responsibilities, problem.points, precision="highest")
     centred = problem.points[None] - means[..., None]
     weighted = responsibilities[:, None] * centred
     if problem.diagonal:
@@ -189,7 +198,7 @@ def exact_maximisation(problem: Problem, responsibilities: Array) -> Parameters:
     if size <= UNROLLED:
         covariances = jnp.sum(weighted[:, :, None] * centred[:, None], axis=-1)
     else:
-        covariances = weighted @ jnp.swapaxes(centred, 1, 2)
+        covariances = jnp.einsum("mip,mjp->mij", weighted, centred, precision="highest")
     # The covariance itself is rounded too, and must stay positive definite.
     floor = jnp.maximum(problem.floor, 8 * jnp.finfo(share.dtype).eps * jnp.trace(covariances, axis1=1, axis2=2))
     covariances = covariances + floor[:, None, None] * jnp.eye(size, dtype=means.dtype)[None]
@@ -201,7 +210,7 @@ def degenerate(problem: Problem, parameters: Parameters) -> Array:
     size = len(problem.points)
     pivots = parameters.factors if problem.diagonal else jnp.diagonal(parameters.factors, axis1=1, axis2=2)
     tiny = jnp.finfo(problem.weights.dtype).tiny
-    counts = parameters.weights / jnp.maximum(problem.weights @ problem.weights, tiny)
+    counts = parameters.weights / jnp.maximum(jnp.sum(problem.weights**2), tiny)
     narrow = jnp.min(pivots) ** 2 < 4 * problem.floor
     return narrow | (jnp.min(counts) < (2 if problem.diagonal else size + 1))
 

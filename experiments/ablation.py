@@ -47,7 +47,7 @@ class Variant(NamedTuple):
 
 VARIANTS: dict[str, Variant] = {
     "mixture": Variant(
-        "diffpose_frame",
+        "diffpose_frame:heatmaps",
         sampled={
             "": {},
             "from the estimate": {"lifter.start": "estimate"},
@@ -56,13 +56,13 @@ VARIANTS: dict[str, Variant] = {
             "50 steps": {"diffusion.sampling_steps": 50},
         },
     ),
-    "gaussian": Variant("diffpose_frame", {"lifter.base": "gaussian"}),
-    "normal": Variant("diffpose_frame", {"lifter.base": "normal", "lifter.start": "noise"}),
+    "gaussian": Variant("diffpose_frame:heatmaps", {"lifter.base": "gaussian"}),
+    "normal": Variant("diffpose_frame:heatmaps", {"lifter.base": "normal", "lifter.start": "noise"}),
     "release": Variant("diffpose_frame:release"),
-    "no features": Variant("diffpose_frame", {"lifter.features": False}),
-    "diagonal": Variant("diffpose_frame", {"lifter.covariance": "diagonal"}),
-    "next pose": Variant("diffpose_frame", {"diffusion.predict": "next"}),
-    "noise": Variant("diffpose_frame", {"diffusion.predict": "eps"}),
+    "no features": Variant("diffpose_frame:heatmaps", {"lifter.features": False}),
+    "diagonal": Variant("diffpose_frame:heatmaps", {"lifter.covariance": "diagonal"}),
+    "next pose": Variant("diffpose_frame:heatmaps", {"diffusion.predict": "next"}),
+    "noise": Variant("diffpose_frame:heatmaps", {"diffusion.predict": "eps"}),
     "DiffuPose": Variant("diffupose", context=False),
     "DiffHPE-2D": Variant("diffhpe_2d:9", context=False),
     "Diff3DHPE": Variant("diff3dhpe_mixste:9", context=False),

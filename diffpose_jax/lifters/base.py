@@ -89,9 +89,7 @@ def lifted_frames(lifter: Lifter) -> slice:
 def lifted_part(lifter: Lifter, batch: Batch) -> Batch:
     """The batch reduced to the frames that a lifter gives poses for."""
     frames = lifted_frames(lifter)
-    return batch._replace(
-        keypoints=batch.keypoints[:, frames], poses=batch.poses[:, frames], mask=batch.mask[:, frames]
-    )
+    return jax.tree.map(lambda part: part[:, frames], batch._replace(index=None))._replace(index=batch.index)
 
 
 def flip_batch(batch: Batch, skeleton: Skeleton) -> Batch:

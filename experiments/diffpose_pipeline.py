@@ -80,6 +80,7 @@ def heatmap_figure(heatmaps: Heatmaps, clip: ClipSet, seen: ClipSet, frame: int,
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
     axes[0].set_title("keypoints: the heatmaps' estimates")
     draw_pose_2d(axes[0], seen.keypoints[frame], clip.skeleton)
+    frame_axes(axes[0], seen.keypoints[frame] * [1, -1])
     axes[1].set_title(f"heatmap of the {clip.skeleton.joints[joint].replace('_', ' ')}")
     axes[1].imshow(np.asarray(render(one, box, 64))[0, joint] ** 0.5, extent=shown, cmap="magma")
     axes[2].set_title("200 draws and the mixture fitted by EM")
@@ -89,7 +90,8 @@ def heatmap_figure(heatmaps: Heatmaps, clip: ClipSet, seen: ClipSet, frame: int,
     for ax in axes[1:]:
         ax.plot(*clip.keypoints[frame, joint], "+", color="limegreen", markersize=12, label="truth")
         ax.plot(*seen.keypoints[frame, joint], "x", color="deepskyblue", markersize=9, label="estimate")
-        ax.set(xlim=shown[:2], ylim=shown[2:], xticks=[], yticks=[], aspect="equal")
+        (left, low), (right, high) = np.asarray(points).min(axis=0) - 0.02, np.asarray(points).max(axis=0) + 0.02
+        ax.set(xlim=(left, right), ylim=(high, low), xticks=[], yticks=[], aspect="equal")
     axes[2].legend(loc="lower right")
     return _saved(figure, "diffpose_heatmap.png")
 
@@ -107,7 +109,7 @@ def pose_figure(trained: Trained, batch: Batch, joint: int) -> Path:
     _, plan = process_of(trained.config)
     states = [_after(trained, skeleton, batch, done) for done in range(len(plan.step) + 1)]
     truth = np.asarray(batch.poses)[0, 0]
-    figure, axes = plt.subplots(1, len(states) + 1, figsize=(2.3 * (len(states) + 1), 4.4), layout="constrained")
+    figure, axes = plt.subplots(1, len(states) + 1, figsize=(1.7 * (len(states) + 1), 3.6), layout="constrained")
     titles = ["drawn from H_K", *(f"step {done} of {len(plan.step)}" for done in range(1, len(states)))]
     for ax, poses, title in zip(axes, states, titles, strict=False):
         _overlay(ax, poses, skeleton, joint, title)
@@ -138,7 +140,7 @@ def _after(trained: Trained, skeleton: Skeleton, batch: Batch, steps: int) -> np
 
 def _overlay(ax: Axes, poses: np.ndarray, skeleton: Skeleton, joint: int, title: str) -> None:
     for pose in poses:
-        draw_pose_3d(ax, pose, skeleton, view=SIDE_VIEW, alpha=0.12)
+        draw_pose_3d(ax, pose, skeleton, view=SIDE_VIEW, alpha=0.12, linewidth=1.2, joint_size=1.0)
     ax.scatter(*view_points(poses[:, joint], SIDE_VIEW)[:, :2].T, s=8, color="crimson", zorder=5)
     ax.set_title(title)
 

@@ -23,6 +23,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffpose_jax.diffusion.hypotheses import example_keys
 from diffpose_jax.diffusion.process import at_step, diffuse, to_eps
@@ -32,10 +33,13 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch, flip_averaged
 from diffpose_jax.lifters.conditional_denoising import (
     OBJECTIVES,
+    SOLVERS,
     Condition,
+    Likely,
     compared,
     denoiser_input,
     drawn,
+    keeping_spread,
     likeliest,
     single,
 )
@@ -73,6 +77,7 @@ def diffpose(
     depth: str = "context",
     covariance: str = "full",
     features: bool = True,
+    solver: str = "ddim",
 ) -> Lifter:
     """DiffPose around `network(x [B, F, J, C], k, features) -> [B, F, J, 3]` and a frozen deterministic `context`.
 
@@ -81,7 +86,8 @@ def diffpose(
     H_K ('mixture'), one Gaussian of its moments ('gaussian') or N(0, 1 m) ('normal'). start: hypotheses start at draws
     of that ('mixture'), at N(0, 1 m) whatever it is ('noise'), or at the context's 'estimate'. depth of H_K: that of
     the 'context', or the training set's 'histogram'; its covariance in the image plane 'full' or 'diagonal'.
-    features=False leaves f_ST out; of the context's estimate, on which H_K stands, the denoiser still hears.
+    features=False leaves f_ST out; of the context's estimate, on which H_K stands, the denoiser still hears. solver
+    'keeping_spread' corrects what few steps of 'ddim' lose of the hypotheses' spread; it is for plans without noise.
 
     A batch without mixtures has heatmaps that say no more than the keypoints: H_K is then the context's uncertainty.
     `calibrate` measures this and the depths once, before training; beside the context's variables they are
@@ -95,9 +101,13 @@ def diffpose(
         ("lifter.start", start, STARTS),
         ("lifter.depth", depth, DEPTHS),
         ("lifter.covariance", covariance, COVARIANCES),
+        ("lifter.solver", solver, SOLVERS),
     ):
         if value not in known:
             raise UserError(f"config.{name}: expected one of {', '.join(known)}, found {value!r}")
+
+    alpha_bar_ahead = np.ones_like(schedule.alpha_bar)
+    alpha_bar_ahead[plan.step[:-1]] = schedule.alpha_bar[plan.step[1:]]
 
     def encode(variables: Variables, batch: Batch, context: Lifter = context) -> Condition:
         frozen = variables["frozen"]
@@ -106,17 +116,23 @@ def diffpose(
         initial = initial_distribution(batch.keypoints, batch.mixture, estimate, frozen, depth, covariance)
         return Condition(batch.keypoints, estimate, inner, base_distribution(base, initial))
 
-    def corrected(variables: Variables, condition: Condition, x: Array, k: Array, **options: Any) -> tuple[Array, Any]:
+    def corrected(
+        variables: Variables, condition: Condition, x: Array, k: Array, **options: Any
+    ) -> tuple[Array, Likely, Any]:
         alpha_bar = at_step(schedule.alpha_bar, k, x)
         likely = likeliest(condition, variables["frozen"]["spread"], x, alpha_bar)
         output = network.apply(variables, denoiser_input(condition, likely, x), k, condition.features, **options)
         output, updates = output if "mutable" in options else (output, {})
-        return likely.pose + likely.deviation * output.astype(x.dtype), updates
+        return likely.pose + likely.deviation * output.astype(x.dtype), likely, updates
 
     def denoise(variables: Variables, condition: Condition, x: Array, k: Array) -> tuple[Array, Array]:
-        x0, _ = corrected(variables, condition, x, k, train=False)
-        mean = condition.component.mean
-        return x0, to_eps(x - mean, x0 - mean, at_step(schedule.alpha_bar, k, x))
+        x0, likely, _ = corrected(variables, condition, x, k, train=False)
+        component, spread = condition.component, variables["frozen"]["spread"]
+        alpha_bar, ahead = (at_step(levels, k, x) for levels in (schedule.alpha_bar, alpha_bar_ahead))
+        prediction = x0, to_eps(x - component.mean, x0 - component.mean, alpha_bar)
+        if solver == "ddim":
+            return prediction
+        return keeping_spread(prediction, likely, component, spread, alpha_bar, ahead)
 
     def init(key: Array, batch: Batch) -> Variables:
         network_key, context_key = jax.random.split(key)
@@ -146,7 +162,7 @@ def diffpose(
         x = diffuse(schedule, frames.poses, k, noise, component.mean)
         rngs = {"dropout": dropout_key}
         options = {"train": True, "index": frames.index, "rngs": rngs, "mutable": ["batch_stats"]}
-        found, updates = corrected(variables, condition, x, k, **options)
+        found, _, updates = corrected(variables, condition, x, k, **options)
         error = compared(predict, found, x, component, schedule, k) - compared(
             predict, frames.poses, x, component, schedule, k
         )

@@ -49,6 +49,7 @@ def _diffpose(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> 
         depth=options.depth,
         covariance=options.covariance,
         features=options.features,
+        solver=options.solver,
     )
 
 
@@ -159,7 +160,7 @@ METHODS: dict[str, Method] = {
         _diffpose,
         # See `diffpose`; feature_width is that of f_ST as it is fed to the denoiser.
         {**GRAFORMER, "context": "", "base": "mixture", "start": "mixture", "depth": "context",
-         "covariance": "full", "features": True, "feature_width": 32},
+         "covariance": "full", "features": True, "feature_width": 32, "solver": "ddim"},
         {"steps": 50, "predict": "x0", "sampler": "ddim", "sampling_steps": 5, "clip": 0.0},
     ),
     "diffpose_release": Method(

@@ -318,6 +318,24 @@ def test_an_oracle_has_no_loss_and_a_network_has(batch, variables, predict):
     assert jax.jit(build(predict=predict).loss)(variables, KEY, batch)[0] > 1e-2
 
 
+class NoCorrection:
+    """A network that adds nothing to the Gaussian's prediction."""
+
+    def apply(self, variables, x, k, features, *, train):
+        return jnp.zeros_like(x[..., :3])
+
+
+@pytest.mark.parametrize(("solver", "left"), [("keeping_spread", 1.0), ("ddim", 0.78)])
+def test_five_steps_keep_the_spread_of_a_gaussian_or_lose_a_fifth_of_it(batch, solver, left):
+    """H_K without heatmaps is the context's uncertainty: all reverse steps have to do is to leave it as it is."""
+    lifter = diffpose(NoCorrection(), H36M_17, SCHEDULE, PLAN, context=CONTEXT, solver=solver)
+    plain = batch._replace(mixture=None)
+    poses = jax.jit(lifter.sample, static_argnums=3)({"frozen": {"context": {}, **STATISTICS}}, KEY, plain, 400)
+    found = np.asarray(poses).std(axis=0)[..., 1:, :].mean(axis=(0, 1))
+    np.testing.assert_allclose(found / np.asarray(STATISTICS["spread"])[1:], left, atol=0.06)
+    assert np.abs(np.asarray(poses).mean(axis=0) - from_keypoints(batch)).max() < 0.02
+
+
 def test_hypotheses_depend_neither_on_their_number_nor_on_the_batch(variables, batch):
     sample = jax.jit(build().sample, static_argnums=3)
     many = sample(variables, KEY, batch, 5)
@@ -408,7 +426,7 @@ def test_calibration_measures_the_context_on_valid_and_the_depths_on_train(batch
 
 
 def test_what_makes_no_sense_is_refused():
-    for option in ("predict", "base", "start", "depth", "covariance"):
+    for option in ("predict", "base", "start", "depth", "covariance", "solver"):
         with pytest.raises(UserError, match=f"{option}: expected one of .*, found 'unheard of'"):
             build(**{option: "unheard of"})
     with pytest.raises(UserError, match="DiffPose context"):

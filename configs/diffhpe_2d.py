@@ -2,8 +2,7 @@
 
     python -m diffpose_jax.train --config configs/diffhpe_2d.py:synthetic,small --workdir runs/diffhpe_2d
 
-Published for Human3.6M, CPN, 27 frames: 51.8 mm (mean of 5); not reproduced here yet, for want
-of the data.
+Published for Human3.6M, CPN, 27 frames: 51.8 mm (mean of 5); not reproduced here yet, for want of the data.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +22,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
         return config
     config.data.flip = False
     config.evaluation.flip = False
-    # The paper says batch 200, learning rate and dropout 8.0e-4, 0.03.
+    # The paper says batch 200, learning rate 8.0e-4 and dropout 0.03.
     epoch = train_epochs(config, 1000, HUMAN36M_FRAMES // config.lifter.frames, 100)
     config.lifter.dropout = 0.032
     config.training.update(

@@ -1,11 +1,12 @@
-"""Heatmaps simulated for a data set when it is loaded: their keypoints, and mixtures fitted to them."""
+"""A data set as simulated heatmaps show it: their keypoints, and mixtures fitted to them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import TypeVar
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,52 +17,78 @@ from diffpose_jax.data.mixture_storage import pack_mixture
 from diffpose_jax.diffusion.mixture import fit_mixtures
 from diffpose_jax.progress import Progress
 
-Item = TypeVar("Item")
-
-NUM_COMPONENTS = 5
-# Enough to draw from, at a tenth of the time that the likeliest mixtures take (`prepare mixtures` does more).
-_POINTS = 100
-_FIT = {"iterations": 20, "seedings": 1, "moves": 0, "tolerance": 1e-3, "floor": 1e-3}
-# Frames whose points are in memory at once.
-_FRAMES = 1024
+# Mixtures to draw from, not the likeliest ones: no component may shrink to a single point.
+CAREFUL = MappingProxyType({"iterations": 40, "seedings": 2, "moves": 0, "tolerance": 1e-3, "floor": 1e-3})
+# For data that are fitted whenever they are loaded: from fewer points too, in a quarter of the time.
+QUICK = MappingProxyType({**CAREFUL, "iterations": 20, "seedings": 1})
+QUICK_POINTS = 100
+FRAMES_AT_ONCE = 512
 
 
-def with_heatmaps(
-    clips: ClipSet, seed: int = 0, *, strength: float = 1.0, mixtures: bool = False, label: str = "data"
-) -> ClipSet:
-    """A set with exact keypoints as simulated heatmaps show it: keypoints, scores, evidence and maybe mixtures.
+class Quality(NamedTuple):
+    """How the fits of a split went: mean log-likelihood of a point and share of degenerate fits; None if not fitted."""
 
-    strength is that of the simulated detector. Everything is a function of seed and clips. Progress is shown under
-    `label`. Raises UserError for a set without 3D poses.
+    log_likelihood: float | None = None
+    degenerate: float | None = None
+
+
+def with_heatmaps(clips: ClipSet, seed: int = 0, *, strength: float = 1.0, label: str = "data") -> ClipSet:
+    """A set with exact keypoints as simulated heatmaps show it: keypoints, scores and evidence are theirs.
+
+    strength is that of the simulated detector. A function of seed and clips; progress is shown under `label`. Raises
+    UserError for a set without 3D poses.
     """
-    points = heatmap_points(
-        clips, seed, strength=strength, num_points=_POINTS, track=partial(_tracked, f"mixtures of {label}")
-    )
-    track = partial(_tracked, f"heatmaps of {label}")
-    clips = heatmap_clipset(clips, seed, strength=strength, track=track)
-    if not mixtures:
-        return clips
-    parts = []
-    for number, group in enumerate(_grouped(points, _FRAMES)):
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        parts.append(fit_mixtures(key, group, NUM_COMPONENTS, chunk=1024, **_FIT).mixture)
-    mixture = jax.tree.map(lambda *part: np.concatenate(part), *parts)
-    return dataclasses.replace(clips, mixture=pack_mixture(mixture, clips.keypoints))
+    track = functools.partial(_tracked, f"heatmaps of {label}")
+    return heatmap_clipset(clips, seed, strength=strength, track=track)
 
 
-def _grouped(points: Iterator[tuple[np.ndarray, jax.Array]], size: int) -> Iterator[np.ndarray]:
-    """Points `[n, J, P, 2]` of about `size` frames at a time."""
+def with_mixtures(
+    clips: ClipSet,
+    seed: int = 0,
+    *,
+    components: int = 5,
+    points: int = 200,
+    covariance: str = "full",
+    strength: float = 1.0,
+    fit: Mapping[str, Any] = CAREFUL,
+    label: str = "data",
+) -> tuple[ClipSet, Quality]:
+    """The same with mixtures fitted to `points` points of each heatmap, with options `fit`; and how the fits went."""
+    seen = with_heatmaps(clips, seed, strength=strength, label=label)
+    track = functools.partial(_tracked, f"mixtures of {label}")
+    drawn = heatmap_points(clips, seed, strength=strength, num_points=points, track=track)
+    key, done = jax.random.key(seed), 0
+    packed, fits = [], []
+    for number, group in enumerate(grouped((part for _, part in drawn), FRAMES_AT_ONCE)):
+        found = fit_mixtures(jax.random.fold_in(key, number), group, components, covariance=covariance, **fit)
+        packed.append(pack_mixture(found.mixture, seen.keypoints[done : done + len(group)]))
+        fits.append((found.log_likelihood, found.degenerate))
+        done += len(group)
+    likelihood, degenerate = (np.concatenate(part) for part in zip(*fits, strict=True))
+    quality = Quality(float(likelihood.mean()), float(degenerate.mean()))
+    return dataclasses.replace(seen, mixture=np.concatenate(packed)), quality
+
+
+def with_quick_mixtures(clips: ClipSet, seed: int = 0, *, strength: float = 1.0, label: str = "data") -> ClipSet:
+    """The same with mixtures good enough to draw from, where there is no archive that holds better ones."""
+    return with_mixtures(clips, seed, points=QUICK_POINTS, strength=strength, fit=QUICK, label=label)[0]
+
+
+def grouped(parts: Iterable[Any], size: int) -> Iterator[np.ndarray]:
+    """Arrays end to end in pieces of `size`, the last one of what is left."""
     waiting: list[np.ndarray] = []
-    for _, part in points:
+    for part in parts:
         waiting.append(np.asarray(part))
         if sum(map(len, waiting)) >= size:
-            yield np.concatenate(waiting)
-            waiting = []
-    if waiting:
+            joined = np.concatenate(waiting)
+            whole = len(joined) // size * size
+            yield from np.split(joined[:whole], whole // size)
+            waiting = [joined[whole:]]
+    if sum(map(len, waiting)):
         yield np.concatenate(waiting)
 
 
-def _tracked(label: str, items: Sequence[Item]) -> Iterator[Item]:
+def _tracked(label: str, items: Sequence[Any]) -> Iterator[Any]:
     with Progress(label, len(items), "clips") as progress:
         for done, item in enumerate(items, 1):
             yield item

@@ -9,36 +9,19 @@ mixtures are those of the authors' file, and the input is Human3.6M.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
-import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
 from diffpose_jax.data.clips import ClipSet, load_archive, save_archive
-from diffpose_jax.data.heatmap_simulation import heatmap_clipset, heatmap_points
-from diffpose_jax.data.mixture_storage import pack_mixture
 from diffpose_jax.data.mixtures import with_gmm
-from diffpose_jax.diffusion.mixture import COVARIANCES, fit_mixtures
+from diffpose_jax.diffusion.mixture import COVARIANCES
 from diffpose_jax.errors import UserError
-from diffpose_jax.progress import Progress
-
-# Mixtures to draw from, not the likeliest ones: no component may shrink to a single point.
-FIT = {"iterations": 40, "seedings": 2, "moves": 0, "tolerance": 1e-3, "floor": 1e-3}
-FRAMES_AT_ONCE = 512
-
-
-class Quality(NamedTuple):
-    """How the fits of a split went: mean log-likelihood of a point and share of degenerate fits; None if not fitted."""
-
-    log_likelihood: float | None = None
-    degenerate: float | None = None
+from diffpose_jax.heatmap_evidence import Quality, with_mixtures
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -86,53 +69,12 @@ def prepare_mixtures(
         options = {"components": components, "points": points, "covariance": covariance, "strength": strength}
         for split, clips in splits.items():
             say(f"{split}: {clips.num_frames * clips.skeleton.num_joints:,} heatmaps and mixtures")
-            splits[split], quality[split] = with_fitted_mixtures(clips, seed, label=split, **options)
+            splits[split], quality[split] = with_mixtures(clips, seed, label=split, **options)
     say(f"writing {output}")
     save_archive(output, splits)
     console.print(summary(splits, quality))
     say(f"done: archive {output}")
     return splits
-
-
-def with_fitted_mixtures(
-    clips: ClipSet,
-    seed: int,
-    *,
-    components: int = 5,
-    points: int = 200,
-    covariance: str = "full",
-    strength: float = 1.0,
-    label: str = "mixtures",
-) -> tuple[ClipSet, Quality]:
-    """A set with exact keypoints as its simulated heatmaps show it, with mixtures fitted to them; how the fits went."""
-    track = functools.partial(_tracked, f"heatmaps of {label}")
-    seen = heatmap_clipset(clips, seed, strength=strength, track=track)
-    track = functools.partial(_tracked, f"mixtures of {label}")
-    drawn = heatmap_points(clips, seed, strength=strength, num_points=points, track=track)
-    key, done = jax.random.key(seed), 0
-    packed, fits = [], []
-    for number, group in enumerate(grouped((part for _, part in drawn), FRAMES_AT_ONCE)):
-        fit = fit_mixtures(jax.random.fold_in(key, number), group, components, covariance=covariance, **FIT)
-        packed.append(pack_mixture(fit.mixture, seen.keypoints[done : done + len(group)]))
-        fits.append((fit.log_likelihood, fit.degenerate))
-        done += len(group)
-    likelihood, degenerate = (np.concatenate(part) for part in zip(*fits, strict=True))
-    quality = Quality(float(likelihood.mean()), float(degenerate.mean()))
-    return dataclasses.replace(seen, mixture=np.concatenate(packed)), quality
-
-
-def grouped(parts: Iterable[Any], size: int) -> Iterator[np.ndarray]:
-    """Arrays end to end in pieces of `size`, the last one of what is left."""
-    waiting: list[np.ndarray] = []
-    for part in parts:
-        waiting.append(np.asarray(part))
-        if sum(map(len, waiting)) >= size:
-            joined = np.concatenate(waiting)
-            whole = len(joined) // size * size
-            yield from np.split(joined[:whole], whole // size)
-            waiting = [joined[whole:]]
-    if sum(map(len, waiting)):
-        yield np.concatenate(waiting)
 
 
 def summary(splits: Mapping[str, ClipSet], quality: Mapping[str, Quality]) -> Table:
@@ -163,10 +105,3 @@ def _describe(clips: ClipSet, quality: Quality) -> dict[str, str]:
         if quality.degenerate is None
         else f"{quality.degenerate:.2%}",
     }
-
-
-def _tracked(label: str, items: Sequence[Any]) -> Iterator[Any]:
-    with Progress(label, len(items), "clips") as progress:
-        for done, item in enumerate(items, 1):
-            yield item
-            progress.update(done)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import importlib.util
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -81,6 +83,14 @@ def start(
     if argument.frames:
         config.lifter.frames = argument.frames
     return config, argument
+
+
+def config_beside(path: str, name: str) -> Callable[[str], ConfigDict]:
+    """The `get_config` of the config file called `name` in the folder of the one at `path`."""
+    spec = importlib.util.spec_from_file_location(f"config_{name}", Path(path).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
 
 
 def set_heatmaps(config: ConfigDict) -> None:

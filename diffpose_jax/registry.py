@@ -12,7 +12,7 @@ from diffpose_jax.data.clips import ClipSet, load_archive
 from diffpose_jax.data.corruptions import corrupt_clipset
 from diffpose_jax.data.synthetic import load_synthetic
 from diffpose_jax.errors import UserError
-from diffpose_jax.heatmap_evidence import with_heatmaps
+from diffpose_jax.heatmap_evidence import with_heatmaps, with_quick_mixtures
 from diffpose_jax.lifters.base import Lifter
 from diffpose_jax.lifters.methods import METHODS
 from diffpose_jax.lifters.parts import Method
@@ -66,8 +66,8 @@ def load_dataset(data: ConfigDict, splits: Sequence[str], without_mixtures: Coll
         mixtures = data.mixtures and split not in without_mixtures
         # Keypoints in an archive with mixtures are those of its heatmaps.
         if data.heatmaps and part.mixture is None:
-            strength = data.detector_strength or 1.0
-            clips[split] = with_heatmaps(part, strength=strength, mixtures=mixtures, label=split)
+            simulated = with_quick_mixtures if mixtures else with_heatmaps
+            clips[split] = simulated(part, strength=data.detector_strength or 1.0, label=split)
         elif mixtures and part.mixture is None:
             raise UserError(
                 f"{data.source}: expected mixtures fitted to heatmaps in split {split}, found none; make an archive "

@@ -24,11 +24,12 @@ from budget import seconds_per_step
 from diffpose_jax import cli, train
 
 ROOT = Path(__file__).resolve().parents[1]
-# In the order they are trained; after a colon the context that must exist before.
+# In the order they are trained: a config file, words for its argument after a comma, after a colon the context that
+# must exist before.
 CONFIGS = (
-    "graformer", "mixste", "diffpose_frame:graformer", "diffpose_video:mixste", "diffupose", "diffhpe_2d",
-    "diffhpe_wrapper:mixste", "diff3dhpe_mixste", "d3dp", "modulated_gcn", "poseformer", "diff3dhpe_poseformer",
-    "diffupose_unet",
+    "graformer", "mixste", "diffpose_frame,release:graformer", "diffpose_video,release:mixste", "diffupose",
+    "diffhpe_2d", "diffhpe_wrapper:mixste", "diff3dhpe_mixste", "d3dp", "modulated_gcn", "poseformer",
+    "diff3dhpe_poseformer", "diffupose_unet",
 )  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
     cores: Queue[int] = Queue()
     for core in sorted(os.sched_getaffinity(0))[: given.jobs]:
         cores.put(core)
-    names = [config for config in CONFIGS if not given.only or config.partition(":")[0] in given.only.split(",")]
+    names = [config for config in CONFIGS if not given.only or _file(config) in given.only.split(",")]
     contexts = {config.partition(":")[2] for config in names} - {""}
     with ThreadPoolExecutor(given.jobs) as pool:
         first = [name for name in names if name in contexts]
@@ -65,30 +66,39 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _run(config: str, given: argparse.Namespace, cores: Queue[int]) -> None:
-    name, _, context = config.partition(":")
+    name, (_, _, context) = _file(config), config.partition(":")
     core = cores.get()
     try:
         workdir = given.output.resolve() / name
         overrides = [f"--config.lifter.context={given.output.resolve() / context}"] if context else []
-        steps = _steps(name, given, overrides, core)
+        path = _config_path(config, given)
+        steps = _steps(name, path, given, overrides, core)
         overrides += [f"--config.training.{key}={value}" for key, value in _training(steps).items()]
-        config_path = f"configs/{name}.py:{given.data},small"
-        _program(["train", "--config", config_path, "--workdir", str(workdir), *overrides], core, workdir)
+        _program(["train", "--config", path, "--workdir", str(workdir), *overrides], core, workdir)
         _program(["evaluate", "--workdir", str(workdir), "--stride", str(given.stride), "--noflip", "--nofigure",
                   "--hypotheses", str(given.hypotheses)], core, workdir)  # fmt: skip
     finally:
         cores.put(core)
 
 
+def _file(config: str) -> str:
+    return config.partition(":")[0].partition(",")[0]
+
+
+def _config_path(config: str, given: argparse.Namespace) -> str:
+    file, *words = config.partition(":")[0].split(",")
+    return f"configs/{file}.py:{','.join([given.data, 'small', *words])}"
+
+
 def _training(steps: int) -> dict[str, int]:
     return {"steps": steps, "validate_every": steps // 2, "checkpoint_every": steps // 2, "warmup_steps": steps // 10}
 
 
-def _steps(name: str, given: argparse.Namespace, overrides: list[str], core: int) -> int:
+def _steps(name: str, config_path: str, given: argparse.Namespace, overrides: list[str], core: int) -> int:
     """The steps that the budget buys, a multiple of 40, measured once and kept beside the run."""
     path = given.output / f"{name}.steps"
     if not path.exists():
-        probe = [sys.executable, __file__, "step_time", "--config", f"configs/{name}.py:{given.data},small", *overrides]
+        probe = [sys.executable, __file__, "step_time", "--config", config_path, *overrides]
         found = subprocess.run(probe, cwd=ROOT, capture_output=True, text=True, preexec_fn=_pin(core))
         if found.returncode:
             raise SystemExit(f"{name}: {found.stderr.strip().splitlines()[-1]}")
@@ -124,7 +134,7 @@ def _table(names: list[str], given: argparse.Namespace) -> str:
     """Errors in mm by config: of one hypothesis, of the mean of all, of the best; and the mean's symmetry gap."""
     lines = ["| config | steps | one hypothesis | mean | mean, by action | P-MPJPE | best (oracle) | symmetry gap |",
              "|---|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
-    for name in (config.partition(":")[0] for config in names):
+    for name in map(_file, names):
         results = json.loads((given.output / name / "results.json").read_text())
         rows = {row["name"]: row for row in results["rows"]}
         first, mean, best = (rows.get(key, rows["first"]) for key in ("first", "mean", "oracle_best"))

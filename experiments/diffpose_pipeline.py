@@ -26,7 +26,7 @@ from diffpose_jax.data.synthetic import load_synthetic
 from diffpose_jax.data.windows import Batch, device_clips, gather, training_windows
 from diffpose_jax.diffusion.noise import fit_mixture
 from diffpose_jax.diffusion.samplers import Plan
-from diffpose_jax.heatmap_evidence import with_heatmaps
+from diffpose_jax.heatmap_evidence import with_quick_mixtures
 from diffpose_jax.lifters.diffpose import diffpose
 from diffpose_jax.lifters.parts import graph_sizes, process_of
 from diffpose_jax.lifters.supervised_methods import build_context
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     clip = exact["test"].converted(get_skeleton(trained.config.data.layout)).select([given.clip])
     _, _, heatmaps = next(simulated_clips(clip, 0))
     frame, joint = ambiguous(heatmaps, clip)
-    seen = with_heatmaps(clip, mixtures=True)
+    seen = with_quick_mixtures(clip)
     batch = gather(device_clips(seen), training_windows(seen, 1, "centred"), jnp.array([frame]), 1)
     paths = [heatmap_figure(heatmaps, clip, seen, frame, joint), pose_figure(trained, batch, joint)]
     print("figures: " + ", ".join(map(str, paths)))

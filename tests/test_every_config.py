@@ -17,7 +17,7 @@ from diffpose_jax import cli, train
 from diffpose_jax.data.clips import load_archive, save_archive
 from diffpose_jax.data.synthetic import load_synthetic
 from diffpose_jax.evaluate import evaluate
-from diffpose_jax.heatmap_evidence import with_heatmaps
+from diffpose_jax.heatmap_evidence import with_quick_mixtures
 from diffpose_jax.predict import predict
 from diffpose_jax.training import loop
 from diffpose_jax.training.checkpoints import restore_workdir
@@ -45,7 +45,7 @@ def archive(tmp_path_factory) -> str:
 def heatmap_archive(tmp_path_factory, archive) -> str:
     """Some of them as simulated heatmaps show them, with mixtures."""
     clips = {split: part.select(range(2)) for split, part in load_archive(archive).items()}
-    clips = {split: with_heatmaps(part, mixtures=True) for split, part in clips.items()}
+    clips = {split: with_quick_mixtures(part) for split, part in clips.items()}
     path = tmp_path_factory.mktemp("data") / "synthetic_heatmaps.npz"
     save_archive(path, clips)
     return str(path)

@@ -10,7 +10,7 @@ from diffpose_jax import cli, prepare
 from diffpose_jax.data.clips import ClipSet, load_archive, save_archive
 from diffpose_jax.data.mixture_storage import unpack_mixture
 from diffpose_jax.data.synthetic import load_synthetic
-from diffpose_jax.prepare_mixtures import grouped
+from diffpose_jax.heatmap_evidence import grouped
 
 
 @pytest.fixture

@@ -47,9 +47,11 @@ def occlude(
 
     rate: None takes the published one of the pattern. 'any' draws one of all patterns, or none, per example. released
     keeps what the release does otherwise than the paper says: the arm and leg go in an exact number of frames instead
-    of with a probability, and gaps never reach the last frame. An unknown pattern or a rate outside [0, 1) is a
-    UserError.
+    of with a probability, and gaps never reach the last frame. An unknown pattern, a rate outside [0, 1) and a batch
+    with mixtures are UserErrors.
     """
+    if batch.mixture is not None:
+        raise UserError("occlusion: expected data without mixtures, which would go on showing what is hidden")
     frames = batch.keypoints.shape[1]
 
     def observed(index: jax.Array) -> jax.Array:

@@ -81,7 +81,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     options = {name: config.training[name] for name in names}
     step = make_step(lifter, optimizer, seed=config.seed, flip=config.data.flip, windows=kind, **options)
     try:
-        return _loop(config.training, pmap_step(step), place(state), place(data), first, keeper, log)
+        poses = config.training.batch_size * (1 if lifter.middle_frame else lifter.frames)
+        return _loop(config.training, poses, pmap_step(step), place(state), place(data), first, keeper, log)
     finally:
         keeper.close()
         log.close()
@@ -108,14 +109,14 @@ def _spread_batches(clips: DeviceClips, windows: Windows, frames: int, limit: in
         yield gather(clips, windows, jnp.asarray(part), frames)
 
 
-def _loop(training: ConfigDict, step: Callable, state: TrainState, data: TrainData, first: int,
+def _loop(training: ConfigDict, poses_per_step: int, step: Callable, state: TrainState, data: TrainData, first: int,
           keeper: Keeper, log: MetricsLog) -> Summary:  # fmt: skip
     windows, inner, done = len(data.windows.start), training.inner_steps, first
     leading = jax.process_index() == 0
     with _stop_signals() as stop, Progress("train", training.steps, "steps", start=first, enabled=leading) as progress:
         progress.say(f"{f'continuing from step {first}' if first else 'starting'}: {windows} training windows on "
                      f"{jax.device_count()} x {jax.devices()[0].device_kind}; the first step compiles")  # fmt: skip
-        meter = Meter(training.batch_size, first)
+        meter = Meter(poses_per_step, first)
         while done < training.steps and not stop:
             examples = _local_share(examples_of_steps(done, inner, training.batch_size, windows))
             state, metrics = step(state, data, examples)
@@ -142,8 +143,8 @@ def _loop(training: ConfigDict, step: Callable, state: TrainState, data: TrainDa
 class Meter:
     """Means of the metrics and rates since the last reading."""
 
-    def __init__(self, batch_size: int, step: int):
-        self._batch_size = batch_size
+    def __init__(self, poses_per_step: int, step: int):
+        self._poses_per_step = poses_per_step
         self.restart(step)
 
     def restart(self, step: int) -> None:
@@ -165,7 +166,7 @@ class Meter:
                             "--config.training.learning_rate or --config.training.clip_norm=1")  # fmt: skip
         rate = (step - self._step) / max(time.monotonic() - self._time, 1e-9)
         self.restart(step)
-        return {**values, "steps_per_second": rate, "poses_per_second": rate * self._batch_size}
+        return {**values, "steps_per_second": rate, "poses_per_second": rate * self._poses_per_step}
 
 
 class Validation(NamedTuple):

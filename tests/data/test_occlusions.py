@@ -13,6 +13,7 @@ import pytest
 from diffpose_jax.data.occlusions import PATTERNS, markov_gaps, occlude
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.errors import UserError
+from diffpose_jax.mixture import Mixture
 from diffpose_jax.skeleton import H36M_16, H36M_17, Skeleton
 
 FRAMES = 27
@@ -136,6 +137,13 @@ def test_an_unknown_pattern_and_a_rate_of_one_are_refused():
         occlude(KEY, batch_of(1), "fog", H36M_17)
     with pytest.raises(UserError, match="expected at least 0 and below 1, found 20"):
         occlude(KEY, batch_of(1), "random", H36M_17, 20)
+
+
+def test_a_heatmaps_mixture_would_show_what_is_hidden_and_is_refused():
+    batch = batch_of(1)
+    mixture = Mixture(jnp.ones((1, FRAMES, 17, 1)), batch.keypoints[..., None, :], jnp.ones((1, FRAMES, 17, 1, 2)))
+    with pytest.raises(UserError, match="occlusion: expected data without mixtures"):
+        occlude(KEY, batch._replace(mixture=mixture), "random", H36M_17)
 
 
 @pytest.mark.parametrize(("rate", "mean_length", "expected"), [(0.1, 1.0, 1.0), (0.3, 10.0, 10.0), (0.6, None, 2.5)])

@@ -180,7 +180,7 @@ def visible_spread(
 
 
 def persistent_noise(key: jax.Array, shape: tuple[int, ...], frames: float | jax.Array) -> jax.Array:
-    """Standard normal noise whose correlation over time (axis 0) falls as exp(-lag / frames)."""
+    """Standard normal noise `shape` whose correlation over time (axis 0) falls as exp(-lag / frames)."""
     white = jax.random.normal(key, shape)
     keep = jnp.exp(-1 / jnp.maximum(frames, 1e-3)).astype(white.dtype)
 
@@ -193,7 +193,7 @@ def persistent_noise(key: jax.Array, shape: tuple[int, ...], frames: float | jax
 
 
 def rare(drawn: jax.Array, chance: jax.Array) -> jax.Array:
-    """Where standard normal draws exceed the level that only a share `chance` of them does; never where it is 0."""
+    """Where standard normal draws `[...]` exceed the level that a share `chance` does; nowhere if it is 0."""
     return jnp.logical_and(drawn > norm.isf(jnp.clip(chance, 1e-9, 0.5)), chance > 0)
 
 

@@ -46,7 +46,7 @@ class Problem(NamedTuple):
 
 
 def scaled_problem(points: Array, weights: Array, diagonal: bool, floor: float) -> Problem:
-    """The problem of scaled points `[P, D]`."""
+    """The problem of scaled points `[P, D]` with weights `[P]`, which sum to 1."""
     rows, columns = np.tril_indices(points.shape[1])
     points = points.T
     second = points**2 if diagonal else points[rows] * points[columns]
@@ -88,7 +88,7 @@ def selected(key: Array, problem: Problem, num_components: int, seedings: int) -
 
 
 def advanced(problem: Problem, parameters: Parameters, steps: int) -> tuple[Parameters, Array]:
-    """The parameters after so many steps, and the log-likelihood before the last one."""
+    """The parameters after so many steps, and the mean log-likelihood of a point before the last one, a scalar."""
     unknown = jnp.zeros((), problem.points.dtype)
     return jax.lax.fori_loop(0, steps, lambda _, carry: step(problem, carry[0]), (parameters, unknown))
 
@@ -96,7 +96,7 @@ def advanced(problem: Problem, parameters: Parameters, steps: int) -> tuple[Para
 def converged(
     problem: Problem, parameters: Parameters, iterations: int, tolerance: float
 ) -> tuple[Parameters, Array, Array]:
-    """EM until a step gains no more than the tolerance; the log-likelihood before the last step; how many steps.
+    """EM until a step gains no more than the tolerance; the mean log-likelihood before the last step; how many steps.
 
     With a tolerance of -inf no step but the last computes a likelihood.
     """
@@ -143,7 +143,7 @@ def reseated(problem: Problem, parameters: Parameters, log_likelihood: Array) ->
 
 
 def step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
-    """One EM step by sufficient statistics; also the log-likelihood before it."""
+    """One EM step by sufficient statistics; also the mean log-likelihood of a point before it, a scalar."""
     responsibilities, log_likelihood = expectation(problem, parameters)
     return maximisation(problem, responsibilities), log_likelihood
 
@@ -158,7 +158,7 @@ def expectation(problem: Problem, parameters: Parameters) -> tuple[Array, Array]
 
 
 def maximisation(problem: Problem, responsibilities: Array) -> Parameters:
-    """Weights, means and covariances from one matrix product."""
+    """The likeliest parameters given responsibilities `[M, P]`, from one matrix product."""
     size = len(problem.points)
     # Reduced precision, which GPUs use by default, would not do for differences of moments.
     statistics = jnp.einsum("mp,fp->mf", responsibilities, problem.monomials, precision="highest")
@@ -176,7 +176,7 @@ def maximisation(problem: Problem, responsibilities: Array) -> Parameters:
 
 
 def refined(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
-    """The parameters after the exact steps, and their log-likelihood."""
+    """The parameters after the exact steps, and their mean log-likelihood of a point, a scalar."""
 
     def exact_step(_: int, now: Parameters) -> Parameters:
         return exact_maximisation(problem, expectation(problem, now)[0])
@@ -186,7 +186,7 @@ def refined(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array
 
 
 def exact_maximisation(problem: Problem, responsibilities: Array) -> Parameters:
-    """Weights, means and covariances, these around the means found."""
+    """The likeliest parameters given responsibilities `[M, P]`, covariances around the means found."""
     size = len(problem.points)
     share = jnp.sum(responsibilities, axis=1)
     responsibilities = responsibilities / jnp.maximum(share, jnp.finfo(share.dtype).tiny)[:, None]
@@ -206,7 +206,7 @@ def exact_maximisation(problem: Problem, responsibilities: Array) -> Parameters:
 
 
 def degenerate(problem: Problem, parameters: Parameters) -> Array:
-    """Whether a component has fewer points than determine its covariance, or is as narrow as the floor."""
+    """Whether a component has fewer points than determine its covariance, or is as narrow as the floor: a scalar."""
     size = len(problem.points)
     pivots = parameters.factors if problem.diagonal else jnp.diagonal(parameters.factors, axis1=1, axis2=2)
     tiny = jnp.finfo(problem.weights.dtype).tiny

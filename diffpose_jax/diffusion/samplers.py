@@ -181,7 +181,7 @@ def clip_x0(
 
 
 def eps_without_root(denoiser: Denoiser, alpha_bar: np.ndarray | Array) -> Denoiser:
-    """Estimate eps as `(x - abar x0_hat) / sqrt(1 - abar)`, where the forward process has `sqrt(abar)`.
+    """Estimate eps as `(x - abar x0_hat) / sqrt(1 - abar)`, where the forward process has `sqrt(abar)`; abar `[K]`.
 
     The slip of the release of Zhou et al. 2023 against its paper's equation 13: an oracle still returns x0, but the
     state no longer is x0 diffused by one noise. Wrap it around `clip_x0`.

@@ -52,7 +52,10 @@ class Likely(NamedTuple):
 
 
 def likeliest(condition: Condition, spread: Array, x: Array, alpha_bar: Array) -> Likely:
-    """Bayes' rule for one coordinate at a time: h_0 ~ N(estimate, spread^2), h_k diffused from it to x."""
+    """Bayes' rule for one coordinate at a time: h_0 ~ N(estimate, spread^2), h_k diffused from it to x.
+
+    spread `[J, 3]` and x `[B, F, J, 3]` in metres; alpha_bar broadcasts against x.
+    """
     component, estimate = condition.component, condition.estimate
     signal, variance = jnp.sqrt(alpha_bar), jnp.square(jnp.broadcast_to(spread[None, None], x.shape))
     noise = (1 - alpha_bar) * jnp.square(component.deviation())
@@ -71,7 +74,7 @@ def keeping_spread(
     and the exact reverse process leaves it as it is. DDIM takes the pose and the noise predicted now for those of the
     whole step and arrives at `cos(phi - phi') u`: five steps of 18 degrees leave 78 % of the spread. What the network
     adds to the Gaussian's prediction turns u at a constant rate here, `u + (phi - phi') F`. An exact x0 is returned
-    up to a few percent of u.
+    up to a few percent of u. All `[B, F, J, 3]` in metres, spread `[J, 3]`, the levels broadcast against x0.
     """
     x0, noise = prediction
     spread = jnp.broadcast_to(spread[None, None], x0.shape)

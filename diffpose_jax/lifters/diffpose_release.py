@@ -60,7 +60,7 @@ def released_forward(scale: Sequence[float] = VIDEO_SCALE, mixture_spread: bool 
 
 
 def at_estimate(keys: Array, estimate: Array) -> tuple[None, Array]:
-    """Start at the context's estimate without adding noise, as the releases do."""
+    """Start at the context's estimate `[B, F, J, 3]` without adding noise, as the releases do."""
     return None, estimate
 
 

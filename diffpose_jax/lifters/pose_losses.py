@@ -30,7 +30,7 @@ def weighted_mpjpe(poses: jax.Array, target: jax.Array, joint_weights: np.ndarra
 
 
 def mean_squared(poses: jax.Array, target: jax.Array) -> jax.Array:
-    """The mean square of the coordinates' errors, m^2: the loss of the MixSTE that Rommel et al. 2023 train."""
+    """The mean squared coordinate of the errors of poses `[B, F, J, 3]`, m^2: MixSTE's loss in Rommel et al. 2023."""
     return jnp.mean(jnp.square(poses - target))
 
 
@@ -53,12 +53,12 @@ def temporal_consistency(poses: jax.Array, joint_weights: np.ndarray) -> jax.Arr
 
 
 def velocity_error(poses: jax.Array, target: jax.Array) -> jax.Array:
-    """The mean distance between the displacements from frame to frame and the true ones, m (MPJVE). 0 for one frame."""
+    """Mean distance of displacements of poses `[B, F, J, 3]` from frame to frame to the true ones, m; 0 if F = 1."""
     return _mean(distance(jnp.diff(poses, axis=1) - jnp.diff(target, axis=1)))
 
 
 def bone_asymmetry(poses: jax.Array, skeleton: Skeleton) -> jax.Array:
-    """The mean absolute difference in length of the left and the right bone, summed over the pairs, m."""
+    """The mean absolute difference in length of left and right bones of poses `[B, F, J, 3]`, summed over pairs, m."""
     lengths = distance(bone_vectors(poses, skeleton))
     bone_of = {child: number for number, (child, _) in enumerate(skeleton.bones)}
     left, right = (np.array([bone_of[child] for child in side]) for side in (skeleton.left, skeleton.right))
@@ -66,12 +66,12 @@ def bone_asymmetry(poses: jax.Array, skeleton: Skeleton) -> jax.Array:
 
 
 def bone_change(poses: jax.Array, skeleton: Skeleton) -> jax.Array:
-    """The mean distance between a bone's vectors in successive frames, summed over the bones, m. 0 for one frame."""
+    """Mean distance of bone vectors in successive frames of poses `[B, F, J, 3]`, summed over bones, m; 0 if F = 1."""
     return (skeleton.num_joints - 1) * _mean(distance(jnp.diff(bone_vectors(poses, skeleton), axis=1)))
 
 
 def bone_vectors(poses: jax.Array, skeleton: Skeleton) -> jax.Array:
-    """From parent to child, `[..., J - 1, 3]`, in the order of `skeleton.bones`."""
+    """From parent to child of poses `[..., J, 3]`, `[..., J - 1, 3]`, in the order of `skeleton.bones`."""
     child, parent = np.array(skeleton.bones).T
     return poses[..., child, :] - poses[..., parent, :]
 

@@ -72,7 +72,7 @@ class LayerNorm(nn.Module):
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """GELU in its exact form, x times the normal distribution function at x; the backward pass keeps the latter."""
+    """Exact GELU of `[...]`, x times the normal distribution function at x; the backward pass keeps the latter."""
     return _gelu_forward(x)[0]
 
 

@@ -22,7 +22,7 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.occlusions import PATTERNS
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import report
-from diffpose_jax.evaluation.jobs import ALL, CHOICES, check_aggregations, knows_cameras
+from diffpose_jax.evaluation.jobs import ALL, CHOICES, RANK, check_aggregations, knows_cameras
 from diffpose_jax.evaluation.measure import Measured, Setting, aggregation_row, baseline_rows, lift
 from diffpose_jax.evaluation.metrics import mpjpe, spread
 from diffpose_jax.evaluation.protocols import PROTOCOLS, default_protocol
@@ -73,7 +73,8 @@ def evaluate(
     notes += measured.notes()
     if config.stride > 1:
         notes.append("velocity error left out: it needs neighbouring frames, so a stride of 1")
-    poses = lift(Path(workdir).name, lifter, trained.variables, clips, measured.numbers, setting, chosen)
+    asked = (*chosen, RANK) if count > 1 and clips.poses is not None else chosen
+    poses = lift(Path(workdir).name, lifter, trained.variables, clips, measured.numbers, setting, asked)
     rows = [aggregation_row(measured, name, count, poses[name]) for name in chosen]
     if train is None or train.poses is None or not train.num_frames:
         notes.append("mean pose and nearest neighbour left out: the data this workdir was trained on were not found")
@@ -86,7 +87,8 @@ def evaluate(
         "data": _describe(trained.config, data, split, measured, config.stride),
         "setting": _describe_setting(trained, lifter, setting, sampling_steps),
         "notes": notes,
-        "units": {"lengths": "mm", "velocity_error": "mm per frame", "pck and auc": "percent"},
+        "units": {"lengths": "mm", "velocity_error": "mm per frame", "pck and auc": "percent", "coverage": "share"},
+        "coverage": measured.coverage(poses[RANK]) if RANK in poses else {},
         "rows": rows,
         "command": command or f"evaluate({str(workdir)!r})",
     }
@@ -181,6 +183,7 @@ def _describe(config: ConfigDict, data: str | None, split: str, measured: Measur
 def _describe_setting(trained: Trained, lifter: Lifter, setting: Setting, sampling_steps: int | None) -> dict[str, Any]:
     diffusion = trained.config.diffusion
     steps = sampling_steps or diffusion.sampling_steps or diffusion.steps
+    temperature = "" if trained.temperature is None else f", calibrated temperature {trained.temperature:.2f}"
     count = f"{setting.hypotheses} hypothes{'es' if setting.hypotheses > 1 else 'is'} per frame"
     return {
         "lifter": trained.config.lifter.name,
@@ -188,8 +191,9 @@ def _describe_setting(trained: Trained, lifter: Lifter, setting: Setting, sampli
         "hypotheses": setting.hypotheses,
         "hypotheses_text": count if lifter.stochastic else "deterministic, one pose per frame",
         "flip": setting.flip,
+        "temperature": trained.temperature,
         "sampling_steps": steps if lifter.stochastic else None,
-        "sampling_text": f"; {diffusion.sampler.upper()}, {steps} of {diffusion.steps} steps"
+        "sampling_text": f"; {diffusion.sampler.upper()}, {steps} of {diffusion.steps} steps{temperature}"
         if lifter.stochastic
         else "",
         "seed": setting.seed,

@@ -94,6 +94,7 @@ def predict(
         "hypotheses": setting.hypotheses,
         "aggregation": aggregation,
         "flip": setting.flip,
+        "temperature": trained.temperature,
         "units": {"poses": "metres", "hypotheses": "metres", "root": "metres", "spread_mm": "millimetres"},
         "coordinate_frame": "camera: x right, y down, z away from the camera; poses are relative to the root joint",
         "skeleton": clips.skeleton.name,

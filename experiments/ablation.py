@@ -1,10 +1,11 @@
 """DiffPose taken apart: `python experiments/ablation.py --data data/cmu_heatmaps.npz --output runs/ablation`.
 
 Every variant trains from every seed for as many steps as the same processor time buys, with the same frozen context, on
-motion whose keypoints are the estimates of simulated heatmaps, and is measured on the same test frames without flips.
-Other methods see the same keypoints. Each run is kept in OUTPUT/<name>-<seed>.json, so that a repeated command goes on
-where it stopped and processes with different --seeds can share an output; OUTPUT/ablation.md is the table of all of
-them, mean and deviation over seeds.
+motion whose keypoints are the estimates of simulated heatmaps, and is measured on the same test frames without flips,
+as it is and calibrated on valid. Other methods see the same keypoints. Confused joints are rare: for their coverage
+frames that have any are measured on top. Each run is kept in OUTPUT/<name>-<seed>.json, so that a repeated command goes
+on where it stopped and processes with different --seeds can share an output; OUTPUT/ablation.md is the table of all
+of them, mean and deviation over seeds.
 """
 
 from __future__ import annotations
@@ -24,16 +25,23 @@ from ml_collections import ConfigDict
 
 from diffpose_jax import cli
 from diffpose_jax import train as train_program
+from diffpose_jax.calibrate import temperature_of
 from diffpose_jax.data.clips import EVIDENCE, ClipSet
+from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.calibration import LEVELS, central_rank, coverage
 from diffpose_jax.evaluation.jobs import ALL, predict_clips, strided_frames
+from diffpose_jax.lifters.base import Lifter, Variables
+from diffpose_jax.lifters.reverse import with_temperature
 from diffpose_jax.registry import build_lifter, load_dataset
-from diffpose_jax.training.checkpoints import Trained, restore_workdir
+from diffpose_jax.training.checkpoints import restore_workdir
 from diffpose_jax.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFUSED = EVIDENCE.index("confused")
 HYPOTHESES = 20
 COUNTS = (1, 5, 20)
+CALIBRATION_FRAMES = 256
+CALIBRATED = "calibrated"
 
 
 class Variant(NamedTuple):
@@ -56,6 +64,7 @@ VARIANTS: dict[str, Variant] = {
             "50 steps": {"diffusion.sampling_steps": 50},
         },
     ),
+    "prior": Variant("diffpose_frame:heatmaps", {"lifter.assignment": "prior"}),
     "gaussian": Variant("diffpose_frame:heatmaps", {"lifter.base": "gaussian"}),
     "normal": Variant("diffpose_frame:heatmaps", {"lifter.base": "normal", "lifter.start": "noise"}),
     "release": Variant("diffpose_frame:release"),
@@ -74,14 +83,14 @@ def main(arguments: list[str]) -> int:
     """Trains and measures what is not measured yet, then writes the table of all there is."""
     logging.set_verbosity(logging.WARNING)
     given = _parse(arguments)
-    test = None
+    clips: dict[str, ClipSet] = {}
     for seed in given.seeds.split(","):
         for name in given.only.split(",") if given.only else VARIANTS:
             path = given.output / f"{name}-{seed}.json"
             if not path.exists():
                 config = _config(VARIANTS[name], given, int(seed))
-                test = load_dataset(config.data, ["test"])["test"] if test is None else test
-                path.write_text(json.dumps(_run(name, config, given, test), indent=1))
+                clips = clips or load_dataset(config.data, ["valid", "test"])
+                path.write_text(json.dumps(_run(name, config, given, clips), indent=1))
     table = _table(given.output)
     (given.output / "ablation.md").write_text(table)
     print(table + f"\ntable: {given.output / 'ablation.md'}")
@@ -92,9 +101,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="archive with mixtures, made by `prepare mixtures`")
     parser.add_argument("--context", required=True, help="work directory of a graformer trained on the same archive")
-    parser.add_argument("--seconds", type=float, default=80, help="training time of each, in processor seconds")
+    parser.add_argument("--seconds", type=float, default=90, help="training time of each, in processor seconds")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--stride", type=int, default=50, help="every n-th frame of the test split is measured")
+    parser.add_argument("--stride", type=int, default=100, help="every n-th frame of the test split is measured")
+    parser.add_argument("--confused", type=int, default=100, help="frames with confused joints measured on top")
     parser.add_argument("--only", default="", help="some of the variants, with commas")
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
     given = parser.parse_args(arguments)
@@ -122,8 +132,8 @@ def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def _run(name: str, config: ConfigDict, given: argparse.Namespace, test: ClipSet) -> dict[str, Any]:
-    """Trains a variant and measures every way it is sampled: `{way: figures}`."""
+def _run(name: str, config: ConfigDict, given: argparse.Namespace, clips: dict[str, ClipSet]) -> dict[str, Any]:
+    """Trains a variant and measures every way it is sampled, and the first one calibrated: `{way: figures}`."""
     cost = given.output / f"{name}.seconds_per_step"
     if not cost.exists():
         cost.write_text(str(seconds_per_step(config)))
@@ -132,27 +142,41 @@ def _run(name: str, config: ConfigDict, given: argparse.Namespace, test: ClipSet
     workdir = given.output / f"{name}-{config.seed}".replace(" ", "_")
     train(config, workdir)
     trained = restore_workdir(workdir)
-    found = {way: _measure(trained, changes, test, given) for way, changes in VARIANTS[name].sampled.items()}
-    return {"steps": steps, "ways": found}
+    found = {}
+    for way, changes in VARIANTS[name].sampled.items():
+        lifter = build_lifter(_changed(trained.config, changes)) if changes else trained.lifter
+        found[way] = _measure(lifter, trained.variables, clips["test"], given)
+    if not trained.lifter.stochastic:
+        return {"steps": steps, "ways": found}
+    options = {"hypotheses": HYPOTHESES, "batch_size": 256 // trained.lifter.frames}
+    try:
+        fitted = temperature_of(trained.lifter, trained.variables, clips["valid"], frames=CALIBRATION_FRAMES, **options)
+    except UserError as error:
+        return {"steps": steps, "ways": found, "calibration": str(error)}
+    calibrated = with_temperature(trained.variables, fitted["temperature"])
+    found[CALIBRATED] = _measure(trained.lifter, calibrated, clips["test"], given)
+    return {"steps": steps, "ways": found, "calibration": fitted}
 
 
-def _measure(
-    trained: Trained, changes: Mapping[str, Any], test: ClipSet, given: argparse.Namespace
-) -> dict[str, float]:
+def _measure(lifter: Lifter, variables: Variables, test: ClipSet, given: argparse.Namespace) -> dict[str, float]:
     """Errors in mm of the mean and of the best of the first N hypotheses, and coverage in percent by kind of joint."""
-    lifter = build_lifter(_changed(trained.config, changes)) if changes else trained.lifter
-    numbers = strided_frames(test, given.stride)
+    strided, confused = strided_frames(test, given.stride), np.flatnonzero((test.evidence == CONFUSED).any(axis=1))
+    confused = confused[np.linspace(0, len(confused) - 1, given.confused).astype(int)]
+    numbers = np.union1d(strided, confused)
     options = {"num_hypotheses": HYPOTHESES, "aggregations": (ALL,), "batch_size": 256 // lifter.frames}
-    poses, _ = predict_clips(lifter, trained.variables, test, frames=numbers, **options)
+    poses, _ = predict_clips(lifter, variables, test, frames=numbers, **options)
     hypotheses, target = np.moveaxis(poses[ALL], 1, 0), test.poses[numbers]
+    chosen = np.isin(numbers, strided)
     figures = {}
     for count in COUNTS:
-        figures[f"mean of {count}"] = _mpjpe(hypotheses[:count].mean(axis=0), target).mean()
-        figures[f"best of {count}"] = _mpjpe(hypotheses[:count], target[None]).min(axis=0).mean()
+        figures[f"mean of {count}"] = _mpjpe(hypotheses[:count].mean(axis=0), target)[chosen].mean()
+        figures[f"best of {count}"] = _mpjpe(hypotheses[:count], target[None]).min(axis=0)[chosen].mean()
     ranks = np.asarray(central_rank(jnp.asarray(hypotheses), jnp.asarray(target)))[:, 1:]
     kinds = test.evidence[numbers][:, 1:]
     for code, kind in enumerate(EVIDENCE):
-        for level, share in coverage(ranks[kinds == code]).items():
+        counted = (kinds == code) & (chosen[:, None] | (code == CONFUSED))
+        figures[f"{kind} joints"] = counted.sum()
+        for level, share in coverage(ranks[counted]).items():
             figures[f"{kind} {level:.0%}"] = 100 * share
     return {name: float(value) for name, value in figures.items()}
 
@@ -166,13 +190,15 @@ def _table(output: Path) -> str:
     columns = ["mean of 1", "mean of 5", "mean of 20", "best of 5", "best of 20"]
     columns += [f"{kind} {level:.0%}" for kind in EVIDENCE for level in LEVELS]
     lines = ["| variant | seeds | steps | " + " | ".join(columns) + " |", "|---|---:|---:|" + "---:|" * len(columns)]
-    for name, variant in VARIANTS.items():
+    for name in VARIANTS:
         runs = [json.loads(path.read_text()) for path in sorted(output.glob(f"{name}-[0-9]*.json"))]
-        for way in variant.sampled if runs else ():
+        for way in runs[0]["ways"] if runs else ():
             values = np.array([[run["ways"][way][column] for column in columns] for run in runs])
             deviation = values.std(axis=0, ddof=1) if len(runs) > 1 else np.full(len(columns), np.nan)
             cells = [f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(values.mean(axis=0), deviation, strict=True)]
             label = f"{name}, {way}" if way else name
+            if way == CALIBRATED:
+                label += f" ({np.mean([run['calibration']['temperature'] for run in runs]):.2f})"
             lines.append(f"| {label} | {len(runs)} | {runs[0]['steps']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffpose_jax.errors import UserError
+
 Array = jax.Array
 
 LEVELS = (0.5, 0.9)
+# Between these and within a few percent of itself a temperature is looked for.
+TEMPERATURES = (1 / 8, 8.0)
+PRECISION = 1.04
 
 
 def central_rank(hypotheses: Array, target: Array, floor: float = 1e-3) -> Array:
@@ -39,3 +44,33 @@ def coverage(ranks: np.ndarray, levels: Sequence[float] = LEVELS) -> dict[float,
     """
     ranks = np.asarray(ranks, np.float64).ravel()
     return {level: float(np.mean(ranks < level)) if ranks.size else float("nan") for level in levels}
+
+
+def coverage_text(shares: dict[float, float]) -> str:
+    """Coverage in words."""
+    return ", ".join(f"central {level:.0%} hold {share:.0%}" for level, share in shares.items())
+
+
+def fit_temperature(coverage_at: Callable[[float], dict[float, float]]) -> float:
+    """The temperature of the noise at which coverage is nominal, averaged over its levels.
+
+    `coverage_at(temperature)` is the coverage of hypotheses that were sampled at it, and grows with it. One number for
+    everything, found on data that were not learned from, as for classifiers (Guo et al., ICML 2017). Raises UserError
+    where no temperature does.
+    """
+
+    def excess(temperature: float) -> float:
+        return sum(share - level for level, share in coverage_at(temperature).items())
+
+    factor = 2.0 if excess(1.0) < 0 else 0.5
+    near, far = 1.0, factor
+    while (excess(far) < 0) == (factor > 1):
+        near, far = far, far * factor
+        if not TEMPERATURES[0] <= far <= TEMPERATURES[1]:
+            found = f"too {'little' if factor > 1 else 'much'} spread at temperature {near:g}"
+            raise UserError(f"calibration: expected hypotheses that can be calibrated, found {found}")
+    low, high = sorted((near, far))
+    while high / low > PRECISION:
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if excess(middle) >= 0 else (middle, high)
+    return (low * high) ** 0.5

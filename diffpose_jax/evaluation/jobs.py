@@ -28,12 +28,14 @@ from diffpose_jax.data.windows import (
 )
 from diffpose_jax.diffusion.hypotheses import aggregate
 from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.calibration import central_rank
 from diffpose_jax.geometry import Camera, project, solve_root
 from diffpose_jax.lifters.base import Lifter, Variables, lifted_frames, lifted_part
 
 Array = jax.Array
 
 ALL = "all"
+RANK = "rank"
 
 
 class Choice(NamedTuple):
@@ -121,6 +123,15 @@ def _windows_for(lifter: Lifter, clips: ClipSet, wanted: np.ndarray) -> Windows:
     return Windows(*(part[needed] for part in windows))
 
 
+def spread_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
+    """As many windows, evenly spread over a set, as have `frames` frames to lift: around each where only one is."""
+    windows = (centred_windows if lifter.middle_frame else end_aligned_windows)(clips, lifter.frames)
+    lifted = 1 if lifter.middle_frame else lifter.frames
+    count = min(max(1, frames // lifted), len(windows.start))
+    ids = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
+    return Windows(*(part[ids] for part in windows))
+
+
 def strided_frames(clips: ClipSet, stride: int) -> np.ndarray:
     """The numbers `[M]` of every `stride`-th frame of each clip, each clip beginning with its first frame."""
     return np.asarray(centred_windows(clips, 1, stride).start)
@@ -142,11 +153,11 @@ def predict_windows(
     """Samples hypotheses for all windows, `batch_size` per device and compiled call, and aggregates them on the device.
 
     Returns `{aggregation: poses [M, J, 3]}` in metres, root-relative, and the numbers `[M]` of the frames that are
-    lifted (of a lifter of middle frames, those), ascending; 'all' is `[M, H, J, 3]`. Where windows overlap, the last
-    one counts. `progress` is called after each chunk with the share that is done. Aggregation 'reprojection' raises
-    UserError without cameras.
+    lifted (of a lifter of middle frames, those), ascending; 'all' is `[M, H, J, 3]`, 'rank' `[M, J]`. Where windows
+    overlap, the last one counts. `progress` is called after each chunk with the share that is done. Aggregation
+    'reprojection' raises UserError without cameras.
     """
-    check_aggregations([name for name in aggregations if name != ALL])
+    check_aggregations([name for name in aggregations if name not in (ALL, RANK)])
     numbers, inside = _frames_of(windows, lifter)
     frames = np.unique(numbers[inside])
     job = _mapped_job(lifter, num_hypotheses, tuple(aggregations))
@@ -193,15 +204,17 @@ def reduce_hypotheses(
 ) -> dict[str, Array]:
     """One pose `[B, F, J, 3]` for each of the named `CHOICES` from hypotheses `[H, B, F, J, 3]`; camera `[B]`.
 
-    'all' gives `[B, F, H, J, 3]`.
+    'all' gives `[B, F, H, J, 3]`, 'rank' how far out the truth lies among them, `[B, F, J]` (`central_rank`).
     """
     errors = None
-    if any(name != ALL and CHOICES[name].needs_camera for name in names):
+    if any(name in CHOICES and CHOICES[name].needs_camera for name in names):
         errors = reprojection_errors(hypotheses, batch.keypoints, camera)
     poses = {}
     for name in names:
         if name == ALL:
             poses[name] = jnp.moveaxis(hypotheses, 0, 2)
+        elif name == RANK:
+            poses[name] = central_rank(hypotheses, batch.poses)
         elif name == "first":
             poses[name] = hypotheses[0]
         else:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.clips import EVIDENCE, ClipSet
 from diffpose_jax.data.mpi_inf_3dhp import ACTIVITIES
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation import baselines, report
+from diffpose_jax.evaluation import baselines, calibration, report
 from diffpose_jax.evaluation.coherence import WINDOW
 from diffpose_jax.evaluation.jobs import CHOICES, predict_clips, strided_frames
 from diffpose_jax.evaluation.metrics import coordinate_errors, joint_errors, root_relative
@@ -87,6 +87,23 @@ class Measured(NamedTuple):
         return {
             "by_joint": dict(zip(skeleton.joints, joints.tolist(), strict=True)),
             "by_coordinate": dict(zip("xyz", axes.tolist(), strict=True)),
+        }
+
+    def coverage(self, ranks: np.ndarray) -> dict[str, dict[str, float]]:
+        """Of ranks `[M, J]` (`calibration.central_rank`) all, and each kind of evidence where the data know it.
+
+        `{kind: {level: share}}` without the root, which is known; kinds that do not occur are left out.
+        """
+        moving = np.arange(ranks.shape[1]) != self.clips.skeleton.root
+        kinds = {"all": np.ones(ranks.shape, bool)}
+        if self.clips.evidence is not None:
+            evidence = self.clips.evidence[self.numbers]
+            kinds |= {name: evidence == code for code, name in enumerate(EVIDENCE)}
+        found = {name: ranks[where & moving] for name, where in kinds.items()}
+        return {
+            name: {str(level): share for level, share in calibration.coverage(part).items()}
+            for name, part in found.items()
+            if part.size
         }
 
     def notes(self) -> list[str]:

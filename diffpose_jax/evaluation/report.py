@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.calibration import coverage_text
 from diffpose_jax.evaluation.metrics import METRICS
 
 Averages = dict[str, float | None]
@@ -151,6 +152,9 @@ def setting_lines(results: Mapping[str, Any]) -> list[str]:
     ]
     if setting.get("occlusion", "none") != "none":
         lines.append(f"joints hidden at test time: pattern {setting['occlusion']}")
+    for kind, shares in results.get("coverage", {}).items():
+        joints = "all joints" if kind == "all" else f"{kind} joints"
+        lines.append(f"coverage of {joints}: {coverage_text({float(level): one for level, one in shares.items()})}")
     return lines + list(results["notes"])
 
 

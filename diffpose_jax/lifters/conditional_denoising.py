@@ -16,7 +16,6 @@ from diffpose_jax.mixture import Mixture
 Array = jax.Array
 
 OBJECTIVES = ("x0", "next", "eps")
-SOLVERS = ("ddim", "keeping_spread")
 
 
 class Condition(NamedTuple):
@@ -31,9 +30,9 @@ class Condition(NamedTuple):
     component: Component | None = None
 
 
-def drawn(keys: Array, condition: Condition) -> Condition:
-    """The condition with a component drawn by keys `[B]`."""
-    return condition._replace(component=draw_component(keys, condition.base))
+def drawn(keys: Array, condition: Condition, poses: Array | None = None) -> Condition:
+    """The condition with a component drawn by keys `[B]`, by its responsibility for poses `[B, F, J, 3]` if given."""
+    return condition._replace(component=draw_component(keys, condition.base, poses))
 
 
 def single(condition: Condition) -> Condition:
@@ -63,29 +62,6 @@ def likeliest(condition: Condition, spread: Array, x: Array, alpha_bar: Array) -
     total = alpha_bar * variance + noise
     pose = estimate + signal * variance / total * (x - expected)
     return Likely(pose, jnp.sqrt(variance * noise / total), (x - expected) / jnp.sqrt(total))
-
-
-def keeping_spread(
-    prediction: tuple[Array, Array], likely: Likely, component: Component, spread: Array, alpha_bar: Array, ahead: Array
-) -> tuple[Array, Array]:
-    """Predictions `(x0, noise)` from which a DDIM step from alpha_bar to `ahead` keeps the spread of a Gaussian.
-
-    With h_0 ~ N(estimate, spread^2) the state, in deviations from what is expected, is `u = cos(phi) H + sin(phi) N`,
-    and the exact reverse process leaves it as it is. DDIM takes the pose and the noise predicted now for those of the
-    whole step and arrives at `cos(phi - phi') u`: five steps of 18 degrees leave 78 % of the spread. What the network
-    adds to the Gaussian's prediction turns u at a constant rate here, `u + (phi - phi') F`. An exact x0 is returned
-    up to a few percent of u. All `[B, F, J, 3]` in metres, spread `[J, 3]`, the levels broadcast against x0.
-    """
-    x0, noise = prediction
-    spread = jnp.broadcast_to(spread[None, None], x0.shape)
-    phi, aim = (
-        jnp.arctan2(jnp.sqrt(1 - level) * component.deviation(), jnp.sqrt(level) * spread)
-        for level in (alpha_bar, ahead)
-    )
-    added = (x0 - likely.pose) / likely.deviation
-    turn = phi - aim
-    missing = (1 - jnp.cos(turn)) * likely.surprise + (turn - jnp.sin(turn)) * added
-    return x0 + spread * jnp.cos(aim) * missing, noise + component.deviation() * jnp.sin(aim) * missing
 
 
 def denoiser_input(condition: Condition, likely: Likely, x: Array) -> Array:

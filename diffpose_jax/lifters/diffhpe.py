@@ -147,7 +147,7 @@ def diffhpe(
         plan=plan,
         skeleton=skeleton,
         frames=frames,
-        start=(lambda keys, known: (None, known.start)) if start == "context" else None,
+        start=lambda noise, known: (None, known.start if start == "context" else noise),
         chunk=chunk,
     )
     return Lifter(init, loss, sampling(reverse), skeleton, frames)

@@ -6,8 +6,8 @@ mixture of Gaussians (`lifters.initial_distribution`). The forward process diffu
 
     h_k = mu + sqrt(abar_k) (h_0 - mu) + sqrt(1 - abar_k) eps,    eps ~ N(0, Sigma),
 
-with mu and Sigma of a component drawn by its weight. Hypotheses start at draws of H_K and are denoised by g(h_k, f_ST,
-k), which reads the context's features f_ST. Frames are denoised one by one.
+with mu and Sigma of a component. Hypotheses start at draws of H_K and are denoised by g(h_k, f_ST, k), which reads the
+context's features f_ST. Frames are denoised one by one.
 
 The paper leaves open how g is fed and scaled. Here it is told which component it reverses: without that the reverse
 process is not that of the forward one. And it corrects the pose that would be likeliest if the context's error were
@@ -23,7 +23,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffpose_jax.diffusion.hypotheses import example_keys
 from diffpose_jax.diffusion.process import at_step, diffuse, to_eps
@@ -33,18 +32,16 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch, flip_averaged
 from diffpose_jax.lifters.conditional_denoising import (
     OBJECTIVES,
-    SOLVERS,
     Condition,
-    Likely,
     compared,
     denoiser_input,
     drawn,
-    keeping_spread,
     likeliest,
     single,
 )
 from diffpose_jax.lifters.diffpose_release import antithetic_steps, single_frames
 from diffpose_jax.lifters.initial_distribution import (
+    ASSIGNMENTS,
     BASES,
     COVARIANCES,
     DEPTHS,
@@ -76,8 +73,8 @@ def diffpose(
     start: str = "mixture",
     depth: str = "context",
     covariance: str = "full",
+    assignment: str = "posterior",
     features: bool = True,
-    solver: str = "ddim",
 ) -> Lifter:
     """DiffPose around `network(x [B, F, J, C], k, features) -> [B, F, J, 3]` and a frozen deterministic `context`.
 
@@ -86,8 +83,9 @@ def diffpose(
     H_K ('mixture'), one Gaussian of its moments ('gaussian') or N(0, 1 m) ('normal'). start: hypotheses start at draws
     of that ('mixture'), at N(0, 1 m) whatever it is ('noise'), or at the context's 'estimate'. depth of H_K: that of
     the 'context', or the training set's 'histogram'; its covariance in the image plane 'full' or 'diagonal'.
-    features=False leaves f_ST out; of the context's estimate, on which H_K stands, the denoiser still hears. solver
-    'keeping_spread' corrects what few steps of 'ddim' lose of the hypotheses' spread; it is for plans without noise.
+    assignment: in training the component is drawn by its responsibility for the pose ('posterior'), or by its weight
+    alone ('prior', in the paper's words), so that it tells nothing of the pose. A hypothesis draws its own by weight.
+    features=False leaves f_ST out; of the context's estimate, on which H_K stands, the denoiser still hears.
 
     A batch without mixtures has heatmaps that say no more than the keypoints: H_K is then the context's uncertainty.
     `calibrate` measures this and the depths once, before training; beside the context's variables they are
@@ -101,13 +99,10 @@ def diffpose(
         ("lifter.start", start, STARTS),
         ("lifter.depth", depth, DEPTHS),
         ("lifter.covariance", covariance, COVARIANCES),
-        ("lifter.solver", solver, SOLVERS),
+        ("lifter.assignment", assignment, ASSIGNMENTS),
     ):
         if value not in known:
             raise UserError(f"config.{name}: expected one of {', '.join(known)}, found {value!r}")
-
-    alpha_bar_ahead = np.ones_like(schedule.alpha_bar)
-    alpha_bar_ahead[plan.step[:-1]] = schedule.alpha_bar[plan.step[1:]]
 
     def encode(variables: Variables, batch: Batch, context: Lifter = context) -> Condition:
         frozen = variables["frozen"]
@@ -116,23 +111,17 @@ def diffpose(
         initial = initial_distribution(batch.keypoints, batch.mixture, estimate, frozen, depth, covariance)
         return Condition(batch.keypoints, estimate, inner, base_distribution(base, initial))
 
-    def corrected(
-        variables: Variables, condition: Condition, x: Array, k: Array, **options: Any
-    ) -> tuple[Array, Likely, Any]:
+    def corrected(variables: Variables, condition: Condition, x: Array, k: Array, **options: Any) -> tuple[Array, Any]:
         alpha_bar = at_step(schedule.alpha_bar, k, x)
         likely = likeliest(condition, variables["frozen"]["spread"], x, alpha_bar)
         output = network.apply(variables, denoiser_input(condition, likely, x), k, condition.features, **options)
         output, updates = output if "mutable" in options else (output, {})
-        return likely.pose + likely.deviation * output.astype(x.dtype), likely, updates
+        return likely.pose + likely.deviation * output.astype(x.dtype), updates
 
     def denoise(variables: Variables, condition: Condition, x: Array, k: Array) -> tuple[Array, Array]:
-        x0, likely, _ = corrected(variables, condition, x, k, train=False)
-        component, spread = condition.component, variables["frozen"]["spread"]
-        alpha_bar, ahead = (at_step(levels, k, x) for levels in (schedule.alpha_bar, alpha_bar_ahead))
-        prediction = x0, to_eps(x - component.mean, x0 - component.mean, alpha_bar)
-        if solver == "ddim":
-            return prediction
-        return keeping_spread(prediction, likely, component, spread, alpha_bar, ahead)
+        x0, _ = corrected(variables, condition, x, k, train=False)
+        component = condition.component
+        return x0, to_eps(x - component.mean, x0 - component.mean, at_step(schedule.alpha_bar, k, x))
 
     def init(key: Array, batch: Batch) -> Variables:
         network_key, context_key = jax.random.split(key)
@@ -155,14 +144,15 @@ def diffpose(
         check_batch(batch, skeleton, context.frames)
         step_key, noise_key, component_key, dropout_key = jax.random.split(key, 4)
         condition, frames = single(encode(variables, batch)), single_frames(batch)
-        condition = drawn(example_keys(component_key, frames.index), condition)
+        known = frames.poses if assignment == "posterior" else None
+        condition = drawn(example_keys(component_key, frames.index), condition, known)
         component = condition.component
         k = antithetic_steps(step_key, frames.index, schedule.num_steps)
         noise = component.coloured(initial_noise(example_keys(noise_key, frames.index), frames.poses.shape))
         x = diffuse(schedule, frames.poses, k, noise, component.mean)
         rngs = {"dropout": dropout_key}
         options = {"train": True, "index": frames.index, "rngs": rngs, "mutable": ["batch_stats"]}
-        found, _, updates = corrected(variables, condition, x, k, **options)
+        found, updates = corrected(variables, condition, x, k, **options)
         error = compared(predict, found, x, component, schedule, k) - compared(
             predict, frames.poses, x, component, schedule, k
         )
@@ -171,11 +161,11 @@ def diffpose(
             total = total / jnp.sum(jnp.square(variables["frozen"]["spread"]))
         return total, Aux({"loss": total}, updates.get("batch_stats", {}))
 
-    def begin(keys: Array, condition: Condition) -> tuple[Array, Array]:
-        component, normal = condition.component, initial_noise(keys, condition.estimate.shape)
+    def begin(noise: Array, condition: Condition) -> tuple[Array, Array]:
+        component = condition.component
         states = {
-            "mixture": lambda: component.coloured(normal),
-            "noise": lambda: normal - component.mean,
+            "mixture": lambda: component.coloured(noise),
+            "noise": lambda: noise - component.mean,
             "estimate": lambda: condition.estimate - component.mean,
         }
         return component.mean, states[start]()

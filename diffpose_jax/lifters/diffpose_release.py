@@ -23,7 +23,7 @@ import numpy as np
 from diffpose_jax.diffusion.hypotheses import example_keys
 from diffpose_jax.diffusion.noise import ScaledNormal
 from diffpose_jax.diffusion.process import at_step, diffuse, predictions, uniform_steps
-from diffpose_jax.diffusion.samplers import Plan, initial_noise
+from diffpose_jax.diffusion.samplers import Plan
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch, flip_averaged
@@ -59,7 +59,7 @@ def released_forward(scale: Sequence[float] = VIDEO_SCALE, mixture_spread: bool 
     return draw
 
 
-def at_estimate(keys: Array, estimate: Array) -> tuple[None, Array]:
+def at_estimate(noise: Array, estimate: Array) -> tuple[None, Array]:
     """Start at the context's estimate `[B, F, J, 3]` without adding noise, as the releases do."""
     return None, estimate
 
@@ -67,9 +67,8 @@ def at_estimate(keys: Array, estimate: Array) -> tuple[None, Array]:
 def noised_estimate(schedule: Schedule, step: int, scale: Sequence[float] = (0.01, 0.01, 1.0, 1.0, 1.0)) -> Start:
     """Start at the estimate diffused to `step` with noise of deviation `scale [5]`: a line the releases leave out."""
 
-    def start(keys: Array, estimate: Array) -> tuple[None, Array]:
-        noise = jnp.asarray(scale)[None, None, None] * initial_noise(keys, estimate.shape)
-        return None, diffuse(schedule, estimate, jnp.int32(step), noise)
+    def start(noise: Array, estimate: Array) -> tuple[None, Array]:
+        return None, diffuse(schedule, estimate, jnp.int32(step), jnp.asarray(scale)[None, None, None] * noise)
 
     return start
 
@@ -136,6 +135,7 @@ def diffpose_release(
                 denoise=denoise,
                 finish=lambda x: subtract_root(x[..., 2:], skeleton),
                 start=start,
+                channels=5,
                 plan=plan,
                 skeleton=skeleton,
                 frames=context.frames,

@@ -23,6 +23,7 @@ Array = jax.Array
 BASES = ("mixture", "gaussian", "normal")
 DEPTHS = ("context", "histogram")
 COVARIANCES = ("full", "diagonal")
+ASSIGNMENTS = ("posterior", "prior")
 
 # Of what is known best, such as the root, which is zero: metres.
 _LEAST_SPREAD = 0.005
@@ -104,9 +105,15 @@ def base_distribution(kind: str, initial: Mixture) -> Mixture:
     return Mixture(jnp.ones(mean.shape[:-1]), mean, covariance)
 
 
-def draw_component(keys: Array, base: Mixture) -> Component:
-    """One component per joint of mixtures `[B, F, J, M]`, or per frame where weights are `[B, F, 1, M]`; keys `[B]`."""
+def draw_component(keys: Array, base: Mixture, poses: Array | None = None) -> Component:
+    """One component per joint of mixtures `[B, F, J, M]`, or per frame where weights are `[B, F, 1, M]`; keys `[B]`.
+
+    Drawn by the weights, or, given poses `[B, F, J, 3]`, by the components' responsibilities for them.
+    """
     logits = jnp.log(jnp.maximum(base.weights, jnp.finfo(base.weights.dtype).tiny))
+    if poses is not None:
+        densities = _log_densities(base, poses)
+        logits = logits + (jnp.sum(densities, axis=2, keepdims=True) if logits.shape[2] == 1 else densities)
     picked = jax.vmap(jax.random.categorical)(keys, logits)
 
     def take(values: Array) -> Array:
@@ -117,6 +124,14 @@ def draw_component(keys: Array, base: Mixture) -> Component:
 
     weight = jnp.broadcast_to(take(base.weights), base.means.shape[:3])
     return Component(weight, take(base.means), cholesky(take(base.covariances)))
+
+
+def _log_densities(base: Mixture, poses: Array) -> Array:
+    """Of poses `[B, F, J, 3]` under each component, `[B, F, J, M]`, up to a constant."""
+    components = Component(base.weights, base.means, cholesky(base.covariances))
+    normal = components.whitened(poses[..., None, :] - base.means)
+    size = jnp.sum(jnp.log(jnp.diagonal(components.factor, axis1=-2, axis2=-1)), axis=-1)
+    return -0.5 * jnp.sum(jnp.square(normal), axis=-1) - size
 
 
 def estimated(context: Lifter, variables: Variables, batch: Batch) -> Array:

@@ -48,8 +48,8 @@ def _diffpose(config: ConfigDict, skeleton: Skeleton, axis_name: str | None) -> 
         start=options.start,
         depth=options.depth,
         covariance=options.covariance,
+        assignment=options.assignment,
         features=options.features,
-        solver=options.solver,
     )
 
 
@@ -160,7 +160,7 @@ METHODS: dict[str, Method] = {
         _diffpose,
         # See `diffpose`; feature_width is that of f_ST as it is fed to the denoiser.
         {**GRAFORMER, "context": "", "base": "mixture", "start": "mixture", "depth": "context",
-         "covariance": "full", "features": True, "feature_width": 32, "solver": "ddim"},
+         "covariance": "full", "assignment": "posterior", "features": True, "feature_width": 32},
         {"steps": 50, "predict": "x0", "sampler": "ddim", "sampling_steps": 5, "clip": 0.0},
     ),
     "diffpose_release": Method(

@@ -28,12 +28,12 @@ class Reverse(NamedTuple):
     condition(variables, batch) -> a pytree of arrays `[B, ...]`: all that the denoiser reads of the input, encoded once
     denoise(variables, condition, x_k `[B, F, J, C]`, k scalar) -> (x0_hat, eps_hat)
     finish(x `[B, F, J, C]`) -> poses `[B, F, J, 3]` in root-relative metres, from the final state
-    start(keys `[B]`, condition) -> (mean or None, state): where the walk begins, `mean + state`, as a base distribution
-    draws it; with a mean it runs in coordinates centred there. None starts from pure noise `[B, F, J, 3]`.
+    start(noise `[B, F, J, C]`, condition) -> (mean or None, state): where the walk begins, `mean + state`, as a base
+    distribution draws it; with a mean it runs in coordinates centred there. None starts from the noise itself.
     limit(denoiser) -> denoiser: outermost, after both views of a flipped denoiser are averaged, such as `clip_x0`.
     draw(keys `[B]`, condition) -> condition: what a hypothesis draws besides its noise, such as the base distribution's
     component; `start` and `denoise` are given what it returns.
-    chunk bounds how many hypotheses are in memory at once. With `middle_frame` the pure noise has F = 1.
+    channels is the noise's C; with `middle_frame` it has F = 1. chunk bounds how many hypotheses are in memory at once.
     """
 
     condition: Callable[[Variables, Batch], Condition]
@@ -43,14 +43,18 @@ class Reverse(NamedTuple):
     skeleton: Skeleton
     frames: int = 1
     middle_frame: bool = False
-    start: Callable[[Array, Condition], tuple[Array | None, Array]] | None = None
+    channels: int = 3
+    start: Callable[[Array, Condition], tuple[Array | None, Array]] = lambda noise, condition: (None, noise)
     limit: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser
     draw: Callable[[Array, Condition], Condition] | None = None
     chunk: int | None = None
 
 
 def sampling(reverse: Reverse) -> Sample:
-    """The `sample` of a lifter: hypotheses `[H, B, F, J, 3]`, each independent of H, of the batch and of the chunks."""
+    """The `sample` of a lifter: hypotheses `[H, B, F, J, 3]`, each independent of H, of the batch and of the chunks.
+
+    The noise they start from is multiplied by the temperature in the variables, see `with_temperature`.
+    """
     return partial(_sample, reverse, bound_denoiser)
 
 
@@ -78,6 +82,15 @@ def bound_denoiser_flipped(reverse: Reverse, variables: Variables, batch: Batch)
     return reverse.limit(averaged), jax.tree.map(lambda leaf: leaf[: len(batch.index)], condition)
 
 
+def with_temperature(variables: Variables, temperature: float) -> Variables:
+    """Variables with which hypotheses start from noise of deviation `temperature` in place of 1.
+
+    Above 1 they spread more, below 1 less. What a network learned about its training set is too narrow for others:
+    `evaluation.calibration` finds the temperature on a split that it did not learn from.
+    """
+    return {**variables, "calibration": {"temperature": jnp.float32(temperature)}}
+
+
 def zero_root(poses: Array, skeleton: Skeleton) -> Array:
     """Poses `[..., J, 3]` with the root set to zero and all others left where they are."""
     return poses.at[..., skeleton.root, :].set(0.0)
@@ -98,17 +111,16 @@ def _sample(
 ) -> Array:
     check_batch(batch, reverse.skeleton, reverse.frames)
     denoiser, condition = bind(reverse, variables, batch)
+    temperature = variables.get("calibration", {}).get("temperature", 1.0)
+    frames = 1 if reverse.middle_frame else reverse.frames
+    shape = (len(batch.index), frames, reverse.skeleton.num_joints, reverse.channels)
 
     def one(keys: Array) -> Array:
         bound, own = denoiser, condition
         if reverse.draw is not None:
             own = reverse.draw(keys, condition)
             bound = reverse.limit(partial(reverse.denoise, variables, own))
-        if reverse.start is None:
-            frames = 1 if reverse.middle_frame else reverse.frames
-            mean, state = None, initial_noise(keys, (len(keys), frames, reverse.skeleton.num_joints, 3))
-        else:
-            mean, state = reverse.start(keys, own)
+        mean, state = reverse.start(temperature * initial_noise(keys, shape), own)
         if mean is None:
             return reverse.finish(sample(keys, bound, state, reverse.plan))
         return reverse.finish(mean + sample(keys, centred(bound, mean), state, reverse.plan))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import sys
@@ -20,8 +21,11 @@ from diffpose_jax.config import first_difference, load_config
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.report import writable_directory
 from diffpose_jax.lifters.base import Lifter, Variables, example_batch
+from diffpose_jax.lifters.reverse import with_temperature
 from diffpose_jax.parallel import place
 from diffpose_jax.registry import build_lifter, validate
+
+CALIBRATION = "calibration.json"
 
 
 def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
@@ -149,12 +153,16 @@ class Checkpoints:
 
 
 class Trained(NamedTuple):
-    """What a work directory was trained to: its config, its lifter, the averaged variables and their step."""
+    """What a work directory was trained to: its config, its lifter, the averaged variables and their step.
+
+    temperature: what `calibrate` found for them, which the variables hold too; None if they were not calibrated.
+    """
 
     config: ConfigDict
     lifter: Lifter
     variables: Variables
     step: int
+    temperature: float | None = None
 
 
 def restore_workdir(workdir: str | os.PathLike) -> Trained:
@@ -174,7 +182,25 @@ def restore_workdir(workdir: str | os.PathLike) -> Trained:
         step, variables, _ = best.restore_newest(template)
     finally:
         best.close()
-    return Trained(config, lifter, place(variables), step)
+    temperature = _temperature(path / CALIBRATION, step)
+    if temperature is not None:
+        variables = with_temperature(variables, temperature)
+    return Trained(config, lifter, place(variables), step, temperature)
+
+
+def _temperature(path: Path, step: int) -> float | None:
+    """The temperature in a file of `calibrate`, None where there is none for the variables of `step`."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        made_for, temperature = int(found["step"]), float(found["temperature"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected a file written by calibrate, found {error}; remove it") from error
+    if made_for != step:
+        logging.warning("%s is of step %d, the best is %d now: not used; calibrate again", path, made_for, step)
+        return None
+    return temperature
 
 
 def with_context(config: ConfigDict, workdir: str | os.PathLike) -> tuple[ConfigDict, Variables]:

@@ -21,14 +21,12 @@ from diffpose_jax.data.windows import (
     Batch,
     DeviceClips,
     Windows,
-    centred_windows,
     device_clips,
-    end_aligned_windows,
     gather,
     training_windows,
 )
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.jobs import predict_windows
+from diffpose_jax.evaluation.jobs import predict_windows, spread_windows
 from diffpose_jax.lifters.base import Lifter, Variables, example_batch, occluded
 from diffpose_jax.parallel import AXIS, assert_replicated, local_devices, place, pmap_step
 from diffpose_jax.progress import Progress
@@ -179,13 +177,10 @@ class Validation(NamedTuple):
 
     @classmethod
     def of(cls, config: ConfigDict, clips: ClipSet) -> Validation:
-        """As many windows as have `valid_frames` frames to lift: around single frames where only those are lifted."""
+        """As many windows as have `valid_frames` frames to lift."""
         lifter = _training_lifter(config)
-        windows = (centred_windows if lifter.middle_frame else end_aligned_windows)(clips, lifter.frames)
-        lifted = 1 if lifter.middle_frame else lifter.frames
-        count = min(max(1, config.training.valid_frames // lifted), len(windows.start))
-        spread = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
-        return cls(lifter, device_clips(clips), Windows(*(part[spread] for part in windows)), config)
+        windows = spread_windows(lifter, clips, config.training.valid_frames)
+        return cls(lifter, device_clips(clips), windows, config)
 
     def mpjpe(self, variables: Variables) -> float:
         """The error in mm of the mean of `valid_hypotheses`, over the windows, always with the same noise."""

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.evaluation.calibration import central_rank, coverage
+from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.calibration import central_rank, coverage, fit_temperature
 
 RNG = np.random.default_rng(0)
 FRAMES = 3000
@@ -56,3 +57,22 @@ def test_turning_and_stretching_the_world_changes_no_rank():
 
 def test_no_ranks_have_no_coverage():
     assert np.isnan(coverage(np.zeros(0))[0.5])
+
+
+@pytest.mark.parametrize("narrowed", [0.3, 0.8, 1.0, 2.5])
+def test_a_temperature_undoes_what_narrowed_or_widened_the_hypotheses(narrowed):
+    points = draws(20, "gaussian")
+    centre = np.array([1, 2, 3])
+
+    def coverage_at(temperature: float) -> dict[float, float]:
+        return coverage(ranks((points[1:] - centre) * narrowed * temperature + centre, points[0]))
+
+    found = fit_temperature(coverage_at)
+    assert found * narrowed == pytest.approx(1, abs=0.06)
+    assert np.mean([share - level for level, share in coverage_at(found).items()]) == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.0, "too little spread at temperature 8"), (1.0, "too much spread")])
+def test_hypotheses_that_no_temperature_spreads_cannot_be_calibrated(share, found):
+    with pytest.raises(UserError, match=found):
+        fit_temperature(lambda temperature: {0.5: share, 0.9: share})

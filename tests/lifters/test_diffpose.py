@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from scipy.stats import ks_2samp
+from scipy.special import logsumexp
+from scipy.stats import ks_2samp, multivariate_normal
 
 from diffpose_jax.diffusion.process import diffuse
 from diffpose_jax.diffusion.samplers import ddim_plan, initial_noise
@@ -19,6 +20,7 @@ from diffpose_jax.lifters.base import Batch, Lifter, flip_averaged, flip_batch
 from diffpose_jax.lifters.conditional_denoising import Condition, compared, likeliest
 from diffpose_jax.lifters.diffpose import diffpose
 from diffpose_jax.lifters.initial_distribution import base_distribution, draw_component, initial_distribution
+from diffpose_jax.lifters.reverse import with_temperature
 from diffpose_jax.mixture import Mixture
 from diffpose_jax.models.context_graformer import ContextGraFormer
 from diffpose_jax.skeleton import H36M_17, mirror
@@ -210,20 +212,25 @@ def test_a_mixture_of_whole_poses_is_mirrored_joint_by_joint(diagonal):
 # --- the forward process
 
 
-def diffused(batch: Batch, k: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """One frame diffused to step k `count` times, and as many draws of its H_K, `[count, J, 3]`."""
+def diffused(batch: Batch, k: int, count: int, assignment: str = "prior") -> tuple[np.ndarray, np.ndarray]:
+    """One frame diffused to step k `count` times, and as many draws of its H_K, `[count, J, 3]`.
+
+    Where the component is to be one that explains the pose, poses are as H_K says they are.
+    """
     one = jax.tree.map(lambda part: jnp.repeat(part[:1, :1], count, axis=0), batch._replace(index=None))
     base = initial(one, one.mixture)
     keys = jax.random.split(KEY, count)
-    component = draw(keys, base)
-    noise = component.coloured(initial_noise(keys, one.poses.shape))
-    found = diffuse(SCHEDULE, one.poses, jnp.int32(k), noise, component.mean)
+    poses = one.poses if assignment == "prior" else sum(base.draw(jax.random.key(8), one.poses.shape))
+    component = draw(keys, base) if assignment == "prior" else draw(keys, base, poses)
+    noise = component.coloured(initial_noise(keys, poses.shape))
+    found = diffuse(SCHEDULE, poses, jnp.int32(k), noise, component.mean)
     mean, noise = base.draw(jax.random.key(9), one.poses.shape)
     return np.asarray(found)[:, 0], np.asarray(mean + noise)[:, 0]
 
 
-def test_fully_diffused_poses_follow_the_mixture(batch):
-    found, expected = diffused(batch, SCHEDULE.num_steps - 1, 3000)
+@pytest.mark.parametrize("assignment", ["prior", "posterior"])
+def test_fully_diffused_poses_follow_the_mixture(batch, assignment):
+    found, expected = diffused(batch, SCHEDULE.num_steps - 1, 3000, assignment)
     probabilities = [ks_2samp(found[:, j, c], expected[:, j, c]).pvalue for j in range(J) for c in range(3)]
     assert np.min(probabilities) > 1e-4
     # Not of each coordinate alone: the correlation of x and y too.
@@ -231,6 +238,32 @@ def test_fully_diffused_poses_follow_the_mixture(batch):
         covariances = [np.cov(one[:, joint, :2].T) for one in (found, expected)]
         scale = np.sqrt(np.outer(*2 * [np.diag(covariances[1])]))
         np.testing.assert_allclose(covariances[0] / scale, covariances[1] / scale, atol=0.12)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_component_of_a_pose_is_drawn_by_its_responsibility(batch, shared):
+    base = jax.tree.map(lambda part: part[:1, :1], initial(batch, batch.mixture))
+    if shared:
+        # Wide enough for all joints together to leave doubt.
+        base = base._replace(weights=base.weights[:, :, :1], covariances=1000 * base.covariances)
+    poses = base.means[:, :, :, 1] + 0.05 * normal(1, 1, J, 3)
+    densities = np.array(
+        [
+            [
+                multivariate_normal.logpdf(poses[0, 0, j], base.means[0, 0, j, m], base.covariances[0, 0, j, m])
+                for m in range(M)
+            ]
+            for j in range(J)
+        ]
+    )
+    log = np.log(base.weights[0, 0]) + (densities.sum(axis=0, keepdims=True) if shared else densities)
+    wanted = np.broadcast_to(np.exp(log - logsumexp(log, axis=1, keepdims=True)), (J, M))
+    count = 4000
+    many = jax.tree.map(lambda part: jnp.repeat(part, count, axis=0), base)
+    means = draw(jax.random.split(KEY, count), many, jnp.repeat(poses, count, axis=0)).mean[:, 0]
+    picked = np.abs(means[:, :, None] - base.means[0, 0][None]).sum(axis=-1) == 0
+    np.testing.assert_allclose(picked.mean(axis=0), wanted, atol=0.04)
+    assert wanted.max(axis=0).min() > 0.01
 
 
 def test_poses_that_are_hardly_diffused_are_the_poses(batch):
@@ -325,12 +358,15 @@ class NoCorrection:
         return jnp.zeros_like(x[..., :3])
 
 
-@pytest.mark.parametrize(("solver", "left"), [("keeping_spread", 1.0), ("ddim", 0.78)])
-def test_five_steps_keep_the_spread_of_a_gaussian_or_lose_a_fifth_of_it(batch, solver, left):
+@pytest.mark.parametrize(("steps", "temperature", "left"), [(5, 1.0, 0.78), (5, 1 / 0.78, 1.0), (50, 1.0, 0.97)])
+def test_five_steps_lose_a_fifth_of_a_gaussians_spread_and_the_temperature_gives_it_back(
+    batch, steps, temperature, left
+):
     """H_K without heatmaps is the context's uncertainty: all reverse steps have to do is to leave it as it is."""
-    lifter = diffpose(NoCorrection(), H36M_17, SCHEDULE, PLAN, context=CONTEXT, solver=solver)
+    lifter = diffpose(NoCorrection(), H36M_17, SCHEDULE, ddim_plan(SCHEDULE, steps), context=CONTEXT)
     plain = batch._replace(mixture=None)
-    poses = jax.jit(lifter.sample, static_argnums=3)({"frozen": {"context": {}, **STATISTICS}}, KEY, plain, 400)
+    variables = with_temperature({"frozen": {"context": {}, **STATISTICS}}, temperature)
+    poses = jax.jit(lifter.sample, static_argnums=3)(variables, KEY, plain, 400)
     found = np.asarray(poses).std(axis=0)[..., 1:, :].mean(axis=(0, 1))
     np.testing.assert_allclose(found / np.asarray(STATISTICS["spread"])[1:], left, atol=0.06)
     assert np.abs(np.asarray(poses).mean(axis=0) - from_keypoints(batch)).max() < 0.02
@@ -426,7 +462,7 @@ def test_calibration_measures_the_context_on_valid_and_the_depths_on_train(batch
 
 
 def test_what_makes_no_sense_is_refused():
-    for option in ("predict", "base", "start", "depth", "covariance", "solver"):
+    for option in ("predict", "base", "start", "depth", "covariance", "assignment"):
         with pytest.raises(UserError, match=f"{option}: expected one of .*, found 'unheard of'"):
             build(**{option: "unheard of"})
     with pytest.raises(UserError, match="DiffPose context"):

@@ -215,8 +215,7 @@ def test_the_walk_starts_at_index_twelve_with_the_estimate_as_it_is(batch, centr
 
 def test_a_noised_start_is_the_diffused_estimate():
     estimate = normal(400, 1, 17, 5)
-    keys = jax.random.split(KEY, 400)
-    mean, state = noised_estimate(SCHEDULE, 24)(keys, estimate)
+    mean, state = noised_estimate(SCHEDULE, 24)(jax.random.normal(KEY, estimate.shape), estimate)
     assert mean is None
     quiet = diffuse(SCHEDULE, estimate, jnp.int32(24), jnp.zeros_like(estimate))
     deviation = np.asarray(state - quiet).std(axis=(0, 1, 2)) / SCHEDULE.one_minus_alpha_bar[24] ** 0.5

@@ -153,16 +153,18 @@ class Checkpoints:
 
 
 class Trained(NamedTuple):
-    """What a work directory was trained to: its config, its lifter, the averaged variables and their step.
-
-    temperature: what `calibrate` found for them, which the variables hold too; None if they were not calibrated.
-    """
+    """What a work directory was trained to: its config, its lifter, the averaged variables and their step."""
 
     config: ConfigDict
     lifter: Lifter
     variables: Variables
     step: int
-    temperature: float | None = None
+
+    @property
+    def temperature(self) -> float | None:
+        """What `calibrate` found for these variables, None if they were not calibrated."""
+        found = self.variables.get("calibration", {}).get("temperature")
+        return None if found is None else float(found)
 
 
 def restore_workdir(workdir: str | os.PathLike) -> Trained:
@@ -185,7 +187,7 @@ def restore_workdir(workdir: str | os.PathLike) -> Trained:
     temperature = _temperature(path / CALIBRATION, step)
     if temperature is not None:
         variables = with_temperature(variables, temperature)
-    return Trained(config, lifter, place(variables), step, temperature)
+    return Trained(config, lifter, place(variables), step)
 
 
 def _temperature(path: Path, step: int) -> float | None:

@@ -125,7 +125,7 @@ def _after(trained: Trained, skeleton: Skeleton, batch: Batch, steps: int) -> np
     """The hypotheses `[H, J, 3]` when so many reverse steps are done."""
     config, options = trained.config, trained.config.lifter
     schedule, plan = process_of(config)
-    names = ("base", "start", "depth", "covariance", "features")
+    names = ("base", "start", "depth", "covariance", "assignment", "features")
     lifter = diffpose(
         ContextGraFormer(**graph_sizes(config, skeleton), feature_width=options.feature_width),
         skeleton,

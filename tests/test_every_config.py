@@ -127,7 +127,7 @@ def metrics(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_what_is_calibrated_before_training_survives_being_continued(run_of):
+def test_what_is_measured_before_training_survives_being_continued(run_of):
     """Measured once, at step 0; the second run took it from the checkpoint of the first."""
     context = restore_workdir(run_of("graformer"))
     frozen = restore_workdir(run_of("diffpose_frame")).variables["frozen"]

@@ -52,7 +52,7 @@ class Lifter(NamedTuple):
     A deterministic lifter is the case where all hypotheses agree; its `stochastic` is False. With `middle_frame` only
     the middle frame of a batch is lifted: poses are `[H, B, 1, J, 3]`. `sample_flipped`, like `sample`, averages over
     the mirrored input in the method's own way; without it see `flip_averaged`. `features(variables, keypoints
-    [B, F, J, 2]) -> [B, F, J, C]` is what a lifter offers as the context of another one. `calibrate(context, train,
+    [B, F, J, 2]) -> [B, F, J, C]` is what a lifter offers as the context of another one. `measure(context, train,
     valid) -> frozen` makes `variables['frozen']` of the variables of its context and of batches that are spread over
     both splits, once, before training; without it they are the context's.
     """
@@ -66,7 +66,7 @@ class Lifter(NamedTuple):
     middle_frame: bool = False
     sample_flipped: Callable[[Variables, jax.Array, Batch, int], jax.Array] | None = None
     features: Callable[[Variables, jax.Array], jax.Array] | None = None
-    calibrate: Callable[[Variables, Iterable[Batch], Iterable[Batch]], Variables] | None = None
+    measure: Callable[[Variables, Iterable[Batch], Iterable[Batch]], Variables] | None = None
 
 
 def check_batch(batch: Batch, skeleton: Skeleton, frames: int) -> None:

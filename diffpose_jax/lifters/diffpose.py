@@ -45,10 +45,11 @@ from diffpose_jax.lifters.initial_distribution import (
     BASES,
     COVARIANCES,
     DEPTHS,
+    assumed_statistics,
     base_distribution,
-    calibrated,
     estimated,
     initial_distribution,
+    measured_statistics,
 )
 from diffpose_jax.lifters.reverse import Reverse, sampling, zero_root
 from diffpose_jax.skeleton import Skeleton
@@ -88,21 +89,17 @@ def diffpose(
     features=False leaves f_ST out; of the context's estimate, on which H_K stands, the denoiser still hears.
 
     A batch without mixtures has heatmaps that say no more than the keypoints: H_K is then the context's uncertainty.
-    `calibrate` measures this and the depths once, before training; beside the context's variables they are
+    `measure` finds this and the depths once, before training; beside the context's variables they are
     `variables['frozen']`. Flip averaging is that of the context's estimate alone, as in the video release.
     """
     if context.stochastic or context.middle_frame:
         raise UserError("DiffPose context: expected a lifter that gives one pose for every frame")
-    for name, value, known in (
-        ("diffusion.predict", predict, OBJECTIVES),
-        ("lifter.base", base, BASES),
-        ("lifter.start", start, STARTS),
-        ("lifter.depth", depth, DEPTHS),
-        ("lifter.covariance", covariance, COVARIANCES),
-        ("lifter.assignment", assignment, ASSIGNMENTS),
-    ):
-        if value not in known:
-            raise UserError(f"config.{name}: expected one of {', '.join(known)}, found {value!r}")
+    _one_of("diffusion.predict", predict, OBJECTIVES)
+    _one_of("lifter.base", base, BASES)
+    _one_of("lifter.start", start, STARTS)
+    _one_of("lifter.depth", depth, DEPTHS)
+    _one_of("lifter.covariance", covariance, COVARIANCES)
+    _one_of("lifter.assignment", assignment, ASSIGNMENTS)
 
     def encode(variables: Variables, batch: Batch, context: Lifter = context) -> Condition:
         frozen = variables["frozen"]
@@ -125,13 +122,7 @@ def diffpose(
 
     def init(key: Array, batch: Batch) -> Variables:
         network_key, context_key = jax.random.split(key)
-        joints = skeleton.num_joints
-        frozen = {
-            "context": context.init(context_key, batch),
-            "spread": jnp.full((joints, 3), 0.05),
-            "depth_mean": jnp.zeros(joints),
-            "depth_spread": jnp.full(joints, 0.2),
-        }
+        frozen = assumed_statistics(context.init(context_key, batch), skeleton.num_joints)
         frames = single_frames(Batch(batch.keypoints, batch.poses, batch.mask, batch.index))
         condition = single(encode({"frozen": frozen}, batch._replace(mixture=None)))
         condition = drawn(example_keys(key, frames.index), condition)
@@ -163,12 +154,9 @@ def diffpose(
 
     def begin(noise: Array, condition: Condition) -> tuple[Array, Array]:
         component = condition.component
-        states = {
-            "mixture": lambda: component.coloured(noise),
-            "noise": lambda: noise - component.mean,
-            "estimate": lambda: condition.estimate - component.mean,
-        }
-        return component.mean, states[start]()
+        if start == "mixture":
+            return component.mean, component.coloured(noise)
+        return component.mean, (noise if start == "noise" else condition.estimate) - component.mean
 
     def sampler(context: Lifter) -> Callable[[Variables, Array, Batch, int], Array]:
         return sampling(
@@ -191,8 +179,13 @@ def diffpose(
         skeleton,
         context.frames,
         sample_flipped=sampler(flip_averaged(context)),
-        calibrate=lambda frozen, train, valid: calibrated(context, frozen, train, valid),
+        measure=lambda frozen, train, valid: measured_statistics(context, frozen, train, valid),
     )
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"config.{name}: expected one of {', '.join(known)}, found {value!r}")
 
 
 def _fold_in(keys: Array, stream: int) -> Array:

@@ -139,7 +139,19 @@ def estimated(context: Lifter, variables: Variables, batch: Batch) -> Array:
     return context.sample(variables, jax.random.key(0), batch, 1)[0]
 
 
-def calibrated(context: Lifter, frozen: Variables, train: Iterable[Batch], valid: Iterable[Batch]) -> Variables:
+def assumed_statistics(frozen: Variables, joints: int) -> Variables:
+    """`variables['frozen']` of a context's variables before anything is measured: some statistics of a person."""
+    return {
+        "context": frozen,
+        "spread": jnp.full((joints, 3), 0.05),
+        "depth_mean": jnp.zeros(joints),
+        "depth_spread": jnp.full(joints, 0.2),
+    }
+
+
+def measured_statistics(
+    context: Lifter, frozen: Variables, train: Iterable[Batch], valid: Iterable[Batch]
+) -> Variables:
     """`variables['frozen']` from a context's variables: its errors on valid, the depths of the poses of train.
 
     Errors on the frames it was trained on would be too small. Root mean squares per joint and coordinate, in metres,

@@ -92,10 +92,10 @@ def _training_lifter(config: ConfigDict, axis_name: str | None = None) -> Lifter
 
 def _frozen(lifter: Lifter, context: Variables, train: TrainData, valid: Validation) -> Variables:
     """What a lifter keeps frozen: its context's variables, and what it measures with them before training."""
-    if lifter.calibrate is None:
+    if lifter.measure is None:
         return context
     batches = (_spread_batches(part.clips, part.windows, lifter.frames) for part in (train, valid))
-    return lifter.calibrate(context, *batches)
+    return lifter.measure(context, *batches)
 
 
 def _spread_batches(clips: DeviceClips, windows: Windows, frames: int, limit: int = 8192) -> Iterator[Batch]:

@@ -447,10 +447,10 @@ def test_training_lowers_the_loss_and_moves_every_parameter(variables, batch):
         assert np.any(leaf != before), jax.tree_util.keystr(path)
 
 
-def test_calibration_measures_the_context_on_valid_and_the_depths_on_train(batch):
+def test_what_is_measured_is_the_context_on_valid_and_the_depths_on_train(batch):
     train = [batch._replace(poses=batch.poses * scale) for scale in (1.0, 2.0)]
     valid = [batch, batch._replace(poses=batch.poses + 0.1)]
-    found = build().calibrate({"w": jnp.ones(3)}, iter(train), iter(valid))
+    found = build().measure({"w": jnp.ones(3)}, iter(train), iter(valid))
     np.testing.assert_array_equal(found["context"]["w"], np.ones(3))
     errors = np.stack([np.asarray(from_keypoints(one) - one.poses) for one in valid])
     wanted = np.sqrt(both_sides((errors.astype(np.float64) ** 2).mean(axis=(0, 1, 2))))

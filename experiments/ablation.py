@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "prior": Variant("diffpose_frame:heatmaps", {"lifter.assignment": "prior"}),
     "gaussian": Variant("diffpose_frame:heatmaps", {"lifter.base": "gaussian"}),
-    "normal": Variant("diffpose_frame:heatmaps", {"lifter.base": "normal", "lifter.start": "noise"}),
+    "normal": Variant("diffpose_frame:heatmaps", {"lifter.base": "normal"}),
     "release": Variant("diffpose_frame:release"),
     "no features": Variant("diffpose_frame:heatmaps", {"lifter.features": False}),
     "diagonal": Variant("diffpose_frame:heatmaps", {"lifter.covariance": "diagonal"}),
@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
                 config = _config(VARIANTS[name], given, int(seed))
                 clips = clips or load_dataset(config.data, ["valid", "test"])
                 path.write_text(json.dumps(_run(name, config, given, clips), indent=1))
-    table = _table(given.output)
+    table = _tables(given.output)
     (given.output / "ablation.md").write_text(table)
     print(table + f"\ntable: {given.output / 'ablation.md'}")
     return 0
@@ -185,22 +185,34 @@ def _mpjpe(poses: np.ndarray, target: np.ndarray) -> np.ndarray:
     return 1000 * np.linalg.norm(poses - target, axis=-1).mean(axis=-1)
 
 
-def _table(output: Path) -> str:
-    """Mean and deviation over the seeds there are, one line for every variant and way to sample it."""
-    columns = ["mean of 1", "mean of 5", "mean of 20", "best of 5", "best of 20"]
-    columns += [f"{kind} {level:.0%}" for kind in EVIDENCE for level in LEVELS]
-    lines = ["| variant | seeds | steps | " + " | ".join(columns) + " |", "|---|---:|---:|" + "---:|" * len(columns)]
+def _tables(output: Path) -> str:
+    """MPJPE, and coverage in percent: mean and deviation over the seeds there are, a line for every way to sample."""
+    errors = ["mean of 1", "mean of 5", "mean of 20", "best of 5", "best of 20"]
+    shares = [[f"{kind} {level:.0%}" for level in LEVELS] for kind in EVIDENCE]
+    first = ["| MPJPE (mm) | seeds | steps | " + " | ".join(errors) + " |", "|---|---:|---:|" + "---:|" * len(errors)]
+    nominal = " / ".join(f"{level:.0%}" for level in LEVELS)
+    second = [f"| coverage (%), nominal {nominal} | " + " | ".join(EVIDENCE) + " |", "|---|" + "---:|" * len(EVIDENCE)]
     for name in VARIANTS:
         runs = [json.loads(path.read_text()) for path in sorted(output.glob(f"{name}-[0-9]*.json"))]
         for way in runs[0]["ways"] if runs else ():
-            values = np.array([[run["ways"][way][column] for column in columns] for run in runs])
-            deviation = values.std(axis=0, ddof=1) if len(runs) > 1 else np.full(len(columns), np.nan)
-            cells = [f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(values.mean(axis=0), deviation, strict=True)]
-            label = f"{name}, {way}" if way else name
-            if way == CALIBRATED:
-                label += f" ({np.mean([run['calibration']['temperature'] for run in runs]):.2f})"
-            lines.append(f"| {label} | {len(runs)} | {runs[0]['steps']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            found = [run for run in runs if way in run["ways"]]
+            label = _label(name, way, found)
+            cells = [_over_seeds(found, way, column) for column in errors]
+            first.append(f"| {label} | {len(found)} | {runs[0]['steps']} | " + " | ".join(cells) + " |")
+            cells = [" / ".join(_over_seeds(found, way, column) for column in pair) for pair in shares]
+            second.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join([*first, "", *second]) + "\n"
+
+
+def _label(name: str, way: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    if way != CALIBRATED:
+        return f"{name}, {way}" if way else name
+    return f"{name}, calibrated ({np.mean([run['calibration']['temperature'] for run in runs]):.2f})"
+
+
+def _over_seeds(runs: Sequence[Mapping[str, Any]], way: str, column: str) -> str:
+    values = [run["ways"][way][column] for run in runs]
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

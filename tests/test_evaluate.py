@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,10 +16,13 @@ from ml_collections import ConfigDict
 from diffpose_jax.data.clips import Clip, ClipSet, save_archive
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
-from diffpose_jax.evaluation.jobs import CHOICES
+from diffpose_jax.evaluation.calibration import central_rank
+from diffpose_jax.evaluation.jobs import CHOICES, predict_clips
+from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.geometry import Camera, project
 from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import get_skeleton
+from diffpose_jax.training.checkpoints import restore_workdir
 
 SKELETON = get_skeleton("h36m17")
 
@@ -97,6 +101,31 @@ def test_the_oracle_is_marked_and_never_behind_a_single_hypothesis(results):
     assert "uses ground truth" in best["label"]
     assert best["frame_average"]["mpjpe"] <= row(results, "first")["frame_average"]["mpjpe"]
     assert row(results, "oracle_best_joint")["frame_average"]["mpjpe"] <= best["frame_average"]["mpjpe"]
+
+
+def test_coverage_is_that_of_all_hypotheses_that_were_measured(results, workdir):
+    trained, clips = restore_workdir(workdir), clipset(1)
+    poses, _ = predict_clips(trained.lifter, trained.variables, clips, num_hypotheses=3, aggregations=("all",))
+    ranks = np.asarray(central_rank(jnp.moveaxis(jnp.asarray(poses["all"]), 1, 0), jnp.asarray(clips.poses)))
+    shares = {level: float(np.mean(ranks[:, 1:] < float(level))) for level in ("0.5", "0.9")}
+    assert set(results["coverage"]) == {"all"}
+    assert results["coverage"]["all"] == pytest.approx(shares, abs=0.01)
+    assert "coverage of all joints: central 50% hold" in (workdir / "results.md").read_text()
+    assert evaluate(workdir, flip=False, hypotheses=1, figure=False, output=workdir / "one")["coverage"] == {}
+
+
+def test_coverage_is_told_apart_by_what_the_heatmaps_showed(workdir):
+    clips = clipset(1)
+    evidence = np.zeros(clips.keypoints.shape[:2], np.uint8)
+    evidence[:5, 3], evidence[5:, 3] = 1, 2
+    measured = Measured.of(dataclasses.replace(clips, evidence=evidence), 1, "standard")
+    ranks = np.full(evidence.shape, 0.95)
+    ranks[:5, 3], ranks[5:, 3], ranks[:, 0] = 0.4, 0.7, 0.0
+    found = measured.coverage(ranks)
+    assert found["occluded"] == {"0.5": 1.0, "0.9": 1.0}
+    assert found["confused"] == {"0.5": 0.0, "0.9": 1.0}
+    assert found["visible"] == {"0.5": 0.0, "0.9": 0.0}
+    assert found["all"]["0.9"] == pytest.approx(1 / 16)
 
 
 def test_the_files_say_how_it_was_measured(results, workdir):

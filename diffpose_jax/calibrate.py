@@ -92,11 +92,11 @@ def temperature_of(
                     windows,
                     num_hypotheses=hypotheses,
                     aggregations=(RANK,),
-                    progress=lambda share: progress.update(round(100 * share)),
+                    progress=lambda share: progress.update(min(99, round(100 * share))),
                     **options,
                 )
                 seen[temperature] = coverage(np.delete(ranks[RANK], clips.skeleton.root, axis=1))
-                progress.say(f"temperature {temperature:.2f}: {coverage_text(seen[temperature])}")
+                progress.update(100, coverage_text(seen[temperature]))
         return seen[temperature]
 
     temperature = fit_temperature(coverage_at)

@@ -71,6 +71,8 @@ def evaluate(
     measured = Measured.of(clips, config.stride, protocol)
     chosen, notes = _chosen(aggregations, lifter, clips)
     notes += measured.notes()
+    if trained.temperature is not None and sampling_steps is not None:
+        notes.append(f"the temperature was calibrated for the steps of the config, not for {sampling_steps}")
     if config.stride > 1:
         notes.append("velocity error left out: it needs neighbouring frames, so a stride of 1")
     asked = (*chosen, RANK) if count > 1 and clips.poses is not None else chosen

@@ -86,6 +86,11 @@ def test_the_temperature_reaches_every_sample(workdir, found):
     assert (ratio > 1) == (found["temperature"] > 1)
 
 
+def test_other_steps_than_were_calibrated_are_told(workdir, found):
+    results = evaluate(workdir, split="valid", stride=500, hypotheses=2, figure=False, sampling_steps=3)
+    assert "the temperature was calibrated for the steps of the config, not for 3" in results["notes"]
+
+
 def test_a_calibration_of_other_variables_is_not_used(workdir, found, caplog):
     path = workdir / "calibration.json"
     path.write_text(json.dumps(found | {"step": found["step"] + 20}))

@@ -66,7 +66,11 @@ VARIANTS: dict[str, Variant] = {
     ),
     "prior": Variant("diffpose_frame:heatmaps", {"lifter.assignment": "prior"}),
     "gaussian": Variant("diffpose_frame:heatmaps", {"lifter.base": "gaussian"}),
-    "normal": Variant("diffpose_frame:heatmaps", {"lifter.base": "normal"}),
+    "normal": Variant(
+        "diffpose_frame:heatmaps",
+        {"lifter.base": "normal", "lifter.start": "noise"},
+        sampled={"": {}, "50 steps": {"diffusion.sampling_steps": 50}},
+    ),
     "release": Variant("diffpose_frame:release"),
     "no features": Variant("diffpose_frame:heatmaps", {"lifter.features": False}),
     "diagonal": Variant("diffpose_frame:heatmaps", {"lifter.covariance": "diagonal"}),

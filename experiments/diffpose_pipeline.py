@@ -109,7 +109,7 @@ def pose_figure(trained: Trained, batch: Batch, joint: int) -> Path:
     _, plan = process_of(trained.config)
     states = [_after(trained, skeleton, batch, done) for done in range(len(plan.step) + 1)]
     truth = np.asarray(batch.poses)[0, 0]
-    figure, axes = plt.subplots(1, len(states) + 1, figsize=(1.7 * (len(states) + 1), 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, len(states) + 1, figsize=(1.7 * (len(states) + 1), 2.7), layout="constrained")
     titles = ["drawn from H_K", *(f"step {done} of {len(plan.step)}" for done in range(1, len(states)))]
     for ax, poses, title in zip(axes, states, titles, strict=False):
         _overlay(ax, poses, skeleton, joint, title)

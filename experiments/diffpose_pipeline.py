@@ -77,7 +77,8 @@ def heatmap_figure(heatmaps: Heatmaps, clip: ClipSet, seen: ClipSet, frame: int,
     points = draw_points(jax.random.split(jax.random.key(0), 1), one, 200)[0, joint]
     mixture = fit_mixture(jax.random.key(1), points, 5)
 
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)
     axes[0].set_title("keypoints: the heatmaps' estimates")
     draw_pose_2d(axes[0], seen.keypoints[frame], clip.skeleton)
     frame_axes(axes[0], seen.keypoints[frame] * [1, -1])

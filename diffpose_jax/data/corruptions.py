@@ -180,7 +180,7 @@ def visible_spread(
 
 
 def persistent_noise(key: jax.Array, shape: tuple[int, ...], frames: float | jax.Array) -> jax.Array:
-    """Standard normal noise `shape` whose correlation over time (axis 0) falls as exp(-lag / frames)."""
+    """Standard normal noise `[T, ...]` whose correlation over time (axis 0) falls as exp(-lag / frames)."""
     white = jax.random.normal(key, shape)
     keep = jnp.exp(-1 / jnp.maximum(frames, 1e-3)).astype(white.dtype)
 

@@ -57,7 +57,7 @@ def scaled_problem(points: Array, weights: Array, diagonal: bool, floor: float) 
 
 
 def seeded(key: Array, problem: Problem, num_components: int) -> Parameters:
-    """Centres drawn by k-means++ (Arthur and Vassilvitskii 2007), each with the points nearest to it."""
+    """Centres `[M, D]` drawn by k-means++ (Arthur and Vassilvitskii 2007), each with the points nearest to it."""
     count = len(problem.weights)
     # The first of exponential waiting times with these rates: a draw in proportion to them, without their sum.
     waiting = jax.random.exponential(key, (num_components, count), problem.points.dtype)
@@ -75,7 +75,7 @@ def seeded(key: Array, problem: Problem, num_components: int) -> Parameters:
 
 
 def selected(key: Array, problem: Problem, num_components: int, seedings: int) -> Parameters:
-    """The likeliest of several seedings: after some steps a sixth of them goes on, for twice as many."""
+    """The likeliest of several seedings `[seedings, M, ...]`: after some steps a sixth goes on, for twice as many."""
     if seedings == 1:
         return seeded(key, problem, num_components)
     parameters = jax.vmap(lambda key: seeded(key, problem, num_components))(jax.random.split(key, seedings))
@@ -119,7 +119,7 @@ def converged(
 
 
 def reseated(problem: Problem, parameters: Parameters, log_likelihood: Array) -> tuple[Parameters, Array]:
-    """Move one component to the point explained worst: the one whose move is likeliest after some steps, if it gains.
+    """Move one of components `[M]` to the point explained worst, if that gains: the likeliest after some steps.
 
     So no component stays empty, and one of two that share a cluster finds another. In place of the split and merge
     moves of Ueda et al. 2000.

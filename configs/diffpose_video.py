@@ -13,7 +13,7 @@ ground-truth 2D; not reproduced here yet, for want of the data.
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, Argument, set_heatmaps, start, train_epochs, train_small
+from diffpose_jax.presets import HUMAN36M_FRAMES, Argument, set_published_diffpose, start, train_epochs, train_small
 
 RECIPES = {"release": "diffpose_release", "heatmaps": "diffpose"}
 
@@ -26,10 +26,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     if chosen.recipe == "release":
         _release(config, chosen)
     else:
-        if chosen.recipe == "heatmaps":
-            set_heatmaps(config)
-        config.evaluation.update(hypotheses=5)
-        config.training.update(valid_hypotheses=5)
+        set_published_diffpose(config, chosen)
     if chosen.size:
         config.lifter.update(width=64, num_layers=3, dropout=0.1)
         train_small(config, 3000, 16, 1e-3)

@@ -102,6 +102,14 @@ def set_heatmaps(config: ConfigDict) -> None:
         config.data.source = config.data.source.removesuffix(".npz") + "_heatmaps.npz"
 
 
+def set_published_diffpose(config: ConfigDict, argument: Argument) -> None:
+    """Five hypotheses, as the paper draws, from heatmaps where the argument says so."""
+    if argument.recipe == "heatmaps":
+        set_heatmaps(config)
+    config.evaluation.update(hypotheses=5)
+    config.training.update(valid_hypotheses=5)
+
+
 def set_frames(config: ConfigDict, frames: int) -> None:
     """Sets the frames of a window, and how many windows are evaluated at a time so that memory stays the same."""
     config.lifter.frames = frames

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from absl import flags
 from ml_collections import ConfigDict
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -51,3 +52,18 @@ def untrained() -> Callable[[Path, ConfigDict], Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def prepare_program(capfd) -> Callable[..., tuple[int, str, str]]:
+    """Runs `prepare` and returns exit code, standard output and standard error."""
+    from diffpose_jax import cli, prepare
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        values = flags.FlagValues()
+        prepare.define_flags(values)
+        with pytest.raises(SystemExit) as exit_:
+            cli.run(lambda argv: prepare.main(argv, values), ["prepare", *map(str, arguments)], values)
+        return exit_.value.code, *capfd.readouterr()
+
+    return call

@@ -6,26 +6,10 @@ import os
 
 import numpy as np
 import pytest
-from absl import flags
 
-from diffpose_jax import cli, prepare
 from diffpose_jax.data.clips import load_archive
 
 PNG = b"\x89PNG"
-
-
-@pytest.fixture
-def program(capfd):
-    """Runs the program and returns exit code, standard output and standard error."""
-
-    def call(*arguments):
-        values = flags.FlagValues()
-        prepare.define_flags(values)
-        with pytest.raises(SystemExit) as exit_:
-            cli.run(lambda argv: prepare.main(argv, values), ["prepare", *map(str, arguments)], values)
-        return exit_.value.code, *capfd.readouterr()
-
-    return call
 
 
 @pytest.fixture
@@ -39,9 +23,9 @@ def keypoints(tmp_path):
 SYNTHETIC = ("synthetic", "--subjects=5", "--frames=60", "--cameras_per_clip=1", "--samples=3")
 
 
-def test_embedded_motion_becomes_an_archive_with_a_sheet(program, tmp_path):
+def test_embedded_motion_becomes_an_archive_with_a_sheet(prepare_program, tmp_path):
     output = tmp_path / "new" / "synthetic.npz"
-    code, said, _ = program(*SYNTHETIC, f"--output={output}")
+    code, said, _ = prepare_program(*SYNTHETIC, f"--output={output}")
     assert code == 0
     splits = load_archive(output)
     assert list(splits) == ["train", "valid", "test"]
@@ -52,10 +36,10 @@ def test_embedded_motion_becomes_an_archive_with_a_sheet(program, tmp_path):
     assert output.with_suffix(".png").read_bytes()[:4] == PNG
 
 
-def test_simulated_detections_change_only_the_keypoints(program, tmp_path):
+def test_simulated_detections_change_only_the_keypoints(prepare_program, tmp_path):
     exact, noisy = tmp_path / "exact.npz", tmp_path / "noisy.npz"
-    assert program(*SYNTHETIC, f"--output={exact}")[0] == 0
-    code, said, _ = program(*SYNTHETIC, f"--output={noisy}", "--simulate_detector", "--strength=2")
+    assert prepare_program(*SYNTHETIC, f"--output={exact}")[0] == 0
+    code, said, _ = prepare_program(*SYNTHETIC, f"--output={noisy}", "--simulate_detector", "--strength=2")
     assert code == 0
     assert "strength 2" in said
     before, after = load_archive(exact)["test"], load_archive(noisy)["test"]
@@ -65,9 +49,9 @@ def test_simulated_detections_change_only_the_keypoints(program, tmp_path):
     assert after.scores.shape == after.keypoints.shape[:2]
 
 
-def test_keypoints_without_3d_are_prepared_for_another_layout(program, keypoints, tmp_path):
+def test_keypoints_without_3d_are_prepared_for_another_layout(prepare_program, keypoints, tmp_path):
     output = tmp_path / "out.npz"
-    code, said, _ = program("keypoints", f"--source={keypoints}", f"--output={output}", "--target=h36m16")
+    code, said, _ = prepare_program("keypoints", f"--source={keypoints}", f"--output={output}", "--target=h36m16")
     assert code == 0
     assert "no 3D" in said
     clips = load_archive(output)["test"]
@@ -104,8 +88,8 @@ def test_keypoints_without_3d_are_prepared_for_another_layout(program, keypoints
         (["synthetic", "--output={here}/a.npz", "--sed=1"], "Unknown command line flag 'sed'"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(program, keypoints, tmp_path, arguments, said):
-    code, _, error = program(*(argument.format(here=tmp_path) for argument in arguments))
+def test_mistakes_are_one_line_and_leave_nothing(prepare_program, keypoints, tmp_path, arguments, said):
+    code, _, error = prepare_program(*(argument.format(here=tmp_path) for argument in arguments))
     assert code == 2
     assert error.startswith("error: ")
     assert error.count("\n") == 1
@@ -122,7 +106,7 @@ class Command:
 
 
 @pytest.mark.parametrize("kind", ["human36m", "humaneva", "mpi_inf_3dhp", "keypoints", "cmu"])
-def test_hostile_files_are_refused_and_run_nothing(program, tmp_path, kind):
+def test_hostile_files_are_refused_and_run_nothing(prepare_program, tmp_path, kind):
     sentinel = tmp_path / "sentinel"
     hostile = np.array({"S1": {"Walking": Command(f"touch {sentinel}")}}, dtype=object)
     for name in ("data_3d_h36m", "data_3d_humaneva15", "data_test_3dhp"):
@@ -131,7 +115,7 @@ def test_hostile_files_are_refused_and_run_nothing(program, tmp_path, kind):
         np.savez(tmp_path / f"{name}.npz", positions_2d=hostile)
     source = tmp_path / "data_3d_h36m.npz" if kind in ("keypoints", "cmu") else tmp_path
     options = ["--annotation=univ_annot3"] if kind == "mpi_inf_3dhp" else []
-    code, _, error = program(kind, f"--source={source}", f"--output={tmp_path / 'a.npz'}", *options)
+    code, _, error = prepare_program(kind, f"--source={source}", f"--output={tmp_path / 'a.npz'}", *options)
     assert code == 2
     assert error.count("\n") == 1
     files = {"humaneva": "data_3d_humaneva15.npz", "mpi_inf_3dhp": "data_test_3dhp.npz"}

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from absl import flags
 
-from diffpose_jax import cli, prepare
 from diffpose_jax.data.clips import ClipSet, load_archive, save_archive
 from diffpose_jax.data.mixture_storage import unpack_mixture
 from diffpose_jax.data.synthetic import load_synthetic
 from diffpose_jax.heatmap_evidence import grouped
-
-
-@pytest.fixture
-def program(capfd):
-    """Runs the program and returns exit code, standard output and standard error."""
-
-    def call(*arguments):
-        values = flags.FlagValues()
-        prepare.define_flags(values)
-        with pytest.raises(SystemExit) as exit_:
-            cli.run(lambda argv: prepare.main(argv, values), ["prepare", *map(str, arguments)], values)
-        return exit_.value.code, *capfd.readouterr()
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +21,10 @@ def exact(tmp_path_factory):
     return path
 
 
-def test_an_archive_gets_mixtures_of_simulated_heatmaps(program, exact, tmp_path):
+def test_an_archive_gets_mixtures_of_simulated_heatmaps(prepare_program, exact, tmp_path):
     output = tmp_path / "new" / "heatmaps.npz"
     arguments = ("mixtures", f"--input={exact}", "--components=2", "--points=40")
-    code, said, _ = program(*arguments, f"--output={output}")
+    code, said, _ = prepare_program(*arguments, f"--output={output}")
     assert code == 0
     for word in ("effective components", "log-likelihood of a point", "degenerate fits", str(output), "mean weights"):
         assert word in said
@@ -53,9 +37,11 @@ def test_an_archive_gets_mixtures_of_simulated_heatmaps(program, exact, tmp_path
     assert 0.4 < np.sqrt(np.mean(standard**2)) < 2.5
     assert after.scores is not None
     again = tmp_path / "again.npz"
-    assert program(*arguments, f"--output={again}")[0] == 0
+    assert prepare_program(*arguments, f"--output={again}")[0] == 0
     np.testing.assert_array_equal(load_archive(again)["test"].mixture, after.mixture)
-    assert program("mixtures", f"--input={output}", f"--output={again}")[2].count("expected exact keypoints") == 1
+    assert (
+        prepare_program("mixtures", f"--input={output}", f"--output={again}")[2].count("expected exact keypoints") == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,8 +54,8 @@ def test_an_archive_gets_mixtures_of_simulated_heatmaps(program, exact, tmp_path
         (["--input={exact}", "--output={here}/b.npz", "--gmm={here}/none.npz"], "none.npz: expected an .npz"),
     ],
 )
-def test_what_cannot_be_used_is_said_in_one_line(program, exact, tmp_path, arguments, said):
-    code, _, error = program("mixtures", *(word.format(here=tmp_path, exact=exact) for word in arguments))
+def test_what_cannot_be_used_is_said_in_one_line(prepare_program, exact, tmp_path, arguments, said):
+    code, _, error = prepare_program("mixtures", *(word.format(here=tmp_path, exact=exact) for word in arguments))
     assert code == 2
     assert said in error
 

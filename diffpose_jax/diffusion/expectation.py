@@ -75,7 +75,7 @@ def seeded(key: Array, problem: Problem, num_components: int) -> Parameters:
 
 
 def selected(key: Array, problem: Problem, num_components: int, seedings: int) -> Parameters:
-    """The likeliest of several seedings `[seedings, M, ...]`: after some steps a sixth goes on, for twice as many."""
+    """The likeliest of several seedings, means `[M, D]`: after some steps a sixth goes on, for twice as many."""
     if seedings == 1:
         return seeded(key, problem, num_components)
     parameters = jax.vmap(lambda key: seeded(key, problem, num_components))(jax.random.split(key, seedings))

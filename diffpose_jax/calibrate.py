@@ -28,7 +28,7 @@ from diffpose_jax.lifters.base import Lifter, Variables, flip_averaged, occluded
 from diffpose_jax.lifters.reverse import with_temperature
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import load_dataset
-from diffpose_jax.training.checkpoints import CALIBRATION, restore_workdir
+from diffpose_jax.workdir.checkpoints import CALIBRATION, restore_workdir
 
 
 def calibrate(

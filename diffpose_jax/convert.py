@@ -29,13 +29,13 @@ from rich.console import Console
 from diffpose_jax import cli
 from diffpose_jax.config import save_config
 from diffpose_jax.errors import UserError
+from diffpose_jax.formats.torch_checkpoint import read_checkpoint
 from diffpose_jax.interop.conversion import Conversion, convert_weights
 from diffpose_jax.interop.systems import SYSTEMS, System, check_schedule, published_config
-from diffpose_jax.interop.torch_checkpoint import read_checkpoint
 from diffpose_jax.interop.weights import Weights, weights_of
 from diffpose_jax.lifters.base import example_batch
 from diffpose_jax.registry import build_lifter, validate
-from diffpose_jax.training.checkpoints import Checkpoints, with_context
+from diffpose_jax.workdir.checkpoints import Checkpoints, with_context
 
 
 def convert(

@@ -28,8 +28,8 @@ from diffpose_jax.evaluation.metrics import mpjpe, spread
 from diffpose_jax.evaluation.protocols import PROTOCOLS, default_protocol
 from diffpose_jax.lifters.base import Lifter, Variables
 from diffpose_jax.registry import build_lifter, load_dataset, validate
-from diffpose_jax.training.checkpoints import Trained, restore_workdir
 from diffpose_jax.viz.poses import hypotheses_figure, save_figure
+from diffpose_jax.workdir.checkpoints import Trained, restore_workdir
 
 
 def evaluate(

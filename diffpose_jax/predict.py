@@ -1,6 +1,6 @@
 """Lift your own keypoints: `python -m diffpose_jax.predict --workdir runs/quickstart --input points.json --output out`.
 
-The input is a keypoint file (`diffpose_jax.data.keypoints` says how it looks) or an archive made by `prepare`. Writes
+The input is a keypoint file (`diffpose_jax.data.sets.keypoints` says how it looks) or an archive of `prepare`. Writes
 `predictions.npz`, `predictions.json` and `prediction.png`. The `.npz` holds, for M frames, H hypotheses and J joints:
 
     hypotheses   [M, H, J, 3] metres      poses    [M, J, 3] metres, the aggregate of the hypotheses
@@ -27,7 +27,7 @@ from absl import flags
 
 from diffpose_jax import cli
 from diffpose_jax.data.clips import ClipSet, load_archive
-from diffpose_jax.data.keypoints import read_keypoints
+from diffpose_jax.data.sets.keypoints import read_keypoints
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import report
 from diffpose_jax.evaluation.jobs import ALL, CHOICES, check_aggregations, knows_cameras, strided_frames
@@ -35,8 +35,8 @@ from diffpose_jax.evaluation.measure import Setting, lift
 from diffpose_jax.evaluation.metrics import spread
 from diffpose_jax.geometry import Camera, solve_root
 from diffpose_jax.skeleton import Skeleton
-from diffpose_jax.training.checkpoints import restore_workdir
 from diffpose_jax.viz.poses import hypotheses_figure, save_figure
+from diffpose_jax.workdir.checkpoints import restore_workdir
 
 FORMAT = "diffpose_jax predictions 1"
 

@@ -9,7 +9,7 @@
     humaneva       a folder with VideoPose3D's data_3d_humaneva15.npz and data_2d_humaneva15_{detections}.npz
     mpi_inf_3dhp   a folder with data_train_3dhp.npz and data_test_3dhp.npz (or TS1/annot_data.mat, ...); --annotation
                    says which 3D targets, annot3 (the files named ..._3dhp_ori.npz) or univ_annot3
-    keypoints      your own 2D keypoints (.npz or .json; `diffpose_jax.data.keypoints` says how they look)
+    keypoints      your own 2D keypoints (.npz or .json; `diffpose_jax.data.sets.keypoints` says how they look)
 
 `prepare mixtures --input ARCHIVE --output ARCHIVE` adds mixtures of heatmaps: see `diffpose_jax.prepare_mixtures`.
 
@@ -32,14 +32,14 @@ from rich.table import Table
 
 from diffpose_jax import cli, prepare_mixtures
 from diffpose_jax.data.clips import ClipSet, save_archive
-from diffpose_jax.data.cmu import load_cmu
-from diffpose_jax.data.corruptions import DetectorSettings, corrupt_clipset
-from diffpose_jax.data.human36m import load_human36m
-from diffpose_jax.data.humaneva import load_humaneva
-from diffpose_jax.data.keypoints import load_keypoints
-from diffpose_jax.data.mocap import load_mocap
-from diffpose_jax.data.mpi_inf_3dhp import load_mpi_inf_3dhp
-from diffpose_jax.data.synthetic import load_synthetic
+from diffpose_jax.data.detector.keypoint_noise import DetectorSettings, corrupt_clipset
+from diffpose_jax.data.sets.cmu import load_cmu
+from diffpose_jax.data.sets.human36m import load_human36m
+from diffpose_jax.data.sets.humaneva import load_humaneva
+from diffpose_jax.data.sets.keypoints import load_keypoints
+from diffpose_jax.data.sets.mocap import load_mocap
+from diffpose_jax.data.sets.mpi_inf_3dhp import load_mpi_inf_3dhp
+from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.errors import UserError
 from diffpose_jax.progress import Progress
 from diffpose_jax.skeleton import H36M_17, get_skeleton

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from diffpose_jax.data.clips import ClipSet, load_archive, save_archive
-from diffpose_jax.data.mixtures import with_gmm
-from diffpose_jax.diffusion.mixture import COVARIANCES
+from diffpose_jax.data.detector.gmm_files import with_gmm
+from diffpose_jax.data.detector.heatmap_clips import Quality, with_mixtures
 from diffpose_jax.errors import UserError
-from diffpose_jax.heatmap_evidence import Quality, with_mixtures
+from diffpose_jax.mixtures.fitting import COVARIANCES
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 from diffpose_jax import config as config_module
 from diffpose_jax.data.clips import ClipSet, load_archive
-from diffpose_jax.data.corruptions import corrupt_clipset
-from diffpose_jax.data.synthetic import load_synthetic
+from diffpose_jax.data.detector.heatmap_clips import with_heatmaps, with_quick_mixtures
+from diffpose_jax.data.detector.keypoint_noise import corrupt_clipset
+from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.errors import UserError
-from diffpose_jax.heatmap_evidence import with_heatmaps, with_quick_mixtures
 from diffpose_jax.lifters.base import Lifter
 from diffpose_jax.lifters.methods import METHODS
 from diffpose_jax.lifters.parts import Method

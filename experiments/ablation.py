@@ -33,8 +33,8 @@ from diffpose_jax.evaluation.jobs import ALL, predict_clips, strided_frames
 from diffpose_jax.lifters.base import Lifter, Variables
 from diffpose_jax.lifters.reverse import with_temperature
 from diffpose_jax.registry import build_lifter, load_dataset
-from diffpose_jax.training.checkpoints import restore_workdir
 from diffpose_jax.training.loop import train
+from diffpose_jax.workdir.checkpoints import restore_workdir
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFUSED = EVIDENCE.index("confused")

@@ -18,8 +18,8 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from timing import Report, Row, interleaved, timed
 
-from diffpose_jax.diffusion.mixture import fit_mixtures
-from diffpose_jax.mixture import Mixture
+from diffpose_jax.mixtures.fitting import fit_mixtures
+from diffpose_jax.mixtures.mixture import Mixture
 
 COMPONENTS, POINTS, STEPS = 5, 200, 50
 EQUAL_STEPS = {"iterations": STEPS, "seedings": 1, "moves": 0, "tolerance": -float("inf"), "floor": 1e-6}

@@ -11,9 +11,9 @@ from diffpose_jax.data.windows import device_clips, training_windows
 from diffpose_jax.lifters.base import example_batch
 from diffpose_jax.parallel import AXIS, place, pmap_step
 from diffpose_jax.registry import build_lifter, load_dataset
-from diffpose_jax.training.checkpoints import with_context
 from diffpose_jax.training.state import create_state, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
+from diffpose_jax.workdir.checkpoints import with_context
 
 
 def seconds_per_step(config: ConfigDict, at_least: float = 8.0) -> float:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from diffpose_jax.data.clips import ClipSet, load_archive, save_archive
-from diffpose_jax.heatmap_evidence import with_quick_mixtures
+from diffpose_jax.data.detector.heatmap_clips import with_quick_mixtures
 
 
 def main(arguments: list[str]) -> int:

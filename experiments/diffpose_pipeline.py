@@ -20,20 +20,20 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 
 from diffpose_jax.data.clips import ClipSet, load_archive
-from diffpose_jax.data.heatmap_simulation import simulated_clips
-from diffpose_jax.data.heatmaps import Heatmaps, draw_points, person_box, render
-from diffpose_jax.data.synthetic import load_synthetic
+from diffpose_jax.data.detector.heatmap_clips import with_quick_mixtures
+from diffpose_jax.data.detector.heatmap_simulation import simulated_clips
+from diffpose_jax.data.detector.heatmaps import Heatmaps, draw_points, person_box, render
+from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.data.windows import Batch, device_clips, gather, training_windows
 from diffpose_jax.diffusion.noise import fit_mixture
 from diffpose_jax.diffusion.samplers import Plan
-from diffpose_jax.heatmap_evidence import with_quick_mixtures
-from diffpose_jax.lifters.diffpose import diffpose
+from diffpose_jax.lifters.diffpose.method import diffpose
 from diffpose_jax.lifters.parts import graph_sizes, process_of
 from diffpose_jax.lifters.supervised_methods import build_context
 from diffpose_jax.models.context_graformer import ContextGraFormer
 from diffpose_jax.skeleton import Skeleton, get_skeleton
-from diffpose_jax.training.checkpoints import Trained, restore_workdir
 from diffpose_jax.viz.poses import SIDE_VIEW, draw_pose_2d, draw_pose_3d, frame_axes, save_figure, view_points
+from diffpose_jax.workdir.checkpoints import Trained, restore_workdir
 
 FIGURES = Path(__file__).resolve().parent / "figures"
 HYPOTHESES = 40

@@ -40,7 +40,7 @@ def untrained() -> Callable[[Path, ConfigDict], Path]:
     from diffpose_jax.config import save_config
     from diffpose_jax.lifters.base import example_batch
     from diffpose_jax.registry import build_lifter
-    from diffpose_jax.training.checkpoints import Checkpoints
+    from diffpose_jax.workdir.checkpoints import Checkpoints
 
     def make(path: Path, config: ConfigDict) -> Path:
         lifter = build_lifter(config)

@@ -18,7 +18,7 @@ from diffpose_jax.evaluate import evaluate
 from diffpose_jax.predict import predict
 from diffpose_jax.registry import config_for
 from diffpose_jax.training import loop
-from diffpose_jax.training.checkpoints import restore_workdir
+from diffpose_jax.workdir.checkpoints import restore_workdir
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SMALL = (

@@ -27,7 +27,7 @@ from diffpose_jax.interop.systems import SYSTEMS
 from diffpose_jax.interop.weights import weights_of
 from diffpose_jax.predict import predict
 from diffpose_jax.skeleton import H36M_17
-from diffpose_jax.training.checkpoints import restore_workdir
+from diffpose_jax.workdir.checkpoints import restore_workdir
 
 from .published import PUBLISHED, checkpoint, recorded, weights
 from .torch_files import save

@@ -22,7 +22,7 @@ from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.geometry import Camera, project
 from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import get_skeleton
-from diffpose_jax.training.checkpoints import restore_workdir
+from diffpose_jax.workdir.checkpoints import restore_workdir
 
 SKELETON = get_skeleton("h36m17")
 

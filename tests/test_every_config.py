@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 
 from diffpose_jax import cli, train
 from diffpose_jax.data.clips import load_archive, save_archive
-from diffpose_jax.data.synthetic import load_synthetic
+from diffpose_jax.data.detector.heatmap_clips import with_quick_mixtures
+from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.evaluate import evaluate
-from diffpose_jax.heatmap_evidence import with_quick_mixtures
 from diffpose_jax.predict import predict
 from diffpose_jax.training import loop
-from diffpose_jax.training.checkpoints import restore_workdir
+from diffpose_jax.workdir.checkpoints import restore_workdir
 
 ROOT = Path(__file__).parents[1]
 # The config whose work directory serves another one as context.

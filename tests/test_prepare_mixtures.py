@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from diffpose_jax.data.clips import ClipSet, load_archive, save_archive
-from diffpose_jax.data.mixture_storage import unpack_mixture
-from diffpose_jax.data.synthetic import load_synthetic
-from diffpose_jax.heatmap_evidence import grouped
+from diffpose_jax.data.detector.heatmap_clips import grouped
+from diffpose_jax.data.sets.synthetic import load_synthetic
+from diffpose_jax.mixtures.packing import unpack_mixture
 
 
 @pytest.fixture(scope="module")

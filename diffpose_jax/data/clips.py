@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffpose_jax.data.mixture_storage import NUMBERS as MIXTURE_NUMBERS
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
+from diffpose_jax.mixtures.packing import NUMBERS as MIXTURE_NUMBERS
 from diffpose_jax.skeleton import Skeleton, convert_layout, get_skeleton, layout_matrix
 
 FORMAT = "diffpose_jax clips 1"

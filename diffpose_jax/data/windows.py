@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.mixture_storage import unpack_mixture
 from diffpose_jax.errors import UserError
-from diffpose_jax.mixture import Mixture
+from diffpose_jax.mixtures.mixture import Mixture
+from diffpose_jax.mixtures.packing import unpack_mixture
 
 
 class Batch(NamedTuple):

@@ -12,9 +12,9 @@ from typing import NamedTuple, Protocol
 import jax.numpy as jnp
 from jax import Array
 
-from diffpose_jax.diffusion.mixture import fit_mixture
-from diffpose_jax.mixture import Mixture
-from diffpose_jax.normal import standard_normal
+from diffpose_jax.keys import standard_normal
+from diffpose_jax.mixtures.fitting import fit_mixture
+from diffpose_jax.mixtures.mixture import Mixture
 
 __all__ = ["Base", "Mixture", "ScaledNormal", "StandardNormal", "fit_mixture", "standard_normal"]
 

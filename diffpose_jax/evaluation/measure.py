@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax.data.clips import EVIDENCE, ClipSet
-from diffpose_jax.data.mpi_inf_3dhp import ACTIVITIES
+from diffpose_jax.data.sets.mpi_inf_3dhp import ACTIVITIES
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import baselines, calibration, report
 from diffpose_jax.evaluation.coherence import WINDOW

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffpose_jax.data.occlusions import occlude
 from diffpose_jax.data.windows import Batch
-from diffpose_jax.mixture import Mixture
+from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.skeleton import Skeleton, mirror
 
 __all__ = [

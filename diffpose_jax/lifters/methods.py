@@ -8,8 +8,8 @@ from diffpose_jax.lifters.base import Lifter
 from diffpose_jax.lifters.d3dp import d3dp
 from diffpose_jax.lifters.diff3dhpe import diff3dhpe
 from diffpose_jax.lifters.diffhpe import diffhpe
-from diffpose_jax.lifters.diffpose import diffpose
-from diffpose_jax.lifters.diffpose_release import VIDEO_SCALE, diffpose_release, released_forward
+from diffpose_jax.lifters.diffpose.method import diffpose
+from diffpose_jax.lifters.diffpose.release import VIDEO_SCALE, diffpose_release, released_forward
 from diffpose_jax.lifters.diffupose import diffupose
 from diffpose_jax.lifters.joint_weights import joint_weights
 from diffpose_jax.lifters.parts import (

@@ -31,10 +31,10 @@ from diffpose_jax.lifters.base import Lifter, Variables, example_batch, occluded
 from diffpose_jax.parallel import AXIS, assert_replicated, local_devices, place, pmap_step
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, load_dataset, validate
-from diffpose_jax.training.checkpoints import Checkpoints, open_workdir, template_of, with_context
 from diffpose_jax.training.logging import MetricsLog
 from diffpose_jax.training.state import TrainState, create_state, make_optimizer, plateau_after
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
+from diffpose_jax.workdir.checkpoints import Checkpoints, open_workdir, template_of, with_context
 
 
 class Summary(NamedTuple):

@@ -13,7 +13,7 @@ import pytest
 from diffpose_jax.data.occlusions import PATTERNS, markov_gaps, occlude
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.errors import UserError
-from diffpose_jax.mixture import Mixture
+from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.skeleton import H36M_16, H36M_17, Skeleton
 
 FRAMES = 27

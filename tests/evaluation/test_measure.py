@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
-from diffpose_jax.data.mpi_inf_3dhp import mpi_inf_3dhp_cameras
+from diffpose_jax.data.sets.mpi_inf_3dhp import mpi_inf_3dhp_cameras
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.skeleton import MPI_INF_3DHP_17

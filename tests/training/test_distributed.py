@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffpose_jax.training.checkpoints import restore_workdir
 from diffpose_jax.training.loop import train
+from diffpose_jax.workdir.checkpoints import restore_workdir
 
 CONFIG = """
 import json

@@ -16,8 +16,8 @@ import pytest
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.training import loop
-from diffpose_jax.training.checkpoints import restore_workdir
 from diffpose_jax.training.loop import train
+from diffpose_jax.workdir.checkpoints import restore_workdir
 
 
 def _assert_same(one, other):

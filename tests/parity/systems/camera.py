@@ -11,7 +11,7 @@ import numpy as np
 
 from diffpose_jax import geometry
 from diffpose_jax.data.cameras import H36M_CAMERA_IDS, H36M_EXTRINSICS, H36M_INTRINSICS, h36m_cameras
-from diffpose_jax.data.human36m import camera_pairs
+from diffpose_jax.data.sets.human36m import camera_pairs
 from diffpose_jax.geometry import Camera
 
 from .base import System

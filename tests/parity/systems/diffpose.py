@@ -21,7 +21,7 @@ from diffpose_jax.geometry import normalise_screen
 from diffpose_jax.interop.graformer import graformer_variables
 from diffpose_jax.interop.mixste import mixste_variables
 from diffpose_jax.lifters.base import Lifter, flip_averaged
-from diffpose_jax.lifters.diffpose_release import denoising_loss, diffpose_release
+from diffpose_jax.lifters.diffpose.release import denoising_loss, diffpose_release
 from diffpose_jax.lifters.pose_losses import squared_and_absolute
 from diffpose_jax.lifters.reverse import subtract_root, zero_root
 from diffpose_jax.lifters.supervised import supervised

@@ -1,0 +1,89 @@
+"""Reading the field's `.npz` and `.npy` files, pickled object arrays included, without executing them.
+
+The files of VideoPose3D and its descendants hold dictionaries of arrays as pickled object arrays. `safe_pickle` reads
+those; plain arrays are read as numpy does, after checking that the file holds as many bytes as its header promises.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import math
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffpose_jax.errors import UserError
+from diffpose_jax.formats.pickle_machine import one_line
+from diffpose_jax.formats.pickles import parse_pickle
+
+MAX_MEMBER_BYTES = 16 << 30
+
+_UNREADABLE = (
+    *(ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, MemoryError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
+
+
+def read_npz(path: str | os.PathLike, members: Sequence[str] = (), optional: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads a `.npz` archive into `{member: array}`; a pickled object of no dimensions is given as the object itself.
+
+    With `members`, only these and those of `optional` that exist are read. Raises UserError for a missing, damaged or
+    foreign file, a missing member, and for any pickle that holds more than arrays, containers, strings and numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: expected an .npz file, found no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            missing = [name for name in members if name not in found]
+            if missing:
+                raise UserError(f"{path}: expected member '{missing[0]}', found {', '.join(sorted(found)) or 'none'}")
+            wanted = [name for name in [*members, *optional] if name in found] if members else list(found)
+            return {name: _read_member(archive, found[name], f"{path}, member '{name}'") for name in wanted}
+    except _UNREADABLE as error:
+        raise UserError(f"{path}: expected an .npz file, found a damaged one ({one_line(error)})") from error
+
+
+def read_npy(path: str | os.PathLike) -> Any:
+    """Reads one `.npy` file under the rules of `read_npz`."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: expected an .npy file, found no such file")
+    return _read_array(path.read_bytes(), str(path))
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Any:
+    if info.file_size > MAX_MEMBER_BYTES:
+        raise UserError(f"{where}: expected at most {MAX_MEMBER_BYTES} bytes, found {info.file_size}")
+    return _read_array(archive.read(info), where)
+
+
+def _read_array(data: bytes, where: str) -> Any:
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+            (3, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = read_header(stream)
+        if not dtype.hasobject:
+            if len(data) - stream.tell() < math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"fewer bytes than shape {shape} of {dtype} takes")
+            stream.seek(0)
+            return np.lib.format.read_array(stream, allow_pickle=False)
+    except _UNREADABLE as error:
+        raise UserError(f"{where}: expected a numpy array, found {one_line(error)}") from error
+    array = parse_pickle(stream, where)
+    if not isinstance(array, np.ndarray) or array.shape != shape:
+        raise UserError(f"{where}: expected a pickled array of shape {shape}, found {type(array).__name__}")
+    return array.item() if array.shape == () else array

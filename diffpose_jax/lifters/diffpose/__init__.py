@@ -1,0 +1,1 @@
+"""lifters/diffpose"""

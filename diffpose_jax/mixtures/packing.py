@@ -1,0 +1,47 @@
+"""The stored form of 2D mixtures: six half-precision numbers for each component of each joint of each frame.
+
+They are its weight; its mean relative to the joint's keypoint, u and v; and the lower Cholesky factor of its
+covariance, `l_uu, l_vu, l_vv`; in normalised image units. Relative means and a factor keep their precision in half of
+the space: a mean 0.01 from its keypoint is kept to 0.00001, where an absolute one would be kept to 0.0005.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffpose_jax.mixtures.mixture import Mixture
+
+NUMBERS = 6
+
+
+def pack_mixture(mixture: Mixture, keypoints: np.ndarray) -> np.ndarray:
+    """Mixtures `[N, J, M]` in two dimensions around keypoints `[N, J, 2]` as float16 `[N, J, M, 6]`.
+
+    Components follow by falling weight; a component of no weight takes the place of the first one.
+    """
+    weights, means, covariances = (np.asarray(part, np.float64) for part in mixture)
+    first = np.argmax(weights, axis=-1)[..., None, None]
+    spread = np.zeros((*means.shape[:-1], 3))
+    if mixture.diagonal:
+        spread[..., [0, 2]] = np.sqrt(covariances)
+    else:
+        spread[..., 0] = np.sqrt(covariances[..., 0, 0])
+        spread[..., 1] = covariances[..., 1, 0] / np.maximum(spread[..., 0], 1e-30)
+        spread[..., 2] = np.sqrt(np.maximum(covariances[..., 1, 1] - spread[..., 1] ** 2, 0))
+    numbers = np.concatenate([means - np.asarray(keypoints, np.float64)[..., None, :], spread], axis=-1)
+    numbers = np.where(weights[..., None] > 0, numbers, np.take_along_axis(numbers, first, axis=-2))
+    packed = np.concatenate([weights[..., None], numbers], axis=-1)
+    order = np.argsort(-weights, axis=-1, kind="stable")
+    limit = float(np.finfo(np.float16).max)
+    return np.take_along_axis(packed, order[..., None], axis=-2).clip(-limit, limit).astype(np.float16)
+
+
+def unpack_mixture(packed: jax.Array, keypoints: jax.Array) -> Mixture:
+    """Mixtures with full covariances from packed `[..., J, M, 6]` around keypoints `[..., J, 2]`, in their dtype."""
+    numbers = packed.astype(keypoints.dtype)
+    weights = numbers[..., 0] / jnp.sum(numbers[..., 0], axis=-1, keepdims=True)
+    uu, vu, vv = (numbers[..., i] for i in (3, 4, 5))
+    covariances = jnp.stack([jnp.stack([uu**2, uu * vu], -1), jnp.stack([uu * vu, vu**2 + vv**2], -1)], -1)
+    return Mixture(weights, keypoints[..., None, :] + numbers[..., 1:3], covariances)

@@ -292,3 +292,19 @@ def _translation(rays: jax.Array, gaps: jax.Array, weights: jax.Array) -> jax.Ar
     common = jnp.sum(share * (rays - ray_mean) * (gaps - gap_mean), axis=(-2, -1))
     depth = (-common / jnp.maximum(spread, tiny))[..., None]
     return jnp.concatenate([gap_mean[..., 0, :] + ray_mean[..., 0, :] * depth, depth], axis=-1)
+
+
+def image_scale(keypoints: jax.Array, poses: jax.Array) -> jax.Array:
+    """Estimate the image units per metre `[...]` at a person: keypoints `[..., J, 2]`, pose `[..., J, 2 or 3]` (m).
+
+    Under weak perspective a joint X metres beside the person's middle is seen f / Z X beside the middle of the
+    keypoints, so the keypoints' root mean square distance from their middle, over that of the pose's x and y, is f / Z.
+    Needs no camera; exact for a person that is flat to it.
+    """
+
+    def size(points: jax.Array) -> jax.Array:
+        centred = points[..., :2] - jnp.mean(points[..., :2], axis=-2, keepdims=True)
+        return jnp.sqrt(jnp.sum(centred**2, axis=(-2, -1)))
+
+    # A pose of under a millimetre (all joints in one place) would give an infinite scale.
+    return size(keypoints) / jnp.maximum(size(poses), 1e-3)

@@ -27,7 +27,6 @@ from diffpose_jax.data.detector.keypoint_noise import (
     DetectorSettings,
     clip_to_simulate,
     confusion_chance,
-    image_scale,
     occlusion,
     paired_limbs,
     persistent_noise,
@@ -35,6 +34,7 @@ from diffpose_jax.data.detector.keypoint_noise import (
     visible_spread,
 )
 from diffpose_jax.errors import UserError
+from diffpose_jax.geometry import image_scale
 from diffpose_jax.skeleton import Skeleton
 
 MODES = ("joint", "elsewhere", "partner", "floor")

@@ -21,6 +21,7 @@ from jax.scipy.stats import norm
 
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
+from diffpose_jax.geometry import image_scale
 from diffpose_jax.skeleton import Skeleton
 
 # Standard deviation in metres of an unoccluded joint at rest, by the last word of its name.
@@ -86,19 +87,6 @@ def simulate_detector(
     detected = swapped + settings.strength * (noise + jump)
     doubt = sigma * size * jnp.exp(0.3 * drawn[..., 6]) / 0.08 + jnp.where(lost, 0.7, 0.0)
     return detected * scale[..., None], jnp.exp(-settings.strength * doubt)
-
-
-def image_scale(keypoints: jax.Array, poses: jax.Array) -> jax.Array:
-    """Image units per metre at the person, `[...]`: the spread of keypoints over that of poses `[..., J, 2 or 3]`.
-
-    Equals focal length over distance for a person that is flat to the camera; needs no camera.
-    """
-
-    def spread(points: jax.Array) -> jax.Array:
-        centred = points[..., :2] - jnp.mean(points[..., :2], axis=-2, keepdims=True)
-        return jnp.sqrt(jnp.sum(centred**2, axis=(-2, -1)))
-
-    return spread(keypoints) / jnp.maximum(spread(poses), 1e-3)
 
 
 def occlusion(plane: jax.Array, depth: jax.Array, skeleton: Skeleton) -> jax.Array:

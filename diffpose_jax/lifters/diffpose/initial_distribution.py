@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.data.detector.keypoint_noise import image_scale
+from diffpose_jax.geometry import image_scale
 from diffpose_jax.lifters.base import Batch, Lifter, Variables
 from diffpose_jax.mixtures.mixture import Mixture, cholesky
 

@@ -10,11 +10,11 @@ from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.detector.keypoint_noise import (
     DetectorSettings,
     corrupt_clipset,
-    image_scale,
     occlusion,
     simulate_detector,
 )
 from diffpose_jax.errors import UserError
+from diffpose_jax.geometry import image_scale
 from diffpose_jax.skeleton import H36M_17
 
 JOINT = {name: index for index, name in enumerate(H36M_17.joints)}

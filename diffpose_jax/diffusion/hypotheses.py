@@ -10,13 +10,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.keys import fold_in
 
 _UNIT_AXES = {"joint": (), "pose": (-1,), "clip": (-2, -1), "batch": (-3, -2, -1)}
-
-
-def example_keys(key: Array, index: Array) -> Array:
-    """Fold the global example index `[B]` into a key: keys `[B]` that do not depend on batch size or device count."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
 
 
 def sample_hypotheses(
@@ -35,8 +31,7 @@ def sample_hypotheses(
 
 def hypothesis_keys(key: Array, num_hypotheses: int) -> Array:
     """Keys `[H]` or, from keys `[B]`, `[H, B]`: hypothesis h folds in h."""
-    fold = jax.random.fold_in if key.ndim == 0 else jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    return jax.vmap(fold, in_axes=(None, 0))(key, jnp.arange(num_hypotheses))
+    return jax.vmap(fold_in, in_axes=(None, 0))(key, jnp.arange(num_hypotheses))
 
 
 def mean(hypotheses: Array) -> Array:

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from diffpose_jax.diffusion.noise import standard_normal
 from diffpose_jax.diffusion.process import at_step, predictions, to_eps
-from diffpose_jax.diffusion.schedules import Schedule
+from diffpose_jax.diffusion.schedules import Schedule, equal_arrays, hash_arrays
 from diffpose_jax.errors import UserError
+from diffpose_jax.keys import fold_in, standard_normal
 
 Denoiser = Callable[[Array, Array], tuple[Array, Array]]
 Network = Callable[[Array, Array], Array]
@@ -31,6 +30,15 @@ class Plan(NamedTuple):
 
     step: np.ndarray  # [S] int32, the k of each denoiser call, decreasing
     table: np.ndarray  # [S, 4] float32, a b c s
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and equal_arrays(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash_arrays(self)
 
 
 class Trajectory(NamedTuple):
@@ -115,7 +123,7 @@ def initial_noise(key: Array, shape: tuple[int, ...]) -> Array:
 
     The same key may be given to `sample`: the streams are apart.
     """
-    return standard_normal(_fold_in(key, _INITIAL_STREAM), shape)
+    return standard_normal(fold_in(key, _INITIAL_STREAM), shape)
 
 
 def sample(
@@ -142,7 +150,7 @@ def sample(
         x0_hat, eps_hat = (prediction.astype(x.dtype) for prediction in denoiser(x, k))
         x = a * x + b * x0_hat + c * eps_hat
         if random:
-            z = standard_normal(_fold_in(key, index), x.shape) if replayed is None else replayed
+            z = standard_normal(fold_in(key, index), x.shape) if replayed is None else replayed
             x = x + s * z.astype(x.dtype)
         return x, Trajectory(x, x0_hat) if trajectory else None
 
@@ -272,9 +280,3 @@ def _walk(schedule: Schedule, steps: int | Sequence[int], spacing: str, span: in
 
 def _plan(step: np.ndarray, *columns: np.ndarray) -> Plan:
     return Plan(step, np.stack(columns, axis=1).astype(np.float32))
-
-
-def _fold_in(key: Array, data: int | Array) -> Array:
-    if key.ndim == 0:
-        return jax.random.fold_in(key, data)
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, data)

@@ -7,7 +7,7 @@ data.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +34,30 @@ class Schedule(NamedTuple):
     def num_steps(self) -> int:
         """K."""
         return self.beta.shape[0]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and equal_arrays(self, other)
+
+    # A tuple has its own `!=`, which would compare arrays element by element.
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash_arrays(self)
+
+
+def equal_arrays(arrays: Iterable[np.ndarray], others: Iterable[np.ndarray]) -> bool:
+    """Whether two records of numpy arrays hold the same values in the same types and shapes."""
+    return _by_value(arrays) == _by_value(others)
+
+
+def hash_arrays(arrays: Iterable[np.ndarray]) -> int:
+    """A hash of the values of a record of numpy arrays, for records that are compared by `equal_arrays`."""
+    return hash(_by_value(arrays))
+
+
+def _by_value(arrays: Iterable[np.ndarray]) -> tuple[tuple[str, tuple[int, ...], bytes], ...]:
+    return tuple((array.dtype.str, array.shape, array.tobytes()) for array in arrays)
 
 
 def from_betas(beta: np.ndarray) -> Schedule:

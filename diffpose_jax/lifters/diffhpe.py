@@ -1,40 +1,73 @@
 """DiffHPE: the poses of a sequence by reverse diffusion with a graph CSDI, conditioned on keypoints or on a lifter.
 
-Rommel et al., "DiffHPE: Robust, Coherent 3D Human Pose Lifting with Diffusion", ICCV-W 2023. What is diffused is the
-root-relative pose in metres, unscaled; the network predicts the noise of all joints, the root's too. DiffHPE-2D sees
-the keypoints beside the noisy pose. DiffHPE-Wrapper sees the features of a frozen lifter (MixSTE's, after the norm of
-its head) beside the noisy pose, which a trained linear layer brings to their width. Samples are ancestral and not
-clipped; hypotheses (5) are averaged afterwards.
+Rommel et al., "DiffHPE: Robust, Coherent 3D Human Pose Lifting with Diffusion", ICCV workshops 2023.
+Diffused is the root-relative pose in metres, unscaled; the network predicts the noise of all joints, the root's too. DiffHPE-2D
+takes the keypoints beside the noisy pose. DiffHPE-Wrapper takes the features of a frozen lifter (MixSTE's, after the norm of its
+head) beside the noisy pose, which a trained linear layer brings to their width. Samples are ancestral and not clipped;
+hypotheses (5) are averaged afterwards.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+import dataclasses
+from typing import ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
 
-from diffpose_jax.diffusion.hypotheses import example_keys
+from diffpose_jax.config import Options, option, read_options
 from diffpose_jax.diffusion.process import align, at_step, diffuse, predictions, uniform_steps
-from diffpose_jax.diffusion.samplers import Plan, initial_noise
+from diffpose_jax.diffusion.samplers import Denoiser, Plan, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
-from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch
-from diffpose_jax.lifters.reverse import Reverse, sampling, subtract_root
+from diffpose_jax.keys import example_keys
+from diffpose_jax.lifters.base import (
+    Aux,
+    Batch,
+    Lifter,
+    Sampling,
+    Variables,
+    apply_in_training,
+    check_batch,
+    subtract_root,
+)
+from diffpose_jax.lifters.building import PRECISION_DOC, Precision, make_process
+from diffpose_jax.lifters.sampling import draw_hypotheses
+from diffpose_jax.models.csdi_gcn import CSDIGCN
 from diffpose_jax.models.linear import Linear
+from diffpose_jax.sections import DiffusionOptions
 from diffpose_jax.skeleton import Skeleton
 
 Encoding = Literal["concat", "sum"]
-Condition = Literal["features", "pose"]
-Start = Literal["noise", "context"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffHPEOptions(Options):
+    """What a config says of DiffHPE."""
+
+    frames: int = option(27, "frames of a window", low=1, unit="frames")
+    width: int = option(64, "channels of a joint", low=1, source="section 4.1")
+    num_layers: int = option(16, "residual blocks", low=1, source="section 4.1")
+    step_width: int = option(128, "channels of the timestep's embedding", low=4)
+    dropout: float = option(0.032, "rate of dropout", low=0, high=0.99, source="the release")
+    non_local: bool = option(True, "non-local layers in the blocks", source="the release")
+    context: str = option("", "work directory of the frozen lifter that makes it DiffHPE-Wrapper; empty: DiffHPE-2D")
+    condition: Literal["features", "pose"] = option("features", "what of the context the network takes")
+    encoding: Encoding = option("concat", "how the condition meets the pose")
+    encode_pose: bool = option(True, "bring the noisy pose to the width of the condition first (with a context)")
+    p_uncond: float = option(0.0, "chance that the condition of an example is zeroed in training", low=0, high=1)
+    guidance: float = option(0.0, "weight g of (1 + g) eps(condition) - g eps(0) in sampling; 0: no guidance", low=0)
+    compute_dtype: Precision = option("float32", PRECISION_DOC)
 
 
 class Conditioned(nn.Module):
-    """A noise predictor `denoiser(channels [B, F, J, D], k) -> [B, F, J, 3]` shown a noisy pose and a condition.
+    """A noise predictor `denoiser(channels [B, F, J, D], k) -> [B, F, J, 3]` of a noisy pose and a condition.
 
-    The pose `x [B, F, J, 3]`, with `encode_pose` lifted to the width of `condition [B, F, J, C]`, stands before it, or
-    is added to it (`encoding`).
+    The pose `x [B, F, J, 3]`, with `encode_pose` lifted to the width of `condition [B, F, J, C]`, stands before it, or is added to
+    it (`encoding`).
     """
 
     denoiser: nn.Module
@@ -42,9 +75,7 @@ class Conditioned(nn.Module):
     encoding: Encoding = "concat"
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, condition: jax.Array, k: jax.Array, *, train: bool, index: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: Array, condition: Array, k: Array, *, train: bool, index: Array | None = None) -> Array:
         if self.encode_pose:
             x = Linear(condition.shape[-1], name="pose_encoder")(x)
         if self.encoding == "concat":
@@ -55,115 +86,115 @@ class Conditioned(nn.Module):
         return self.denoiser(x + condition, k, train=train, index=index)
 
 
-class Known(NamedTuple):
-    """What the reverse process knows of its input: the condition `[B, F, J, C]`, maybe a pose to start from."""
+@dataclasses.dataclass(frozen=True)
+class DiffHPE(Lifter):
+    """DiffHPE-2D around `network(x [B, F, J, 3], condition [B, F, J, C], k [B]) -> eps [B, F, J, 3]`; with a frozen
+    `context`, whose variables are `variables['frozen']`, DiffHPE-Wrapper.
 
-    condition: jax.Array
-    start: jax.Array | None
-
-
-def diffhpe(
-    network: nn.Module,
-    skeleton: Skeleton,
-    schedule: Schedule,
-    plan: Plan,
-    *,
-    frames: int = 27,
-    context: Lifter | None = None,
-    condition: Condition = "features",
-    encoding: Encoding = "concat",
-    encode_pose: bool = True,
-    p_uncond: float = 0.0,
-    guidance: float = 0.0,
-    start: Start = "noise",
-    root_relative: bool = True,
-    chunk: int | None = None,
-) -> Lifter:
-    """DiffHPE-2D around `network(channels [B, F, J, D], k) -> [B, F, J, 3]`; with a frozen `context`, DiffHPE-Wrapper.
-
-    The context is encoded once per input. condition: what of the context is seen, its features or its pose; encoding
-    and encode_pose (with a context only): see `Conditioned`. p_uncond is the chance that an example's condition is
-    zeroed in training; guidance g samples with `(1 + g) eps(condition) - g eps(0)`. start 'context' begins at the first
-    step of the plan with the context's pose as it is. The release leaves the root where the network puts it:
-    `root_relative=False`.
+    The release leaves the root where the network puts it (`root_release`) and can start at the context's pose instead of noise
+    (`start_at_context`).
     """
-    denoiser = Conditioned(network, encode_pose and context is not None, _one_of("encoding", encoding, Encoding))
-    _one_of("condition", condition, Condition)
-    if _one_of("start", start, Start) == "context" and context is None:
-        raise UserError("DiffHPE start: expected 'noise' where there is no context, found 'context'")
 
-    def known(variables: Variables, batch: Batch) -> Known:
-        check_batch(batch, skeleton, frames)
-        if context is None:
-            return Known(batch.keypoints, None)
-        pose = None
-        if condition == "pose" or start == "context":
-            pose = context.sample(variables["frozen"], jax.random.key(0), batch, 1)[0]
-        seen = pose if condition == "pose" else context.features(variables["frozen"], batch.keypoints)
-        return Known(seen, pose if start == "context" else None)
+    options_type: ClassVar[type[DiffHPEOptions]] = DiffHPEOptions
+    diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(steps=50, max_beta=0.5, clip=0.0)
 
-    def init(key: jax.Array, batch: Batch) -> Variables:
-        context_key, key = jax.random.split(key)
-        frozen = {} if context is None else {"frozen": context.init(context_key, batch)}
-        seen = known(frozen, batch).condition
-        return {**denoiser.init(key, batch.poses, seen, jnp.zeros(len(seen), jnp.int32), train=False), **frozen}
+    network: nn.Module
+    skeleton: Skeleton
+    schedule: Schedule
+    plan: Plan
+    options: DiffHPEOptions = DiffHPEOptions()
+    context: Lifter | None = None
+    start_at_context: bool = False
+    root_release: bool = False
 
-    def loss(variables: Variables, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
-        keys = example_keys(key, batch.index)
-        k = uniform_steps(keys, len(keys), schedule.num_steps)
-        noise = initial_noise(keys, batch.poses.shape)
-        seen = known(variables, batch).condition
-        if p_uncond:
-            kept = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 0), 1 - p_uncond))(keys)
-            seen = seen * align(kept, seen)
-        predicted, updates = denoiser.apply(
-            _own(variables),
-            diffuse(schedule, batch.poses, k, noise),
-            seen,
-            k,
-            train=True,
-            index=batch.index,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
+    @classmethod
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> DiffHPE:
+        options = read_options(cls.options_type, config.lifter, "lifter")
+        names = ("frames", "width", "num_layers", "step_width", "dropout", "non_local")
+        denoiser = CSDIGCN(
+            skeleton=skeleton,
+            **{name: getattr(options, name) for name in names},
+            num_steps=config.diffusion.steps,
+            axis_name=axis_name,
+            dtype=jnp.dtype(options.compute_dtype),
         )
+        network = Conditioned(denoiser, options.encode_pose and context is not None, options.encoding)
+        return cls(network, skeleton, *make_process(config, "eps"), options, context)
+
+    @property
+    def frames(self) -> int:
+        return self.options.frames
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        context_key, key = jax.random.split(key)
+        frozen = {} if self.context is None else {"frozen": self.context.init(context_key, batch)}
+        condition = self.encode(frozen, batch).condition
+        k = jnp.zeros(len(condition), jnp.int32)
+        return {**self.network.init(key, batch.poses, condition, k, train=False), **frozen}
+
+    def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
+        """Mean squared error of the predicted noise (equation 3)."""
+        keys = example_keys(key, batch.index)
+        k = uniform_steps(keys, len(keys), self.schedule.num_steps)
+        noise = initial_noise(keys, batch.poses.shape)
+        condition = self.encode(variables, batch).condition
+        if self.options.p_uncond:
+            kept = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 0), 1 - self.options.p_uncond))(keys)
+            condition = condition * align(kept, condition)
+        x_k = diffuse(self.schedule, batch.poses, k, noise)
+        predicted, batch_stats = apply_in_training(self.network, variables, key, batch.index, x_k, condition, k)
         total = denoising_loss(predicted, noise)
-        return total, Aux({"loss": total}, updates.get("batch_stats", {}))
+        return total, Aux({"loss": total}, batch_stats)
 
-    def denoise(variables: Variables, known: Known, x: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
-        seen = known.condition
-        if guidance:
-            x, seen = jnp.concatenate([x, x]), jnp.concatenate([seen, jnp.zeros_like(seen)])
-        eps = denoiser.apply(_own(variables), x, seen, k, train=False).astype(x.dtype)
-        if guidance:
-            x = x[: len(x) // 2]
-            with_condition, without = jnp.split(eps, 2)
-            eps = (1 + guidance) * with_condition - guidance * without
-        return predictions("eps", eps, x, at_step(schedule.alpha_bar, k, x))
+    def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        encoded = self.encode(variables, batch)
+        denoiser = sampling.wrap(self.denoiser(variables, encoded.condition))
 
-    reverse = Reverse(
-        condition=known,
-        denoise=denoise,
-        finish=lambda x: subtract_root(x, skeleton) if root_relative else x,
-        plan=plan,
-        skeleton=skeleton,
-        frames=frames,
-        start=lambda noise, known: (None, known.start if start == "context" else noise),
-        chunk=chunk,
-    )
-    return Lifter(init, loss, sampling(reverse), skeleton, frames)
+        def draw_one(keys: Array) -> Array:
+            start = sampling.draw_noise(keys, batch.poses.shape) if encoded.pose is None else encoded.pose
+            poses = sample(keys, denoiser, start, sampling.plan or self.plan)
+            return poses if self.root_release else subtract_root(poses, self.skeleton)
+
+        return draw_hypotheses(draw_one, key, batch.index, sampling)
+
+    def denoiser(self, variables: Variables, condition: Array) -> Denoiser:
+        """The denoiser of a condition `[B, F, J, C]`; with guidance it runs both with and without it in one call."""
+        own = {name: part for name, part in variables.items() if name != "frozen"}
+        guidance = self.options.guidance
+
+        def predict(x: Array, k: Array) -> tuple[Array, Array]:
+            given, state = condition, x
+            if guidance:
+                given, state = jnp.concatenate([condition, jnp.zeros_like(condition)]), jnp.concatenate([x, x])
+            eps = self.network.apply(own, state, given, k, train=False).astype(x.dtype)
+            if guidance:
+                # Classifier-free guidance (Ho and Salimans 2022, equation 6).
+                with_condition, without = jnp.split(eps, 2)
+                eps = (1 + guidance) * with_condition - guidance * without
+            return predictions("eps", eps, x, at_step(self.schedule.alpha_bar, k, x))
+
+        return predict
+
+    def encode(self, variables: Variables, batch: Batch) -> Encoded:
+        """The condition, made once per input, and where sampling starts."""
+        check_batch(batch, self.skeleton, self.frames)
+        if self.context is None:
+            return Encoded(batch.keypoints, None)
+        frozen, pose = variables["frozen"], None
+        if self.options.condition == "pose" or self.start_at_context:
+            # The context is deterministic: which key it gets does not matter.
+            pose = self.context.sample(frozen, jax.random.key(0), batch, Sampling())[0]
+        given = pose if self.options.condition == "pose" else self.context.features(frozen, batch.keypoints)
+        return Encoded(given, pose if self.start_at_context else None)
 
 
-def denoising_loss(predicted: jax.Array, noise: jax.Array) -> jax.Array:
+class Encoded(NamedTuple):
+    """The condition `[B, F, J, C]` of an input, and the pose `[B, F, J, 3]` that sampling starts at, None for noise."""
+
+    condition: Array
+    pose: Array | None
+
+
+def denoising_loss(predicted: Array, noise: Array) -> Array:
     """The mean squared error of predicted noise `[B, F, J, 3]` over everything, the root included."""
     return jnp.mean(jnp.square(predicted - noise))
-
-
-def _own(variables: Variables) -> Variables:
-    return {name: part for name, part in variables.items() if name != "frozen"}
-
-
-def _one_of(option: str, value: str, choices: object) -> str:
-    names = get_args(choices)
-    if value not in names:
-        raise UserError(f"DiffHPE {option}: expected one of {', '.join(names)}, found {value!r}")
-    return value

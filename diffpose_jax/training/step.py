@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from diffpose_jax.data.windows import DeviceClips, Windows, at_random_starts, gather, shuffled
+from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Batch, Lifter, flip_batch
 from diffpose_jax.parallel import AXIS
 from diffpose_jax.training.state import TrainState, averaged
@@ -119,7 +120,7 @@ def _start_keys(seed: int, epoch: jax.Array, position: jax.Array) -> jax.Array:
 
 def flip_half(key: jax.Array, batch: Batch, lifter: Lifter) -> Batch:
     """Mirrors each example of a batch `[B, F, J, C]` with probability one half, decided by its index."""
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.index)
+    keys = example_keys(key, batch.index)
     chosen = jax.vmap(jax.random.bernoulli)(keys)
     mirrored = flip_batch(batch, lifter.skeleton)
 

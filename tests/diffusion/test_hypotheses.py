@@ -12,6 +12,7 @@ import pytest
 from diffpose_jax.diffusion import hypotheses as hyp
 from diffpose_jax.diffusion import samplers, schedules
 from diffpose_jax.errors import UserError
+from diffpose_jax.keys import example_keys
 
 SCHEDULE = schedules.cosine(12)
 
@@ -27,7 +28,7 @@ KINDS = ("one key", "key per example")
 
 def key_of(kind):
     key = jax.random.key(11)
-    return key if kind == "one key" else hyp.example_keys(key, jnp.array([4, 0, 9]))
+    return key if kind == "one key" else example_keys(key, jnp.array([4, 0, 9]))
 
 
 @partial(jax.jit, static_argnums=(1, 2))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax.diffusion import noise
-from diffpose_jax.diffusion.hypotheses import example_keys
+from diffpose_jax.keys import example_keys
 
 
 def mixture(*lead: int, components: int = 3, channels: int = 2, full: bool = False) -> noise.Mixture:
@@ -112,11 +112,6 @@ def test_an_example_does_not_depend_on_its_batch(cut):
     tail = cut(slice(4, 6)).draw(keys[4:], (2, 3, 4, 2))
     for all_examples, last_two in zip(whole, tail, strict=True):
         np.testing.assert_array_equal(all_examples[4:], last_two)
-
-
-def test_one_key_per_example_is_checked():
-    with pytest.raises(ValueError, match=r"\[6\]"):
-        noise.standard_normal(jax.random.split(jax.random.key(0), 5), (6, 2))
 
 
 def test_bases_are_pytrees_that_pass_through_jit():

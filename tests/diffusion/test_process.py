@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from diffpose_jax.diffusion import noise, process, schedules
-from diffpose_jax.diffusion.hypotheses import example_keys
 from diffpose_jax.errors import UserError
+from diffpose_jax.keys import example_keys
 
 SCHEDULE = schedules.cosine(100)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from diffpose_jax.diffusion import process, samplers, schedules
-from diffpose_jax.diffusion.hypotheses import example_keys
 from diffpose_jax.errors import UserError
+from diffpose_jax.keys import example_keys
 
 SCHEDULE = schedules.cosine(50)
 UNEVEN = (49, 31, 20, 7, 0)
@@ -98,6 +98,15 @@ def test_ddim_with_eta_one_is_ddpm(steps):
     _, b, c, _ = ddim.table.astype(np.float64).T
     np.testing.assert_allclose(c / spread, ddpm.table[:, 0], rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(b - c * np.sqrt(alpha_bar) / spread, ddpm.table[:, 1], rtol=2e-6, atol=1e-7)
+
+
+def test_plans_compare_and_hash_by_value():
+    one, same, other = plans()["ddim_uneven"], plans()["ddim_uneven"], plans()["ddim_uneven_noisy"]
+    assert one == same
+    assert not (one != same)  # noqa: SIM202 (a tuple has a != of its own)
+    assert one != other
+    assert one != tuple(one)
+    assert len({one, same, other}) == 2
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])

@@ -144,3 +144,12 @@ def test_buffers_of_the_diffupose_release(parity, prefix, schedule):
     assert len(compared) >= 5
     for field in compared:
         np.testing.assert_allclose(fields[field], file[f"out_{prefix}_{field}"], rtol=3e-7, atol=1e-12, err_msg=field)
+
+
+def test_schedules_compare_and_hash_by_value():
+    one, same, other = schedules.cosine(20), schedules.cosine(20), schedules.cosine(20, max_beta=0.5)
+    assert one == same
+    assert not (one != same)  # noqa: SIM202 (a tuple has a != of its own)
+    assert one != other
+    assert one != tuple(one)
+    assert len({one, same, other}) == 2

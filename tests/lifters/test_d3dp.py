@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.diffusion.hypotheses import example_keys, hypothesis_keys
+from diffpose_jax.diffusion.hypotheses import hypothesis_keys
 from diffpose_jax.diffusion.process import uniform_steps
 from diffpose_jax.diffusion.samplers import ddim_plan, initial_noise
 from diffpose_jax.diffusion.schedules import cosine
+from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Batch, flip_averaged
 from diffpose_jax.lifters.d3dp import d3dp, seen
 from diffpose_jax.lifters.pose_losses import mean_squared

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.diffusion.hypotheses import example_keys
 from diffpose_jax.diffusion.process import diffuse, snr_weight, uniform_steps
 from diffpose_jax.diffusion.samplers import ddim_plan, initial_noise, sample
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.interop.mixste import diff3dhpe_backbone_variables
+from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Batch, flip_averaged, flip_batch
 from diffpose_jax.lifters.diff3dhpe import diff3dhpe, diff3dhpe_reverse
 from diffpose_jax.lifters.reverse import bound_denoiser

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.keys import split
 
 _BANDS = 2  # a row of cells is integrated in so many bands, within which a tilted Gaussian counts as shifted
 _MARGIN = 0.15  # of the person's size, free on every side of its box
@@ -153,7 +154,7 @@ def draw_points(
     """
 
     count = (heatmaps.weights.shape[1], num_points)
-    keys = jnp.moveaxis(jax.vmap(lambda one: jax.random.split(one, 3))(key), 1, 0)
+    keys = split(key, 3)
     level = jax.vmap(lambda one: jax.random.uniform(one, count))(keys[0])
     white = jax.vmap(lambda one: jax.random.normal(one, (*count, 2)))(keys[1])
     reached = jnp.cumsum(heatmaps.weights, axis=-1)[..., None, :]

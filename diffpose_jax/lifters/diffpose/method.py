@@ -24,11 +24,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffpose_jax.diffusion.hypotheses import example_keys
 from diffpose_jax.diffusion.process import at_step, diffuse, to_eps
 from diffpose_jax.diffusion.samplers import Plan, initial_noise
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
+from diffpose_jax.keys import example_keys, fold_in
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch, flip_averaged
 from diffpose_jax.lifters.diffpose.conditional_denoising import (
     OBJECTIVES,
@@ -162,7 +162,7 @@ def diffpose(
         return sampling(
             Reverse(
                 condition=lambda variables, batch: encode(variables, batch, context),
-                draw=lambda keys, condition: drawn(_fold_in(keys, _COMPONENT_STREAM), condition),
+                draw=lambda keys, condition: drawn(fold_in(keys, _COMPONENT_STREAM), condition),
                 start=begin,
                 denoise=denoise,
                 finish=lambda x: zero_root(x, skeleton),
@@ -186,7 +186,3 @@ def diffpose(
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UserError(f"config.{name}: expected one of {', '.join(known)}, found {value!r}")
-
-
-def _fold_in(keys: Array, stream: int) -> Array:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, stream)

@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.diffusion.hypotheses import example_keys
 from diffpose_jax.diffusion.noise import ScaledNormal
 from diffpose_jax.diffusion.process import at_step, diffuse, predictions, uniform_steps
 from diffpose_jax.diffusion.samplers import Plan
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
+from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch, flip_averaged
 from diffpose_jax.lifters.reverse import Reverse, sampling, subtract_root
 from diffpose_jax.models.normalisation import example_rows

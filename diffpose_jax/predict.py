@@ -26,7 +26,8 @@ import numpy as np
 from absl import flags
 
 from diffpose_jax import cli
-from diffpose_jax.data.clips import ClipSet, load_archive
+from diffpose_jax.data.archives import load_archive
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.sets.keypoints import read_keypoints
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import report
@@ -118,7 +119,7 @@ def read_input(path: str | os.PathLike, skeleton: Skeleton, layout: str | None, 
         with zipfile.ZipFile(path) as archive:
             ours = "meta.npy" in archive.namelist()
         if ours:
-            return load_archive(path, [split])[split].converted(skeleton)
+            return load_archive(path, [split])[split].to_layout(skeleton)
     return read_keypoints(path, layout=layout, target=skeleton)
 
 

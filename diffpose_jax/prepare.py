@@ -31,7 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 from diffpose_jax import cli, prepare_mixtures
-from diffpose_jax.data.clips import ClipSet, save_archive
+from diffpose_jax.data.archives import save_archive
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.keypoint_noise import DetectorSettings, corrupt_clipset
 from diffpose_jax.data.sets.cmu import load_cmu
 from diffpose_jax.data.sets.human36m import load_human36m

@@ -17,7 +17,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from diffpose_jax.data.clips import ClipSet, load_archive, save_archive
+from diffpose_jax.data.archives import load_archive, save_archive
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.gmm_files import with_gmm
 from diffpose_jax.data.detector.heatmap_clips import Quality, with_mixtures
 from diffpose_jax.errors import UserError

@@ -8,7 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffpose_jax import config as config_module
-from diffpose_jax.data.clips import ClipSet, load_archive
+from diffpose_jax.data.archives import load_archive
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.heatmap_clips import with_heatmaps, with_quick_mixtures
 from diffpose_jax.data.detector.keypoint_noise import corrupt_clipset
 from diffpose_jax.data.sets.synthetic import load_synthetic
@@ -61,7 +62,7 @@ def load_dataset(data: ConfigDict, splits: Sequence[str], without_mixtures: Coll
         clips = {split: everything[split] for split in splits}
     else:
         clips = load_archive(data.source, splits)
-    clips = {split: part.converted(get_skeleton(data.layout)) for split, part in clips.items()}
+    clips = {split: part.to_layout(get_skeleton(data.layout)) for split, part in clips.items()}
     for split, part in clips.items():
         mixtures = data.mixtures and split not in without_mixtures
         # Keypoints in an archive with mixtures are those of its heatmaps.

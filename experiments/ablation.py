@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from diffpose_jax import cli
 from diffpose_jax import train as train_program
 from diffpose_jax.calibrate import temperature_of
-from diffpose_jax.data.clips import EVIDENCE, ClipSet
+from diffpose_jax.data.clips import VISIBILITY, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.calibration import LEVELS, central_rank, coverage
 from diffpose_jax.evaluation.jobs import ALL, predict_clips, strided_frames
@@ -37,7 +37,7 @@ from diffpose_jax.training.loop import train
 from diffpose_jax.workdir.checkpoints import restore_workdir
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFUSED = EVIDENCE.index("confused")
+CONFUSED = VISIBILITY.index("confused")
 HYPOTHESES = 20
 COUNTS = (1, 5, 20)
 CALIBRATION_FRAMES = 256
@@ -164,7 +164,7 @@ def _run(name: str, config: ConfigDict, given: argparse.Namespace, clips: dict[s
 
 def _measure(lifter: Lifter, variables: Variables, test: ClipSet, given: argparse.Namespace) -> dict[str, float]:
     """Errors in mm of the mean and of the best of the first N hypotheses, and coverage in percent by kind of joint."""
-    strided, confused = strided_frames(test, given.stride), np.flatnonzero((test.evidence == CONFUSED).any(axis=1))
+    strided, confused = strided_frames(test, given.stride), np.flatnonzero((test.visibility == CONFUSED).any(axis=1))
     confused = confused[np.linspace(0, len(confused) - 1, given.confused).astype(int)]
     numbers = np.union1d(strided, confused)
     options = {"num_hypotheses": HYPOTHESES, "aggregations": (ALL,), "batch_size": 256 // lifter.frames}
@@ -176,8 +176,8 @@ def _measure(lifter: Lifter, variables: Variables, test: ClipSet, given: argpars
         figures[f"mean of {count}"] = _mpjpe(hypotheses[:count].mean(axis=0), target)[chosen].mean()
         figures[f"best of {count}"] = _mpjpe(hypotheses[:count], target[None]).min(axis=0)[chosen].mean()
     ranks = np.asarray(central_rank(jnp.asarray(hypotheses), jnp.asarray(target)))[:, 1:]
-    kinds = test.evidence[numbers][:, 1:]
-    for code, kind in enumerate(EVIDENCE):
+    kinds = test.visibility[numbers][:, 1:]
+    for code, kind in enumerate(VISIBILITY):
         counted = (kinds == code) & (chosen[:, None] | (code == CONFUSED))
         figures[f"{kind} joints"] = counted.sum()
         for level, share in coverage(ranks[counted]).items():
@@ -192,10 +192,11 @@ def _mpjpe(poses: np.ndarray, target: np.ndarray) -> np.ndarray:
 def _tables(output: Path) -> str:
     """MPJPE, and coverage in percent: mean and deviation over the seeds there are, a line for every way to sample."""
     errors = ["mean of 1", "mean of 5", "mean of 20", "best of 5", "best of 20"]
-    shares = [[f"{kind} {level:.0%}" for level in LEVELS] for kind in EVIDENCE]
+    shares = [[f"{kind} {level:.0%}" for level in LEVELS] for kind in VISIBILITY]
     first = ["| MPJPE (mm) | seeds | steps | " + " | ".join(errors) + " |", "|---|---:|---:|" + "---:|" * len(errors)]
     nominal = " / ".join(f"{level:.0%}" for level in LEVELS)
-    second = [f"| coverage (%), nominal {nominal} | " + " | ".join(EVIDENCE) + " |", "|---|" + "---:|" * len(EVIDENCE)]
+    second = [f"| coverage (%), nominal {nominal} | " + " | ".join(VISIBILITY) + " |"]
+    second += ["|---|" + "---:|" * len(VISIBILITY)]
     for name in VARIANTS:
         runs = [json.loads(path.read_text()) for path in sorted(output.glob(f"{name}-[0-9]*.json"))]
         for way in runs[0]["ways"] if runs else ():

@@ -10,7 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffpose_jax.data.clips import ClipSet, load_archive, save_archive
+from diffpose_jax.data.archives import load_archive, save_archive
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.heatmap_clips import with_quick_mixtures
 
 

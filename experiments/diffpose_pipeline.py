@@ -19,7 +19,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 
-from diffpose_jax.data.clips import ClipSet, load_archive
+from diffpose_jax.data.archives import load_archive
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.heatmap_clips import with_quick_mixtures
 from diffpose_jax.data.detector.heatmap_simulation import simulated_clips
 from diffpose_jax.data.detector.heatmaps import Heatmaps, draw_points, person_box, render
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     trained = restore_workdir(given.workdir)
     exact = load_synthetic() if given.data == "synthetic" else load_archive(given.data, ["test"])
-    clip = exact["test"].converted(get_skeleton(trained.config.data.layout)).select([given.clip])
+    clip = exact["test"].to_layout(get_skeleton(trained.config.data.layout)).select([given.clip])
     _, _, heatmaps = next(simulated_clips(clip, 0))
     frame, joint = ambiguous(heatmaps, clip)
     seen = with_quick_mixtures(clip)

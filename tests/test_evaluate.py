@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffpose_jax.data.clips import Clip, ClipSet, save_archive
+from diffpose_jax.data.archives import save_archive
+from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.evaluation.calibration import central_rank
@@ -116,10 +117,10 @@ def test_coverage_is_that_of_all_hypotheses_that_were_measured(results, workdir)
 
 def test_coverage_is_told_apart_by_what_the_heatmaps_showed(workdir):
     clips = clipset(1)
-    evidence = np.zeros(clips.keypoints.shape[:2], np.uint8)
-    evidence[:5, 3], evidence[5:, 3] = 1, 2
-    measured = Measured.of(dataclasses.replace(clips, evidence=evidence), 1, "standard")
-    ranks = np.full(evidence.shape, 0.95)
+    visibility = np.zeros(clips.keypoints.shape[:2], np.uint8)
+    visibility[:5, 3], visibility[5:, 3] = 1, 2
+    measured = Measured.of(dataclasses.replace(clips, visibility=visibility), 1, "standard")
+    ranks = np.full(visibility.shape, 0.95)
     ranks[:5, 3], ranks[5:, 3], ranks[:, 0] = 0.4, 0.7, 0.0
     found = measured.coverage(ranks)
     assert found["occluded"] == {"0.5": 1.0, "0.9": 1.0}

@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffpose_jax import cli, train
-from diffpose_jax.data.clips import load_archive, save_archive
+from diffpose_jax.data.archives import load_archive, save_archive
 from diffpose_jax.data.detector.heatmap_clips import with_quick_mixtures
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.evaluate import evaluate

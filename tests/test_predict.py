@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffpose_jax.data.clips import Clip, ClipSet, save_archive
+from diffpose_jax.data.archives import save_archive
+from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.predict import Prediction, predict, save_prediction, with_pinhole
 from diffpose_jax.registry import config_for

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import load_archive
+from diffpose_jax.data.archives import load_archive
 
 PNG = b"\x89PNG"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import ClipSet, load_archive, save_archive
+from diffpose_jax.data.archives import load_archive, save_archive
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.heatmap_clips import grouped
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.mixtures.packing import unpack_mixture

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet, save_archive
+from diffpose_jax.data.archives import save_archive
+from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.diffusion.schedules import make_schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import example_batch

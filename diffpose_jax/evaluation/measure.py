@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.data.clips import EVIDENCE, ClipSet
+from diffpose_jax.data.clips import VISIBILITY, ClipSet
 from diffpose_jax.data.sets.mpi_inf_3dhp import ACTIVITIES
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import baselines, calibration, report
@@ -90,15 +90,15 @@ class Measured(NamedTuple):
         }
 
     def coverage(self, ranks: np.ndarray) -> dict[str, dict[str, float]]:
-        """Of ranks `[M, J]` (`calibration.central_rank`) all, and each kind of evidence where the data know it.
+        """Of ranks `[M, J]` (`calibration.central_rank`) all, and each kind of visibility where the data know it.
 
         `{kind: {level: share}}` without the root, which is known; kinds that do not occur are left out.
         """
         moving = np.arange(ranks.shape[1]) != self.clips.skeleton.root
         kinds = {"all": np.ones(ranks.shape, bool)}
-        if self.clips.evidence is not None:
-            evidence = self.clips.evidence[self.numbers]
-            kinds |= {name: evidence == code for code, name in enumerate(EVIDENCE)}
+        if self.clips.visibility is not None:
+            visibility = self.clips.visibility[self.numbers]
+            kinds |= {name: visibility == code for code, name in enumerate(VISIBILITY)}
         found = {name: ranks[where & moving] for name, where in kinds.items()}
         return {
             name: {str(level): share for level, share in calibration.coverage(part).items()}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffpose_jax.data.clips import Clip, ClipSet, save_archive
+from diffpose_jax.data.archives import save_archive
+from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import H36M_17
 

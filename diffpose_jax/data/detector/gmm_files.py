@@ -104,7 +104,7 @@ def _with_takes(clips: ClipSet, takes: Mapping[tuple[str, str, int], list[np.nda
     if len(components := {part.shape[2] for part in packed}) > 1:
         raise UserError(f"{path}: expected one number of components, found {sorted(components)}")
     return dataclasses.replace(
-        clips, keypoints=np.concatenate(keypoints), mixture=np.concatenate(packed), scores=None, evidence=None
+        clips, keypoints=np.concatenate(keypoints), mixture=np.concatenate(packed), scores=None, visibility=None
     )
 
 

@@ -33,7 +33,7 @@ class Quality(NamedTuple):
 
 
 def with_heatmaps(clips: ClipSet, seed: int = 0, *, strength: float = 1.0, label: str = "data") -> ClipSet:
-    """A set with exact keypoints as simulated heatmaps show it: keypoints, scores and evidence are theirs.
+    """A set with exact keypoints as simulated heatmaps show it: keypoints, scores and visibility are theirs.
 
     strength is that of the simulated detector. A function of seed and clips; progress is shown under `label`. Raises
     UserError for a set without 3D poses.

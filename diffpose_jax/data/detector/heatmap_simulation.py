@@ -220,18 +220,18 @@ def heatmap_clipset(
     size: int = MAP_SIZE,
     track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> ClipSet:
-    """Replaces exact keypoints by the estimates of simulated heatmaps, sets the scores, and says what the evidence was.
+    """Replaces exact keypoints by the estimates of simulated heatmaps, sets the scores, and the visibility.
 
     size: of the maps that the keypoints are estimated from. Arguments and errors otherwise as `simulated_clips`.
     """
     keypoints, scores = np.empty_like(clips.keypoints), np.empty(clips.keypoints.shape[:2], np.float32)
-    evidence = np.zeros(scores.shape, np.uint8)
+    visibility = np.zeros(scores.shape, np.uint8)
     for _, frames, heatmaps in simulated_clips(clips, seed, settings, strength=strength, track=track):
         for numbers, inside in _chunks(frames, CHUNK):
             found = _detect(jax.tree.map(lambda array, inside=inside: array[inside], heatmaps), size)
             found = (np.asarray(array)[: len(numbers)] for array in found)
-            keypoints[numbers], scores[numbers], evidence[numbers] = found
-    return dataclasses.replace(clips, keypoints=keypoints, scores=scores, evidence=evidence)
+            keypoints[numbers], scores[numbers], visibility[numbers] = found
+    return dataclasses.replace(clips, keypoints=keypoints, scores=scores, visibility=visibility)
 
 
 def heatmap_points(
@@ -279,8 +279,8 @@ def _detect(heatmaps: Heatmaps, size: int) -> tuple[jax.Array, jax.Array, jax.Ar
         return jax.tree.map(lambda array: array[0], detect(one, person_box(one), size))
 
     keypoints, scores = jax.lax.map(frame, heatmaps, batch_size=4)
-    evidence = jnp.where(heatmaps.confused, 2, heatmaps.occluded.astype(jnp.int32))
-    return keypoints, scores, evidence.astype(jnp.uint8)
+    visibility = jnp.where(heatmaps.confused, 2, heatmaps.occluded.astype(jnp.int32))
+    return keypoints, scores, visibility.astype(jnp.uint8)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))

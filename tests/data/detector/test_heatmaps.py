@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, multivariate_normal
 
-from diffpose_jax.data.clips import Clip, ClipSet, load_archive, save_archive
+from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.detector.heatmap_simulation import (
     HeatmapSettings,
     heatmap_clipset,
@@ -29,7 +29,7 @@ from diffpose_jax.data.detector.heatmaps import (
 )
 from diffpose_jax.data.detector.keypoint_noise import DetectorSettings, corrupt_clipset
 from diffpose_jax.errors import UserError
-from diffpose_jax.skeleton import COCO_17, H36M_17
+from diffpose_jax.skeleton import H36M_17
 
 PIXELS = 500  # half an image of 1000 pixels: one normalised unit
 SIZE = 48
@@ -336,10 +336,10 @@ def test_a_set_seen_through_heatmaps_says_what_was_seen():
     found, again, other = (heatmap_clipset(exact, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(found.keypoints, again.keypoints)
     assert np.abs(found.keypoints - other.keypoints).max() > 1e-3
-    assert found.evidence.shape == found.scores.shape == exact.keypoints.shape[:2]
-    assert 0.02 < (found.evidence == 1).mean() < 0.5
+    assert found.visibility.shape == found.scores.shape == exact.keypoints.shape[:2]
+    assert 0.02 < (found.visibility == 1).mean() < 0.5
     error = np.linalg.norm(found.keypoints - exact.keypoints, axis=-1)
-    assert error[found.evidence == 1].mean() > 1.5 * error[found.evidence == 0].mean()
+    assert error[found.visibility == 1].mean() > 1.5 * error[found.visibility == 0].mean()
     np.testing.assert_array_equal(found.poses, exact.poses)
     with pytest.raises(UserError, match="expected a data set with 3D poses"):
         heatmap_clipset(clipset(poses=False), 0)
@@ -355,32 +355,10 @@ def test_points_belong_to_the_frames_and_do_not_depend_on_the_chunk():
     points = np.stack([parts[n] for n in range(350)])
     np.testing.assert_allclose(points, np.stack([others[n] for n in range(350)]), atol=1e-6)
     found = heatmap_clipset(exact, 1)
-    calm = found.evidence == 0
+    calm = found.visibility == 0
     gap = np.linalg.norm(np.median(points, axis=2) - found.keypoints, axis=-1)
     assert np.median(gap[calm]) * PIXELS < 2
     assert np.abs(points[1:] - points[:-1]).max() > 0.01  # frames have their own draws
-
-
-def test_evidence_survives_the_archive_selection_and_conversion(tmp_path):
-    found = heatmap_clipset(clipset(), 1)
-    save_archive(tmp_path / "seen.npz", {"test": found})
-    read = load_archive(tmp_path / "seen.npz")["test"]
-    np.testing.assert_array_equal(read.evidence, found.evidence)
-    assert read.evidence.dtype == np.uint8
-    np.testing.assert_array_equal(read.select([1]).evidence, found.evidence[400:])
-    codes = np.zeros((5, 17), np.uint8)
-    codes[1, COCO_17.joints.index("left_hip")] = 1
-    codes[2, COCO_17.joints.index("left_hip")] = 2
-    clip = Clip(np.zeros((5, 17, 2), np.float32), None, None, "S1", "a", evidence=codes)
-    turned = ClipSet.build([clip, clip._replace(evidence=None)], COCO_17).converted(H36M_17).evidence
-    np.testing.assert_array_equal(turned[:5, JOINT["left_hip"]], [0, 1, 2, 0, 0])
-    np.testing.assert_array_equal(turned[:5, JOINT["pelvis"]], [0, 1, 2, 0, 0])
-    assert (turned[5:] == 0).all()
-    assert (turned[:5, JOINT["head_top"]] == 0).all()
-    codes[0, 0] = 3
-    save_archive(tmp_path / "odd.npz", {"test": ClipSet.build([clip], COCO_17)})
-    with pytest.raises(UserError, match="evidence other than 0 to 2"):
-        load_archive(tmp_path / "odd.npz")
 
 
 def test_simulated_heatmaps_need_nothing_but_their_arguments():

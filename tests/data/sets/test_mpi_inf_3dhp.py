@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax import geometry
-from diffpose_jax.data.clips import load_archive, save_archive
+from diffpose_jax.data.archives import load_archive, save_archive
 from diffpose_jax.data.sets.mpi_inf_3dhp import LENSES, TEST_SEQUENCES, load_mpi_inf_3dhp, mpi_inf_3dhp_cameras
 from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import MPI_INF_3DHP_17

@@ -1,0 +1,129 @@
+"""The project's own archive of a data set: one `.npz` of plain arrays, written atomically, read without unpickling.
+
+Members are named `split/array`; `meta` is a JSON text with the format, and per split the skeleton, subjects, actions,
+number of frames and note.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffpose_jax.data.clips import FRAME_ARRAYS, VISIBILITY, ClipSet, frame_shapes
+from diffpose_jax.errors import UserError
+from diffpose_jax.geometry import Camera
+from diffpose_jax.skeleton import get_skeleton
+
+FORMAT = "diffpose_jax clips 1"
+_CLIP_ARRAYS = ("clip_start", "clip_length", "camera", "fps")
+_OLD_NAMES = {"visibility": "evidence"}  # as archives of version 0.1 name the array
+
+# What reading a file that is no archive, or a damaged one, can raise: from the zip, the arrays, or the description.
+_DAMAGE = (
+    *(ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+def save_archive(path: str | os.PathLike, splits: Mapping[str, ClipSet]) -> None:
+    """Write `{split: ClipSet}` as one uncompressed `.npz` without pickles, atomically. Raises UserError."""
+    path = Path(path)
+    arrays: dict[str, np.ndarray] = {}
+    described: dict[str, Any] = {}
+    for split, clips in splits.items():
+        described[split] = {
+            "skeleton": clips.skeleton.name,
+            "subject": clips.subject,
+            "action": clips.action,
+            "frames": clips.num_frames,
+            "note": clips.note,
+        }
+        for name in (*FRAME_ARRAYS, *_CLIP_ARRAYS):
+            if getattr(clips, name) is not None:
+                arrays[f"{split}/{name}"] = getattr(clips, name)
+        for name, field in zip(Camera._fields, clips.cameras or (), strict=False):
+            arrays[f"{split}/camera_{name}"] = np.asarray(field, np.float32)
+    meta = np.array(json.dumps({"format": FORMAT, "splits": described}))
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            np.savez(file, allow_pickle=False, meta=meta, **arrays)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def load_archive(path: str | os.PathLike, splits: Sequence[str] | None = None) -> dict[str, ClipSet]:
+    """Read an archive written by `save_archive`; with `splits`, only these are read from disk.
+
+    Raises UserError for a missing or damaged file, a foreign format or a missing split.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: expected an archive made by `python -m diffpose_jax.prepare`, found no such file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            meta = json.loads(str(archive["meta"]))
+            if meta.get("format") != FORMAT:
+                raise UserError(f"{path}: expected format '{FORMAT}', found {meta.get('format')!r}")
+            wanted = list(meta["splits"]) if splits is None else splits
+            missing = [split for split in wanted if split not in meta["splits"]]
+            if missing:
+                raise UserError(f"{path}: expected split '{missing[0]}', found {', '.join(meta['splits'])}")
+            return {split: _read_split(archive, split, meta["splits"][split]) for split in wanted}
+    except _DAMAGE as error:
+        raise UserError(f"{path}: expected an archive of diffpose_jax, found {_describe(error)}") from error
+
+
+def _describe(error: Exception) -> str:
+    line = str(error).splitlines()[0] if str(error) else ""
+    return line if type(error) is ValueError and line else f"{type(error).__name__}: {line}"
+
+
+def _read_split(archive: Mapping[str, np.ndarray], split: str, meta: Mapping[str, Any]) -> ClipSet:
+    arrays: dict[str, Any] = {}
+    for name in (*FRAME_ARRAYS, *_CLIP_ARRAYS):
+        found = archive.get(f"{split}/{name}")
+        arrays[name] = archive.get(f"{split}/{_OLD_NAMES[name]}") if found is None and name in _OLD_NAMES else found
+    has_cameras = f"{split}/camera_{Camera._fields[0]}" in archive
+    clips = ClipSet(
+        **arrays,
+        subject=tuple(meta["subject"]),
+        action=tuple(meta["action"]),
+        cameras=Camera(*(archive[f"{split}/camera_{name}"] for name in Camera._fields)) if has_cameras else None,
+        skeleton=get_skeleton(meta["skeleton"]),
+        note=str(meta.get("note", "")),
+    )
+    _check_split(clips, meta["frames"])
+    return clips
+
+
+def _check_split(clips: ClipSet, frames: int) -> None:
+    """Raises ValueError where the arrays of a split do not fit together."""
+    count = len(clips.subject)
+    shapes = frame_shapes(frames, clips.skeleton.num_joints, clips.mixture) | dict.fromkeys(_CLIP_ARRAYS, (count,))
+    for name, shape in shapes.items():
+        array = getattr(clips, name)
+        if array is None and name in FRAME_ARRAYS and name != "keypoints":
+            continue
+        kinds = {"valid_frame": "b", "activity": "i", "visibility": "u"}.get(name, "fi")
+        if array is None or array.shape != shape or array.dtype.kind not in kinds:
+            raise ValueError(f"{name} that is not {shape} numbers")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} with NaN or infinity")
+    if clips.visibility is not None and (clips.visibility >= len(VISIBILITY)).any():
+        raise ValueError(f"visibility other than 0 to {len(VISIBILITY) - 1}")
+    length, ends = clips.clip_length, np.cumsum(clips.clip_length)
+    if (length < 1).any() or ends[-1:].sum() != frames or (ends - length != clips.clip_start).any():
+        raise ValueError("clips that do not add up to the frames")
+    cameras = 0 if clips.cameras is None else len(clips.cameras.focal)
+    if len(clips.action) != count or (clips.camera >= cameras).any():
+        raise ValueError("clips without an action or a camera")

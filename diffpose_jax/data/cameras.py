@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax import geometry
+from diffpose_jax import geometry, quaternions
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
 
@@ -146,7 +146,7 @@ def random_cameras(rng: np.random.Generator, count: int) -> Camera:
         centre=rng.normal(0, 0.02, (count, 2)),
         radial=rng.uniform(-1, 1, (count, 3)) * [0.1, 0.05, 0.005],
         tangential=rng.uniform(-0.002, 0.002, (count, 2)),
-        rotation=np.asarray(geometry.matrix_to_quaternion(axes.astype(np.float32))),
+        rotation=np.asarray(quaternions.from_matrix(axes.astype(np.float32))),
         translation=position,
         size=np.full((count, 2), 1000.0),
     )
@@ -155,7 +155,7 @@ def random_cameras(rng: np.random.Generator, count: int) -> Camera:
 
 def aim(cameras: Camera) -> np.ndarray:
     """The ground-plane point `[2]` (x, y in metres) nearest to the optical axes of cameras `[K]`."""
-    forward = np.asarray(geometry.quaternion_to_matrix(cameras.rotation))[..., 2].astype(np.float64)
+    forward = np.asarray(quaternions.to_matrix(cameras.rotation))[..., 2].astype(np.float64)
     forward = forward[:, :2] / np.linalg.norm(forward[:, :2], axis=-1, keepdims=True)
     across = np.eye(2) - forward[:, :, None] * forward[:, None, :]
     # One camera leaves its whole axis free; the weak pull holds the point near the origin then.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax import geometry
+from diffpose_jax import geometry, quaternions
 from diffpose_jax.errors import UserError
 
 
@@ -78,12 +78,12 @@ def read_lines(source: Source, comment: str = "#", blank: str = ",()") -> Iterat
 
 def axis_rotations(axes: np.ndarray, angles: np.ndarray) -> np.ndarray:
     """The product, left to right, `[..., 3, 3]` of turns about axes `[..., 3, 3]` (rows) by angles `[..., 3]`."""
-    return np.asarray(geometry.quaternion_to_matrix(_hinges(np.float32(axes), np.float32(angles))))
+    return np.asarray(quaternions.to_matrix(_hinges(np.float32(axes), np.float32(angles))))
 
 
 def _hinges(axes: jax.Array, angles: jax.Array) -> jax.Array:
-    turns = geometry.axis_angle_to_quaternion(axes * angles[..., None])
-    return functools.reduce(geometry.quaternion_multiply, [turns[..., hinge, :] for hinge in range(3)])
+    turns = quaternions.from_axis_angle(axes * angles[..., None])
+    return functools.reduce(quaternions.multiply, [turns[..., hinge, :] for hinge in range(3)])
 
 
 @functools.partial(jax.jit, static_argnames="parents")
@@ -92,8 +92,8 @@ def _positions(
 ) -> jax.Array:
     axes, offsets = (jnp.broadcast_to(x, (len(share), *x.shape)) for x in (axes, offsets))
     shares = jnp.broadcast_to(share[:, None], before.shape[:2])
-    local = geometry.quaternion_slerp(_hinges(axes, before), _hinges(axes, after), shares)
-    return geometry.forward_kinematics(geometry.quaternion_to_matrix(local), offsets, parents)[0]
+    local = quaternions.slerp(_hinges(axes, before), _hinges(axes, after), shares)
+    return geometry.forward_kinematics(quaternions.to_matrix(local), offsets, parents)[0]
 
 
 def node_positions(recording: Recording, fps: float | None = None) -> np.ndarray:

@@ -16,8 +16,10 @@ from diffpose_jax.evaluation.protocols import (
     get_protocol,
     with_true_root_depth,
 )
-from diffpose_jax.geometry import Camera, project_linear
+from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import H36M_17, HUMANEVA_15, MPI_INF_3DHP_17
+
+from ..pinhole import project_linear
 
 
 @pytest.fixture

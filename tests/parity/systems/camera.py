@@ -14,6 +14,7 @@ from diffpose_jax.data.cameras import H36M_CAMERA_IDS, H36M_EXTRINSICS, H36M_INT
 from diffpose_jax.data.sets.human36m import camera_pairs
 from diffpose_jax.geometry import Camera
 
+from ...pinhole import project_linear
 from .base import System
 
 
@@ -33,7 +34,7 @@ def projection(vector: Any) -> dict[str, np.ndarray]:
     seen = geometry.world_to_camera(inputs["world"], camera)
     return {
         "proj": np.asarray(geometry.project(inputs["points"], lenses)),
-        "proj_linear": np.asarray(geometry.project_linear(inputs["points"], lenses)),
+        "proj_linear": np.asarray(project_linear(inputs["points"], lenses)),
         "world_to_camera": np.asarray(seen),
         "camera_to_world": np.asarray(geometry.camera_to_world(seen, camera)),
         "normalised": geometry.normalise_screen(inputs["pixels"].astype(np.float64), size),

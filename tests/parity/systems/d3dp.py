@@ -12,7 +12,7 @@ from diffpose_jax.diffusion import hypotheses, samplers
 from diffpose_jax.diffusion.process import at_step, diffuse, snr_weight
 from diffpose_jax.diffusion.schedules import Schedule, make_schedule
 from diffpose_jax.evaluation.multi_hypothesis import multi_hypothesis_errors
-from diffpose_jax.geometry import denormalise_screen, project, project_linear
+from diffpose_jax.geometry import denormalise_screen, project
 from diffpose_jax.interop.mixste import d3dp_denoiser_variables, diff3dhpe_backbone_variables
 from diffpose_jax.lifters.base import Batch
 from diffpose_jax.lifters.d3dp import d3dp_reverse
@@ -21,6 +21,7 @@ from diffpose_jax.lifters.reverse import Reverse, bound_denoiser, bound_denoiser
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.skeleton import Skeleton, mirror
 
+from ...pinhole import project_linear
 from .base import System
 from .mixste import mixste_network
 from .modulated_gcn import lens

@@ -30,10 +30,11 @@ from ml_collections import ConfigDict
 from timing import Report, Row, interleaved, repeated, timed
 
 from diffpose_jax.data.clips import Clip, ClipSet
-from diffpose_jax.data.windows import Windows, centred_windows, device_clips, gather, shuffled
+from diffpose_jax.data.shuffling import permute_index
+from diffpose_jax.data.windows import Windows, centred_windows, device_clips, gather
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Batch, Lifter, example_batch
-from diffpose_jax.parallel import AXIS, local_devices, place, pmap_step, split_devices
+from diffpose_jax.parallel import AXIS, local_device_count, replicate, pmap_step, shard
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, config_for
 from diffpose_jax.skeleton import H36M_17
@@ -126,10 +127,10 @@ def benchmark_training(size: Size, report: Report) -> None:
     clips = random_clips(8)
     for case, config in _cases(size):
         lifter, optimizer = build_lifter(config, AXIS), make_optimizer(config.training)
-        data = place(TrainData(device_clips(clips), centred_windows(clips, lifter.frames)))
+        data = replicate(TrainData(device_clips(clips), centred_windows(clips, lifter.frames)))
         create = partial(create_state, lifter, optimizer, jax.random.key(0))
-        state = place(jax.jit(create)(example_batch(lifter)))
-        batch = local_devices() * -(-size.train_batch // local_devices())
+        state = replicate(jax.jit(create)(example_batch(lifter)))
+        batch = local_device_count() * -(-size.train_batch // local_device_count())
         step = pmap_step(make_step(lifter, optimizer, seed=0, ema_decay=0.9995, flip=True))
         seconds = []
         for call in range(size.repeats + 2):
@@ -143,7 +144,7 @@ def benchmark_training(size: Size, report: Report) -> None:
 
 
 def _split(examples: Examples) -> Examples:
-    return Examples(*(np.moveaxis(split_devices(np.moveaxis(part, 1, 0)), 2, 1) for part in examples))
+    return Examples(*(np.moveaxis(shard(np.moveaxis(part, 1, 0)), 2, 1) for part in examples))
 
 
 def benchmark_sampling(size: Size, report: Report) -> None:
@@ -198,7 +199,7 @@ def _device_batches(
 
     @jax.jit
     def make(clips: Any, windows: Windows, examples: Examples) -> tuple[jax.Array, jax.Array]:
-        ids = shuffled(examples.position, examples.epoch, count, 0)
+        ids = permute_index(examples.position, examples.epoch, count, 0)
         found = gather(clips, windows, ids, frames)._replace(index=examples.index)
         found = flip_half(jax.random.key(1), found, flipping) if flipping else found
         return found.keypoints, found.poses

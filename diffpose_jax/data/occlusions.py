@@ -1,6 +1,6 @@
-"""Which joints of a sequence go unseen: the patterns of Rommel et al. (2023), and gaps that come and go by chance.
+"""Which joints of a sequence are hidden: the occlusion patterns of Rommel et al. (2023), section 5.2.
 
-A hidden joint lies at the centre of the normalised image, (0, 0), and its mask is zero. Patterns are applied afresh to
+A hidden joint lies at the centre of the normalised image, (0, 0), and its mask is zero. Patterns are drawn afresh for
 every example, in training and in testing.
 """
 
@@ -20,19 +20,22 @@ from diffpose_jax.skeleton import Skeleton
 _LEG = ("right_hip", "right_knee", "right_ankle")
 _ARM = ("left_shoulder", "left_elbow", "left_wrist")
 
+# The patterns and their published rates, for sequences of F = 27 frames. With rate p, and n = int(p F):
+#   none        nothing
+#   random      each joint of each frame is hidden with probability p
+#   arm_leg     left arm and right leg are hidden together, in each frame with probability p; the release hides them in
+#               exactly n frames, drawn without replacement
+#   leg_gap     the right leg is hidden in n = 10 consecutive frames, whose start is uniform in 0..F - n; the release
+#               never draws the last start, so that the last frame always shows the leg
+#   frame_gap   all joints are hidden in n = 5 consecutive frames, drawn likewise
+PATTERNS: dict[str, float] = {"none": 0.0, "random": 0.2, "arm_leg": 0.4, "leg_gap": 0.4, "frame_gap": 0.2}
+
 
 class Draws(NamedTuple):
-    """Where a pattern's random numbers come from; it draws once."""
+    """Where a pattern's random numbers come from: a key on the device, or numpy where a test replays the release."""
 
     uniform: Callable[[tuple[int, ...]], Any]  # numbers in [0, 1) of a shape
-    choose: Callable[[int, int], Any]  # count distinct whole numbers [count] below a total
-
-
-class Pattern(NamedTuple):
-    """How joints are hidden, `hidden(draws, frames, skeleton, rate, released) -> bool [F, J]`; the published rate."""
-
-    hidden: Callable[[Draws, int, Skeleton, float, bool], Any]
-    rate: float
+    choose: Callable[[int, int], Any]  # (total, count): count distinct indices [count] below a total
 
 
 def occlude(
@@ -41,70 +44,79 @@ def occlude(
     pattern: str,
     skeleton: Skeleton,
     rate: float | None = None,
-    released: bool = False,
+    release: bool = False,
 ) -> Batch:
-    """Hide joints of a batch `[B, F, J, C]` by a pattern of `PATTERNS`, for each example by the key and its index.
+    """Hide joints of a batch `[B, F, J, C]`, in each example by its own draw.
 
-    rate: None takes the published one of the pattern. 'any' draws one of all patterns, or none, per example. released
-    keeps what the release does otherwise than the paper says: the arm and leg go in an exact number of frames instead
-    of with a probability, and gaps never reach the last frame. An unknown pattern, a rate outside [0, 1) and a batch
-    with mixtures are UserErrors.
+    Args:
+        key: one key; an example's draw derives from it and the example's index.
+        batch: the examples.
+        pattern: one of `PATTERNS`, or 'any', which draws one of them (none included) for each example.
+        skeleton: the joint layout; joints are found by their names.
+        rate: the share of frames or joints, at least 0 and below 1; None takes the pattern's published one.
+        release: do as the release where it differs from the paper (see `PATTERNS`).
+
+    Returns:
+        The batch with keypoints and mask set to zero at hidden joints.
+
+    Raises:
+        UserError: for an unknown pattern, a rate outside [0, 1), and a batch with mixtures.
     """
     if batch.mixture is not None:
         raise UserError("occlusion: expected data without mixtures, which would go on showing what is hidden")
     frames = batch.keypoints.shape[1]
 
-    def observed(index: jax.Array) -> jax.Array:
+    def observe(index: jax.Array) -> jax.Array:
         example = jax.random.fold_in(key, index)
         if pattern != "any":
-            return observed_joints(_device_draws(example), pattern, frames, skeleton, rate, released)
+            return observed_joints(_device_draws(example), pattern, frames, skeleton, rate, release)
         which, example = jax.random.split(example)
         draws = _device_draws(example)
-        masks = [observed_joints(draws, name, frames, skeleton, rate, released) for name in PATTERNS]
+        masks = [observed_joints(draws, name, frames, skeleton, rate, release) for name in PATTERNS]
         return jnp.stack(masks)[jax.random.randint(which, (), 0, len(masks))]
 
-    kept = jax.vmap(observed)(batch.index).astype(batch.mask.dtype)
-    keypoints = batch.keypoints * kept[..., None].astype(batch.keypoints.dtype)
-    return batch._replace(keypoints=keypoints, mask=batch.mask * kept)
+    observed = jax.vmap(observe)(batch.index).astype(batch.mask.dtype)
+    keypoints = batch.keypoints * observed[..., None].astype(batch.keypoints.dtype)
+    return batch._replace(keypoints=keypoints, mask=batch.mask * observed)
 
 
 def observed_joints(
-    draws: Draws, pattern: str, frames: int, skeleton: Skeleton, rate: float | None = None, released: bool = False
+    draws: Draws, pattern: str, frames: int, skeleton: Skeleton, rate: float | None = None, release: bool = False
 ) -> Any:
-    """The mask `[F, J]` of one sequence, boolean: false where the pattern hides a joint. See `occlude`."""
+    """Draw the mask `[F, J]` of one sequence, bool: false where the pattern hides a joint.
+
+    Args:
+        draws: source of random numbers.
+        pattern: one of `PATTERNS`.
+        frames: F.
+        skeleton: the joint layout.
+        rate: as in `occlude`.
+        release: as in `occlude`.
+
+    Raises:
+        UserError: for an unknown pattern and a rate outside [0, 1).
+    """
     if pattern not in PATTERNS:
         raise UserError(f"occlusion pattern: expected one of {', '.join(PATTERNS)}, any, found {pattern!r}")
-    rate = PATTERNS[pattern].rate if rate is None else rate
+    rate = PATTERNS[pattern] if rate is None else rate
     if not 0 <= rate < 1:
         raise UserError(f"occlusion rate: expected at least 0 and below 1, found {rate}")
-    hidden = PATTERNS[pattern].hidden(draws, frames, skeleton, rate, released)
-    return ~(hidden & np.ones((frames, skeleton.num_joints), bool))
-
-
-def markov_gaps(
-    key: jax.Array, shape: tuple[int, ...], rate: float, mean_length: float | None = None, keep: tuple[int, ...] = ()
-) -> jax.Array:
-    """Draws a mask of observed joints, float32 of `shape` `[..., F, J]`: 1 observed, 0 hidden.
-
-    Every joint is hidden in a share `rate` < 1 of the frames, for `mean_length` frames on average (a two-state Markov
-    chain in its stationary state, whose gaps cannot be shorter than rate / (1 - rate) frames); None hides every frame
-    on its own. Joints in `keep` are always observed.
-    """
-    *leading, frames, joints = shape
-    odds = rate / (1 - rate)
-    mean_length = 1 + odds if mean_length is None else max(mean_length, 1, odds)
-    hide = odds / mean_length
-    draws = jax.random.uniform(key, (frames, *leading, joints))
-
-    def step(hidden: jax.Array, draw: jax.Array) -> tuple[jax.Array, jax.Array]:
-        hidden = jnp.where(hidden, draw >= 1 / mean_length, draw < hide)
-        return hidden, hidden
-
-    first = draws[0] < rate
-    _, rest = jax.lax.scan(step, first, draws[1:])
-    observed = jnp.moveaxis(~jnp.concatenate([first[None], rest]), 0, -2)
-    always = jnp.array([joint in keep for joint in range(joints)])
-    return jnp.logical_or(observed, jnp.broadcast_to(always, observed.shape)).astype(jnp.float32)
+    hidden: Any = np.zeros((frames, skeleton.num_joints), bool)
+    if pattern == "random":
+        hidden = draws.uniform((frames, skeleton.num_joints)) <= rate
+    elif pattern == "arm_leg" and release:
+        chosen = draws.choose(frames, int(rate * frames))
+        rows = (np.arange(frames)[:, None] == chosen[None]).any(axis=1)
+        hidden = rows[:, None] & _named(skeleton, _LEG + _ARM)
+    elif pattern == "arm_leg":
+        hidden = (draws.uniform((frames,)) < rate)[:, None] & _named(skeleton, _LEG + _ARM)
+    elif pattern in ("leg_gap", "frame_gap"):
+        length = int(frames * rate)
+        start = draws.choose(frames - length + (0 if release else 1), 1)
+        row = np.arange(frames)
+        gap = ((row >= start) & (row < start + length))[:, None]
+        hidden = gap & _named(skeleton, _LEG if pattern == "leg_gap" else skeleton.joints)
+    return ~hidden
 
 
 def _device_draws(key: jax.Array) -> Draws:
@@ -114,47 +126,5 @@ def _device_draws(key: jax.Array) -> Draws:
     return Draws(lambda shape: jax.random.uniform(key, shape), choose)
 
 
-def _nothing(draws: Draws, frames: int, skeleton: Skeleton, rate: float, released: bool) -> Any:
-    return np.zeros((frames, 1), bool)
-
-
-def _every_joint_for_itself(draws: Draws, frames: int, skeleton: Skeleton, rate: float, released: bool) -> Any:
-    return draws.uniform((frames, skeleton.num_joints)) <= rate
-
-
-def _arm_and_leg(draws: Draws, frames: int, skeleton: Skeleton, rate: float, released: bool) -> Any:
-    if released:
-        chosen = draws.choose(frames, int(rate * frames))
-        rows = (np.arange(frames)[:, None] == chosen[None]).any(axis=1)
-    else:
-        rows = draws.uniform((frames,)) < rate
-    return rows[:, None] & _named(skeleton, _LEG + _ARM)
-
-
-def _leg_gap(draws: Draws, frames: int, skeleton: Skeleton, rate: float, released: bool) -> Any:
-    return _gap(draws, frames, rate, released) & _named(skeleton, _LEG)
-
-
-def _frame_gap(draws: Draws, frames: int, skeleton: Skeleton, rate: float, released: bool) -> Any:
-    return _gap(draws, frames, rate, released)
-
-
-def _gap(draws: Draws, frames: int, rate: float, released: bool) -> Any:
-    """Consecutive frames, `[F, 1]`."""
-    length = int(frames * rate)
-    start = draws.choose(frames - length + (0 if released else 1), 1)
-    number = np.arange(frames)
-    return ((number >= start) & (number < start + length))[:, None]
-
-
 def _named(skeleton: Skeleton, names: tuple[str, ...]) -> np.ndarray:
     return np.array([[joint in names for joint in skeleton.joints]])
-
-
-PATTERNS: dict[str, Pattern] = {
-    "none": Pattern(_nothing, 0.0),
-    "random": Pattern(_every_joint_for_itself, 0.2),
-    "arm_leg": Pattern(_arm_and_leg, 0.4),
-    "leg_gap": Pattern(_leg_gap, 0.4),
-    "frame_gap": Pattern(_frame_gap, 0.2),
-}

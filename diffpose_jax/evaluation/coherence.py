@@ -74,7 +74,7 @@ def segment_deviations(poses: Array, bones: Bones, *, unbiased: bool = False) ->
 def segment_deviation_of_frames(poses: Array, window: Array, bones: Bones, *, unbiased: bool = False) -> Array:
     """Eq. 14 for frames `[M, J, 3]` cut into windows of `WINDOW` frames: the mean over the bones, `[M]` m.
 
-    `window [M]` int32 is the number of each frame's window, -1 outside a whole one (`whole_windows`). Every frame has
+    `window [M]` int32 is the number of each frame's window, -1 outside a whole one (`index_windows`). Every frame has
     the value of its window, so that a mean over frames is one over windows; NaN outside.
     """
     lengths, inside = bone_lengths(poses, bones.joints), window >= 0
@@ -88,7 +88,7 @@ def segment_deviation_of_frames(poses: Array, window: Array, bones: Bones, *, un
     return jnp.where(inside, jnp.mean(jnp.sqrt(variance), axis=-1)[slot], jnp.nan)
 
 
-def whole_windows(follows: np.ndarray) -> np.ndarray:
+def index_windows(follows: np.ndarray) -> np.ndarray:
     """Cuts runs of consecutive frames into windows of `WINDOW`, `[M]` int32; -1 for the frames left over at the end.
 
     `follows [M]` bool: is this the next frame of the clip of the one before.

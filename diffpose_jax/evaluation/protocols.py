@@ -54,7 +54,7 @@ def known_frames(clips: ClipSet, numbers: np.ndarray) -> Frames:
         jnp.asarray(clips.keypoints[numbers]),
         None if clips.root is None else jnp.asarray(clips.root[numbers]),
         None if camera is None else Camera(*(jnp.asarray(field[numbers]) for field in camera)),
-        jnp.asarray(coherence.whole_windows(follows)),
+        jnp.asarray(coherence.index_windows(follows)),
     )
 
 
@@ -143,7 +143,7 @@ def mpi_inf_3dhp(predictions: Array, frames: Frames, skeleton: Skeleton = MPI_IN
     } | _coherence(predictions, frames, coherence.skeleton_bones(skeleton))
 
 
-def whole_windows(predictions: Array, frames: Frames, skeleton: Skeleton = H36M_17) -> dict[str, Array]:
+def diffhpe_release(predictions: Array, frames: Frames, skeleton: Skeleton = H36M_17) -> dict[str, Array]:
     """The measures of Rommel et al.'s release (2023), `[M]` each, of predictions `[M, 17, 3]` used as they are.
 
     Frames left over at the end of a clip do not count (NaN); bones are `coherence.released_bones`, their standard
@@ -206,7 +206,7 @@ PROTOCOLS: dict[str, Protocol] = {
         by_sequence=True,
     ),
     "whole_windows": Protocol(
-        whole_windows,
+        diffhpe_release,
         f"as Rommel et al.'s release (2023): predictions used as they are, whole windows of {coherence.WINDOW} frames "
         "only, shoulders hung from the spine, unbiased segment std",
         _as_is,

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffpose_jax.data.windows import DeviceClips, Windows, at_random_starts, gather, shuffled
+from diffpose_jax.data.shuffling import permute_index
+from diffpose_jax.data.windows import DeviceClips, Windows, draw_starts, gather
 from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Batch, Lifter, flip_batch
 from diffpose_jax.parallel import AXIS
@@ -28,8 +29,8 @@ class TrainData(NamedTuple):
 class Examples(NamedTuple):
     """Which examples a device takes in each of S steps, int32 `[S, b]`.
 
-    epoch and position say which window (see `shuffled`); index is the place in the global batch, from which all the
-    example's noise derives, so that any number of devices follows the same trajectory.
+    epoch and position say which window (see `permute_index`); index is the place in the global batch, from which all
+    the example's noise derives, so that any number of devices follows the same trajectory.
     """
 
     epoch: np.ndarray
@@ -70,12 +71,12 @@ def make_step(
     average = functools.partial(averaged, decay=ema_decay, kind=ema_kind, every=ema_every, start=ema_start)
 
     def batch_of(data: TrainData, examples: Examples) -> Batch:
-        ids = shuffled(examples.position, examples.epoch, len(data.windows.start), seed)
+        ids = permute_index(examples.position, examples.epoch, len(data.windows.start), seed)
         if not windows.startswith("random"):
             return gather(data.clips, data.windows, ids, lifter.frames)
         chosen = Windows(*(part[ids] for part in data.windows))
         keys = _start_keys(seed, examples.epoch, examples.position)
-        chosen = at_random_starts(keys, chosen, lifter.frames, last=windows == "random")
+        chosen = draw_starts(keys, chosen, lifter.frames, release=windows == "random_release")
         return gather(data.clips, chosen, jnp.arange(len(ids), dtype=jnp.int32), lifter.frames)
 
     def one(data: TrainData, state: TrainState, examples: Examples) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -1,4 +1,4 @@
-"""Occlusion patterns hide what they say, as often as they say, by example; chance gaps have their rate and length."""
+"""Occlusion patterns hide the joints they say, as often as they say, in each example by its own draw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.data.occlusions import PATTERNS, markov_gaps, occlude
+from diffpose_jax.data.occlusions import PATTERNS, occlude
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.errors import UserError
 from diffpose_jax.mixtures.mixture import Mixture
@@ -28,25 +28,29 @@ def batch_of(size: int, skeleton: Skeleton = H36M_17) -> Batch:
     return Batch(jnp.asarray(keypoints), jnp.zeros((*shape, 3)), jnp.ones(shape), index)
 
 
-hide = jax.jit(occlude, static_argnames=("pattern", "skeleton", "rate", "released"))
+hide = jax.jit(occlude, static_argnames=("pattern", "skeleton", "rate", "release"))
 
 
 @functools.cache
-def hidden_by(pattern: str, released: bool) -> np.ndarray:
-    return np.asarray(hide(KEY, batch_of(3000), pattern, H36M_17, released=released).mask) == 0
+def occluded(pattern: str, release: bool) -> Batch:
+    """3000 examples with joints hidden."""
+    return jax.tree.map(np.asarray, hide(KEY, batch_of(3000), pattern, H36M_17, release=release))
+
+
+def hidden_by(pattern: str, release: bool) -> np.ndarray:
+    return occluded(pattern, release).mask == 0
 
 
 @pytest.mark.parametrize("pattern", [*PATTERNS, "any"])
 def test_a_hidden_joint_lies_at_zero_and_the_others_stay(pattern):
-    batch = batch_of(3000)
-    seen = hide(KEY, batch, pattern, H36M_17, released=True)
+    batch, seen = batch_of(3000), occluded(pattern, True)
     np.testing.assert_array_equal(seen.keypoints, batch.keypoints * seen.mask[..., None])
     assert set(np.unique(seen.mask)) <= {0.0, 1.0}
     np.testing.assert_array_equal(seen.poses, batch.poses)
 
 
 @pytest.mark.parametrize(
-    ("pattern", "released", "share", "joints"),
+    ("pattern", "release", "share", "joints"),
     [
         ("none", False, 0.0, []),
         ("random", False, 0.2, range(17)),
@@ -58,24 +62,24 @@ def test_a_hidden_joint_lies_at_zero_and_the_others_stay(pattern):
         ("frame_gap", True, 5 / 27, range(17)),
     ],
 )
-def test_patterns_hide_their_joints_in_their_share_of_frames(pattern, released, share, joints):
-    hidden = hidden_by(pattern, released)
+def test_patterns_hide_their_joints_in_their_share_of_frames(pattern, release, share, joints):
+    hidden = hidden_by(pattern, release)
     assert hidden.mean() == pytest.approx(share, rel=0.02)
     assert np.flatnonzero(hidden.any(axis=(0, 1))).tolist() == list(joints)
 
 
-def test_gaps_are_consecutive_and_reach_the_last_frame_unless_released():
+def test_gaps_are_consecutive_and_reach_the_last_frame_but_not_in_the_release():
     for pattern, length in (("leg_gap", 10), ("frame_gap", 5)):
-        for released in (False, True):
-            rows = hidden_by(pattern, released).any(axis=2)
+        for release in (False, True):
+            rows = hidden_by(pattern, release).any(axis=2)
             starts = rows.argmax(axis=1)
             assert (rows.sum(axis=1) == length).all()
             assert all(row[start : start + length].all() for row, start in zip(rows, starts, strict=True))
-            assert set(starts) == set(range(FRAMES - length + (0 if released else 1)))
+            assert set(starts) == set(range(FRAMES - length + (0 if release else 1)))
 
 
-def test_released_arms_and_legs_go_in_exactly_ten_frames_and_otherwise_by_chance():
-    exact, chance = (hidden_by("arm_leg", released).any(axis=2).sum(axis=1) for released in (True, False))
+def test_in_the_release_arms_and_legs_go_in_exactly_ten_frames_and_otherwise_by_chance():
+    exact, chance = (hidden_by("arm_leg", release).any(axis=2).sum(axis=1) for release in (True, False))
     assert set(exact) == {10}
     # Binomial with 27 trials: variance 27 * 0.4 * 0.6.
     assert chance.mean() == pytest.approx(10.8, rel=0.02)
@@ -122,8 +126,8 @@ def test_the_mask_belongs_to_the_example_and_the_key():
 
 
 def test_what_was_hidden_before_stays_hidden():
-    batch = batch_of(4)._replace(mask=batch_of(4).mask.at[:, :, 8].set(0))
-    assert not np.any(hide(KEY, batch, "leg_gap", H36M_17).mask[:, :, 8])
+    batch = batch_of(8)._replace(mask=batch_of(8).mask.at[:, :, 8].set(0))
+    assert not np.any(hide(KEY, batch, "random", H36M_17).mask[:, :, 8])
 
 
 def test_joints_are_found_by_name_in_another_layout():
@@ -144,14 +148,3 @@ def test_a_heatmaps_mixture_would_show_what_is_hidden_and_is_refused():
     mixture = Mixture(jnp.ones((1, FRAMES, 17, 1)), batch.keypoints[..., None, :], jnp.ones((1, FRAMES, 17, 1, 2)))
     with pytest.raises(UserError, match="occlusion: expected data without mixtures"):
         occlude(KEY, batch._replace(mixture=mixture), "random", H36M_17)
-
-
-@pytest.mark.parametrize(("rate", "mean_length", "expected"), [(0.1, 1.0, 1.0), (0.3, 10.0, 10.0), (0.6, None, 2.5)])
-def test_gaps_have_the_rate_and_length_asked_for(rate, mean_length, expected):
-    mask = np.asarray(markov_gaps(jax.random.key(0), (32, 400, 17), rate, mean_length, keep=(0,)))
-    assert set(np.unique(mask)) == {0.0, 1.0}
-    assert (mask[..., 0] == 1).all()
-    gone = mask[..., 1:] == 0
-    assert gone.mean() == pytest.approx(rate, rel=0.05)
-    starts = (gone[:, 1:] & ~gone[:, :-1]).sum() + gone[:, 0].sum()
-    assert gone.sum() / starts == pytest.approx(expected, rel=0.08)

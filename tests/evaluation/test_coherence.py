@@ -63,10 +63,10 @@ def test_lengths_gaps_and_deviations_are_those_of_the_equations(poses):
 def test_runs_of_frames_are_cut_into_whole_windows_and_the_rest_is_left_out():
     lengths = [2 * WINDOW + 3, WINDOW - 1, WINDOW, 1]
     follows = np.concatenate([[False] + [True] * (length - 1) for length in lengths])
-    window = coherence.whole_windows(follows)
+    window = coherence.index_windows(follows)
     expected = [0] * WINDOW + [1] * WINDOW + [-1] * 3 + [-1] * (WINDOW - 1) + [2] * WINDOW + [-1]
     np.testing.assert_array_equal(window, expected)
-    np.testing.assert_array_equal(coherence.whole_windows(np.zeros(60, bool)), -1)
+    np.testing.assert_array_equal(coherence.index_windows(np.zeros(60, bool)), -1)
 
 
 @pytest.mark.parametrize("unbiased", [False, True])

@@ -114,7 +114,7 @@ def video() -> Frames:
     rng = np.random.default_rng(3)
     poses = rng.normal(0, 0.3, (30, 17, 3)).astype(np.float32)
     follows = np.arange(30) > 0
-    window = jnp.asarray(coherence.whole_windows(follows))
+    window = jnp.asarray(coherence.index_windows(follows))
     return Frames(jnp.asarray(poses - poses[:, :1]), jnp.asarray(follows), jnp.zeros((30, 17, 2)), window=window)
 
 

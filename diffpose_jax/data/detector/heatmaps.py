@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import split
+from diffpose_jax.mixtures.covariance import cholesky
 
 _BANDS = 2  # a row of cells is integrated in so many bands, within which a tilted Gaussian counts as shifted
 _MARGIN = 0.15  # of the person's size, free on every side of its box
@@ -166,7 +167,7 @@ def draw_points(
             chosen = jnp.where(level > reached[..., mode - 1], parts[..., mode, None], chosen)
         return chosen
 
-    root, (x, y) = _root(heatmaps.covariances), (heatmaps.means[..., 0], heatmaps.means[..., 1])
+    root, (x, y) = cholesky(heatmaps.covariances), (heatmaps.means[..., 0], heatmaps.means[..., 1])
     points = jnp.stack(
         [
             picked(x) + picked(root[..., 0, 0]) * white[..., 0],
@@ -260,11 +261,3 @@ def _heights(mixture: Heatmaps, box: Box, size: int) -> jax.Array:
         + covariance[None, :, 0, 0] * gap[..., 1] ** 2
     ) / determinant[None]
     return jnp.sum((mixture.weights / jnp.sqrt(determinant))[None] * jnp.exp(-quadratic / 2), axis=-1)
-
-
-def _root(covariance: jax.Array) -> jax.Array:
-    """The lower triangular root of covariances `[..., 2, 2]`, in closed form."""
-    first = jnp.sqrt(covariance[..., 0, 0])
-    across = covariance[..., 0, 1] / first
-    second = jnp.sqrt(jnp.maximum(covariance[..., 1, 1] - across**2, 0))
-    return jnp.stack([first, jnp.zeros_like(first), across, second], axis=-1).reshape(covariance.shape)

@@ -23,7 +23,7 @@ from diffpose_jax.diffusion.schedules import Schedule, make_schedule
 from diffpose_jax.interop.csdi_gcn import diffhpe_2d_variables, diffhpe_wrapper_variables
 from diffpose_jax.lifters.diffhpe import Conditioned, denoising_loss
 from diffpose_jax.models.csdi_gcn import CSDIGCN
-from diffpose_jax.models.embeddings import step_table
+from diffpose_jax.models.embeddings import tabulate_steps
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.skeleton import H36M_17, Skeleton, get_skeleton
 
@@ -141,7 +141,7 @@ def occlusion_masks(vector: Any) -> dict[str, np.ndarray]:
         def one() -> np.ndarray:
             # Of all patterns one is drawn at its own rate, whatever rate is given.
             pattern, rate = (rng.choice(list(PATTERNS)), None) if name == "all" else (name, config["rates"][name])
-            return observed_joints(draws, PATTERNS[pattern], config["seq_len"], H36M_17, rate, released=True)
+            return observed_joints(draws, PATTERNS[pattern], config["seq_len"], H36M_17, rate, release=True)
 
         return np.stack([one() for _ in range(count)])
 
@@ -187,7 +187,7 @@ def _denoise(vector: Any, variables: Any, condition: jax.Array) -> dict[str, np.
         "loss": denoising_loss(eps, noise),
         "x_t": _frames_last(x_k),
         "emb": taps["step"]["__call__"][0],
-        "step_table": step_table(config["num_steps"], config["diffusion_embedding_dim"]),
+        "step_table": tabulate_steps(config["num_steps"], config["diffusion_embedding_dim"]),
         **{name: jnp.transpose(value, (1, 3, 0, 2)) for name, value in joint_major.items()},
     }
     if "pose_encoder" in captured["intermediates"]:

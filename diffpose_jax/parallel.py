@@ -1,7 +1,8 @@
-"""Mapping over the local devices: the only file that says pmap.
+"""Data parallelism over the local devices; the only file that uses `jax.pmap`.
 
-State and data are plainly replicated (natural shapes, no stacked copies); only example numbers carry a leading axis of
-devices. With `out_axes=None` a forgotten `pmean` is silent, so `assert_replicated` is called before every checkpoint.
+State and data are plainly replicated: leaves keep their natural shapes, no copies are stacked. Only example indices have
+a leading axis of D devices. With `out_axes=None` jax takes one device's output for all, so that a forgotten `pmean` is
+silent; `assert_replicated` finds it and is called before every checkpoint.
 """
 
 from __future__ import annotations
@@ -16,33 +17,34 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXIS = "devices"
 
 
-def local_devices() -> int:
-    """The number of devices of this process."""
+def local_device_count() -> int:
+    """The number D of devices of this process."""
     return jax.local_device_count()
 
 
 def pmap_step(step: Callable) -> Callable:
-    """Maps `step(state, data, examples) -> (state, metrics)` over examples `[D, ...]`; the state is donated.
+    """Maps `step(state, data, examples) -> (state, metrics)` over examples `[D, ...]`; the state's memory is donated.
 
-    The step averages over the axis `AXIS` whatever must be equal on all devices.
+    The step itself averages over the axis `AXIS` whatever must be equal on all devices.
     """
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=(0,))
 
 
 def pmap_each(function: Callable) -> Callable:
-    """Maps `function(variables, data, ids [b])` over ids `[D, b]`; outputs are stacked `[D, b, ...]`."""
+    """Maps `function(variables, data, indices [b])` over indices `[D, b]`; outputs are stacked `[D, b, ...]`."""
     return jax.pmap(function, axis_name=AXIS, in_axes=(None, None, 0), out_axes=0)
 
 
-def place(tree: Any) -> Any:
-    """Puts every leaf on all local devices, replicated: once before the first mapped call, and after a restore."""
+def replicate(tree: Any) -> Any:
+    """Copies every leaf to all local devices: once before the first mapped call, and after restoring a checkpoint."""
+    # Arrays that already are where pmap wants them are not copied again on every call.
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def split_devices(array: np.ndarray) -> np.ndarray:
-    """Reshapes `[n, ...]` to `[D, n / D, ...]`; n must be a multiple of the device count."""
-    return array.reshape(local_devices(), -1, *array.shape[1:])
+def shard(array: np.ndarray) -> np.ndarray:
+    """Reshapes `[n, ...]` to `[D, n / D, ...]`; n must be a multiple of the device count D."""
+    return array.reshape(local_device_count(), -1, *array.shape[1:])
 
 
 def assert_replicated(tree: Any) -> None:
@@ -52,8 +54,8 @@ def assert_replicated(tree: Any) -> None:
             continue
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        first, *rest = (np.asarray(shard.data) for shard in leaf.addressable_shards)
-        for number, copy in enumerate(rest, 1):
+        first, *rest = (np.asarray(copy.data) for copy in leaf.addressable_shards)
+        for device, copy in enumerate(rest, 1):
             if not np.array_equal(first, copy, equal_nan=True):
                 name = jax.tree_util.keystr(path)
-                raise AssertionError(f"{name} differs between device 0 and device {number}: a pmean is missing")
+                raise AssertionError(f"{name} differs between device 0 and device {device}: a pmean is missing")

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines now and then in a log."""
+"""Progress reports: a bar with rate and time left on a terminal, plain lines at intervals in a log."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from rich.progress import Progress as RichProgress
 
 
 class Progress:
-    """Reports `done` of `total` units; use as a context manager and call `update`.
+    """Reports how many of `total` units are done; a context manager on which `update` is called.
 
-    Rates and time left count from `start`, where a continued run takes up. In a log a line appears every
-    `line_seconds`, and one at the end. Silent where `enabled` is False (all processes but the first).
+    Args:
+      label: what is done, such as "train".
+      total: the number of units.
+      unit: their name, such as "steps".
+      start: units done by an earlier run; rate and time left do not count them.
+      line_seconds: seconds between two lines in a log; the last unit always gets one.
+      enabled: False prints nothing, for all processes but the first.
     """
 
     def __init__(
@@ -39,7 +44,7 @@ class Progress:
         return self
 
     def update(self, done: int, text: str = "") -> None:
-        """Says that `done` units are done; text is shown beside the bar or in the line."""
+        """Reports that `done` units are done; text is shown beside the bar or in the line."""
         self._done = done
         now = time.monotonic()
         rate = (done - self._first) / max(now - self._begin, 1e-9)
@@ -68,7 +73,7 @@ class Progress:
 
 
 def _plain(text: str) -> TextColumn:
-    # What a user wrote may hold brackets, which rich would take for markup.
+    # Labels and file names may contain brackets, which rich would interpret as markup.
     return TextColumn(text, markup=False)
 
 

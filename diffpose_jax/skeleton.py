@@ -1,4 +1,4 @@
-"""Which joints a layout has, how they hang together, and how one layout becomes another.
+"""Joint layouts: their joints, kinematic trees and mirror pairs, and the linear maps between them.
 
 Joint names are anatomical and shared by all layouts, so that equal names mean the same place on the body: Human3.6M's
 "Hip", "RFoot" and "Head" are `pelvis`, `right_ankle` and `head_top` here. The order of the joints is the published one.
@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax.errors import UserError
+
+SameArray = TypeVar("SameArray", np.ndarray, jax.Array)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Skeleton:
 
 
 def _skeleton(name: str, tree: str) -> Skeleton:
-    """Build a skeleton from `joint<parent` words in joint order; `left_` and `right_` joints pair up by name."""
+    """Builds a skeleton from `joint<parent` words in joint order; `left_` and `right_` joints pair up by name."""
     words = [word.partition("<") for word in tree.split()]
     joints = tuple(joint for joint, _, _ in words)
     parents = tuple(joints.index(parent) if parent else -1 for _, _, parent in words)
@@ -138,9 +141,10 @@ SKELETONS: dict[str, Skeleton] = {
     skeleton.name: skeleton for skeleton in (H36M_17, H36M_16, HUMANEVA_15, MPI_INF_3DHP_17, COCO_17, BLAZEPOSE_33)
 }
 
-# How a joint that the source lacks is made from others: ways in order of preference, each a weighted sum.
-# 3DHP's neck and head are the places Human3.6M calls Thorax and Neck/Nose. In adults the middle of the ears is about
-# 0.20 m above that of the shoulders; Human3.6M's and CMU's Head is about 0.24 m above it, their Neck/Nose 0.13 m.
+# How a joint that the source lacks is constructed from others: alternatives, the preferred one first, each a weighted
+# sum. 3DHP's neck and head are where Human3.6M has Thorax and Neck/Nose. In adults the middle of the ears is about
+# 0.20 m above that of the shoulders. Human3.6M's and CMU's Head is about 0.24 m above it, a fifth more. Their Neck/Nose
+# is 0.13 m above it: nose and ears have about the same height, so that thirds of nose, ears and shoulders give that.
 _CONSTRUCTIONS: dict[str, tuple[dict[str, float], ...]] = {
     "pelvis": ({"left_hip": 0.5, "right_hip": 0.5},),
     "thorax": ({"neck": 1.0}, {"left_shoulder": 0.5, "right_shoulder": 0.5}),
@@ -157,45 +161,47 @@ _CONSTRUCTIONS: dict[str, tuple[dict[str, float], ...]] = {
 
 
 def get_skeleton(name: str) -> Skeleton:
-    """Look up a layout by name, e.g. `h36m17`; a `UserError` lists the known names."""
+    """Looks up a layout by name, e.g. `h36m17`; a `UserError` lists the known names."""
     if name not in SKELETONS:
         raise UserError(f"unknown joint layout {name!r}: expected one of {', '.join(SKELETONS)}")
     return SKELETONS[name]
 
 
-def _ingredients(joint: str, source: Skeleton, without: frozenset[str] = frozenset()) -> dict[int, float] | None:
-    """Source indices and weights that make `joint`, or None; `without` holds the joints already being made."""
+def _find_weights(joint: str, source: Skeleton, without: frozenset[str] = frozenset()) -> dict[int, float] | None:
+    """Source indices and weights whose sum is `joint`, or None; `without` holds the joints under construction."""
     if joint in source.joints:
         return {source.joints.index(joint): 1.0}
-    for way in _CONSTRUCTIONS.get(joint, ()):
-        parts = {part: None if part in without else _ingredients(part, source, without | {joint}) for part in way}
-        if any(made is None for made in parts.values()):
-            continue
+    for construction in _CONSTRUCTIONS.get(joint, ()):
         total: dict[int, float] = {}
-        for part, made in parts.items():
-            for index, weight in made.items():
-                total[index] = total.get(index, 0.0) + way[part] * weight
-        return total
+        for part, share in construction.items():
+            # Thorax and neck are made of each other: what is under construction cannot be a part.
+            weights = None if part in without else _find_weights(part, source, without | {joint})
+            if weights is None:
+                break
+            for index, weight in weights.items():
+                total[index] = total.get(index, 0.0) + share * weight
+        else:
+            return total
     return None
 
 
 @functools.cache
 def _layout_map(source: Skeleton, target: Skeleton) -> tuple[dict[int, float], ...]:
-    rows = [_ingredients(joint, source) for joint in target.joints]
-    missing = [joint for joint, row in zip(target.joints, rows, strict=True) if row is None]
+    found = {joint: _find_weights(joint, source) for joint in target.joints}
+    missing = [joint for joint, weights in found.items() if weights is None]
     if missing:
         raise UserError(f"cannot convert {source.name} to {target.name}: {source.name} has no {', '.join(missing)}")
-    return tuple(rows)
+    return tuple(weights for weights in found.values() if weights is not None)
 
 
 def layout_matrix(source: Skeleton, target: Skeleton) -> np.ndarray:
-    """The linear map between two layouts, `[J_target, J_source]` float32; every row sums to one.
+    """The linear map from one layout to another, `[J_target, J_source]` float32; every row sums to one.
 
     Joints that both layouts have are copied. Others are constructed: pelvis = middle of the hips, thorax = middle of
     the shoulders, spine = middle of pelvis and thorax, neck/nose = mean of nose, middle of the ears and thorax (without
     a nose: middle of thorax and head top), head top = ears plus a fifth of the way from the shoulders to the ears;
     3DHP's neck and head are taken for Human3.6M's thorax and neck/nose. Raises `UserError` naming the joints that
-    cannot be made.
+    cannot be constructed.
     """
     matrix = np.zeros((target.num_joints, source.num_joints), np.float32)
     for row, parts in enumerate(_layout_map(source, target)):
@@ -204,11 +210,11 @@ def layout_matrix(source: Skeleton, target: Skeleton) -> np.ndarray:
     return matrix
 
 
-def convert_layout(array: np.ndarray | jax.Array, source: Skeleton, target: Skeleton) -> np.ndarray | jax.Array:
-    """Convert keypoints or poses `[..., J_source, C]` to `[..., J_target, C]` by `layout_matrix`.
+def convert_layout(array: SameArray, source: Skeleton, target: Skeleton) -> SameArray:
+    """Converts keypoints or poses `[..., J_source, C]` to `[..., J_target, C]` by `layout_matrix`.
 
-    A numpy array stays one. Only the joints that a target joint is made of enter it, so a NaN elsewhere does no harm.
-    Raises `UserError` if the joint axis does not fit the source or the map is impossible.
+    A numpy array stays one. Only the joints that a target joint is constructed from enter it, so that a NaN
+    in another joint does not spread. Raises `UserError` if the joint axis does not fit the source or no map exists.
     """
     if array.ndim < 2 or array.shape[-2] != source.num_joints:
         raise UserError(f"{source.name} keypoints: expected [..., {source.num_joints}, C], found {list(array.shape)}")
@@ -221,8 +227,8 @@ def convert_layout(array: np.ndarray | jax.Array, source: Skeleton, target: Skel
     return (jnp if isinstance(array, jax.Array) else np).stack(joints, axis=-2)
 
 
-def mirror(array: np.ndarray | jax.Array, skeleton: Skeleton) -> np.ndarray | jax.Array:
-    """Mirror keypoints or poses `[..., J, C]`: x changes sign, left and right joints swap. Twice is nothing."""
+def mirror(array: SameArray, skeleton: Skeleton) -> SameArray:
+    """Mirrors keypoints or poses `[..., J, C]`: x changes sign, left and right joints are exchanged."""
     sign = np.ones(array.shape[-1], array.dtype)
     sign[0] = -1
     return array[..., np.array(skeleton.flip_order), :] * sign.reshape((1,) * (array.ndim - 1) + (-1,))

@@ -34,7 +34,7 @@ from diffpose_jax.data.shuffling import permute_index
 from diffpose_jax.data.windows import Windows, centred_windows, device_clips, gather
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Batch, Lifter, example_batch
-from diffpose_jax.parallel import AXIS, local_device_count, replicate, pmap_step, shard
+from diffpose_jax.parallel import AXIS, local_device_count, pmap_step, replicate, shard
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, config_for
 from diffpose_jax.skeleton import H36M_17

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from diffpose_jax.data.windows import device_clips, training_windows
 from diffpose_jax.lifters.base import example_batch
-from diffpose_jax.parallel import AXIS, place, pmap_step
+from diffpose_jax.parallel import AXIS, pmap_step, replicate
 from diffpose_jax.registry import build_lifter, load_dataset
 from diffpose_jax.training.state import create_state, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
@@ -22,8 +22,8 @@ def seconds_per_step(config: ConfigDict, at_least: float = 8.0) -> float:
     training, windows = config.training, config.data.windows
     lifter, optimizer = build_lifter(config, AXIS), make_optimizer(training)
     clips = load_dataset(config.data, ["train"])["train"]
-    data = place(TrainData(device_clips(clips), training_windows(clips, lifter.frames, windows)))
-    state = place(jax.jit(lambda: create_state(lifter, optimizer, jax.random.key(0), example_batch(lifter)))())
+    data = replicate(TrainData(device_clips(clips), training_windows(clips, lifter.frames, windows)))
+    state = replicate(jax.jit(lambda: create_state(lifter, optimizer, jax.random.key(0), example_batch(lifter)))())
     options = {"seed": 0, "ema_decay": training.ema_decay, "flip": config.data.flip, "windows": windows}
     step = pmap_step(make_step(lifter, optimizer, **options))
     dispatches, start = -1, 0.0

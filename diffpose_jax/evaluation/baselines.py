@@ -46,15 +46,15 @@ def nearest_neighbour(
     known = scale_free(jnp.asarray(train.keypoints[::step]), root)
     # Filled up to whole blocks with its own beginning, which loses every tie against the original.
     blocks = jnp.resize(known, (-(-len(known) // _BLOCK) * _BLOCK, known.shape[1])).reshape(-1, _BLOCK, known.shape[1])
-    data = parallel.place((blocks, scale_free(jnp.asarray(keypoints), root)))
-    size = parallel.local_devices() * batch_size
+    data = parallel.replicate((blocks, scale_free(jnp.asarray(keypoints), root)))
+    size = parallel.local_device_count() * batch_size
     ids = np.arange(len(keypoints), dtype=np.int32)
     search = partial(parallel.pmap_each(_nearest), None, data)
     nearest = np.zeros(len(ids), np.int32)
     for first in range(0, len(ids), size):
         part = ids[first : first + size]
         padded = np.concatenate([part, np.zeros(size - len(part), np.int32)])
-        nearest[part] = np.asarray(search(parallel.split_devices(padded))).reshape(-1)[: len(part)]
+        nearest[part] = np.asarray(search(parallel.shard(padded))).reshape(-1)[: len(part)]
         if progress is not None:
             progress(int(part[-1]) + 1)
     return train.poses[::step][nearest]

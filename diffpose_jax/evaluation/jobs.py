@@ -162,7 +162,7 @@ def predict_windows(
     frames = np.unique(numbers[inside])
     job = _mapped_job(lifter, num_hypotheses, tuple(aggregations))
     data = JobData(clips, windows, cameras, jax.random.key(seed))
-    variables, data = parallel.place((variables, data))
+    variables, data = parallel.replicate((variables, data))
     found, done = {}, 0
     for ids, arrays in _chunks(partial(job, variables, data), len(numbers), batch_size):
         here = inside[ids]
@@ -257,13 +257,13 @@ def _chunks(
     call: Callable[[np.ndarray], dict[str, Array]], count: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     # The last chunk is filled up with window 0; one chunk is always under way while the one before is fetched.
-    devices = parallel.local_devices()
+    devices = parallel.local_device_count()
     size = devices * min(batch_size, -(-count // devices))
     waiting = None
     for first in range(0, count, size):
         ids = np.arange(first, min(first + size, count), dtype=np.int32)
         padded = np.concatenate([ids, np.zeros(size - len(ids), np.int32)])
-        under_way = ids, call(parallel.split_devices(padded))
+        under_way = ids, call(parallel.shard(padded))
         if waiting is not None:
             yield _fetch(*waiting)
         waiting = under_way

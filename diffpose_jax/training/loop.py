@@ -28,7 +28,7 @@ from diffpose_jax.data.windows import (
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.jobs import predict_windows, spread_windows
 from diffpose_jax.lifters.base import Lifter, Variables, example_batch, occluded
-from diffpose_jax.parallel import AXIS, assert_replicated, local_devices, place, pmap_step
+from diffpose_jax.parallel import AXIS, assert_replicated, local_device_count, pmap_step, replicate
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, load_dataset, validate
 from diffpose_jax.training.logging import MetricsLog
@@ -80,7 +80,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     step = make_step(lifter, optimizer, seed=config.seed, flip=config.data.flip, windows=kind, **options)
     try:
         poses = config.training.batch_size * (1 if lifter.middle_frame else lifter.frames)
-        return _loop(config.training, poses, pmap_step(step), place(state), place(data), first, keeper, log)
+        return _loop(config.training, poses, pmap_step(step), replicate(state), replicate(data), first, keeper, log)
     finally:
         keeper.close()
         log.close()
@@ -129,7 +129,7 @@ def _loop(training: ConfigDict, poses_per_step: int, step: Callable, state: Trai
                 error = keeper.validate(done, state)
                 log.write(done, {"valid_mpjpe_mm": error})
                 if state.plateau is not None:
-                    state = state._replace(plateau=place(plateau_after(state.plateau, error, training)))
+                    state = state._replace(plateau=replicate(plateau_after(state.plateau, error, training)))
                     log.write(done, {"learning_rate_scale": float(np.asarray(state.plateau.scale))})
                 progress.say(f"step {done}: valid MPJPE {error:.1f} mm ({keeper.best_text()})")
                 meter.restart(done)
@@ -250,7 +250,7 @@ def _local_share(examples: Examples) -> Examples:
     """This process's part of global examples `[S, B]`, as `[D, S, b]` for its devices."""
 
     def share(part: np.ndarray) -> np.ndarray:
-        processes = part.reshape(len(part), jax.process_count(), local_devices(), -1)
+        processes = part.reshape(len(part), jax.process_count(), local_device_count(), -1)
         return np.ascontiguousarray(processes[:, jax.process_index()].transpose(1, 0, 2))
 
     return Examples(*(share(part) for part in examples))

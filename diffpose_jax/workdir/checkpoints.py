@@ -22,7 +22,7 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.report import writable_directory
 from diffpose_jax.lifters.base import Lifter, Variables, example_batch
 from diffpose_jax.lifters.reverse import with_temperature
-from diffpose_jax.parallel import place
+from diffpose_jax.parallel import replicate
 from diffpose_jax.registry import build_lifter, validate
 
 CALIBRATION = "calibration.json"
@@ -187,7 +187,7 @@ def restore_workdir(workdir: str | os.PathLike) -> Trained:
     temperature = _temperature(path / CALIBRATION, step)
     if temperature is not None:
         variables = with_temperature(variables, temperature)
-    return Trained(config, lifter, place(variables), step)
+    return Trained(config, lifter, replicate(variables), step)
 
 
 def _temperature(path: Path, step: int) -> float | None:

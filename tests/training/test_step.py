@@ -11,7 +11,7 @@ import pytest
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import centred_windows, device_clips, training_windows
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, example_batch, flip_batch
-from diffpose_jax.parallel import AXIS, assert_replicated, place, pmap_step, split_devices
+from diffpose_jax.parallel import AXIS, assert_replicated, pmap_step, replicate, shard
 from diffpose_jax.registry import build_lifter, config_for, load_dataset
 from diffpose_jax.skeleton import H36M_17
 from diffpose_jax.training.state import create_state, learning_rate, make_optimizer
@@ -55,8 +55,8 @@ def test_one_step_on_eight_devices_equals_one_device(tiny_config, name, rule):
 
     one = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, devices=jax.devices()[:1])
     alone, metrics_alone = one(created(), data, Examples(*(part[None] for part in examples)))
-    shares = Examples(*(split_devices(part.T).transpose(0, 2, 1) for part in examples))
-    together, metrics = pmap_step(step)(place(created()), place(data), shares)
+    shares = Examples(*(shard(part.T).transpose(0, 2, 1) for part in examples))
+    together, metrics = pmap_step(step)(replicate(created()), replicate(data), shares)
 
     assert_replicated(together)
     assert metrics["loss"] == pytest.approx(float(metrics_alone["loss"]), rel=1e-6)

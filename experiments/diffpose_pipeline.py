@@ -26,14 +26,22 @@ from diffpose_jax.data.detector.heatmap_simulation import simulated_clips
 from diffpose_jax.data.detector.heatmaps import Heatmaps, draw_points, person_box, render
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.data.windows import Batch, device_clips, gather, training_windows
-from diffpose_jax.diffusion.noise import fit_mixture
+from diffpose_jax.mixtures.fitting import fit_mixture
 from diffpose_jax.diffusion.samplers import Plan
 from diffpose_jax.lifters.diffpose.method import diffpose
 from diffpose_jax.lifters.parts import graph_sizes, process_of
 from diffpose_jax.lifters.supervised_methods import build_context
 from diffpose_jax.models.context_graformer import ContextGraFormer
 from diffpose_jax.skeleton import Skeleton, get_skeleton
-from diffpose_jax.viz.poses import SIDE_VIEW, draw_pose_2d, draw_pose_3d, frame_axes, save_figure, view_points
+from diffpose_jax.viz.poses import (
+    SIDE_VIEW,
+    PoseStyle,
+    draw_pose_2d,
+    draw_pose_3d,
+    frame_axes,
+    save_figure,
+    view_points,
+)
 from diffpose_jax.workdir.checkpoints import Trained, restore_workdir
 
 FIGURES = Path(__file__).resolve().parent / "figures"
@@ -142,7 +150,7 @@ def _after(trained: Trained, skeleton: Skeleton, batch: Batch, steps: int) -> np
 
 def _overlay(ax: Axes, poses: np.ndarray, skeleton: Skeleton, joint: int, title: str) -> None:
     for pose in poses:
-        draw_pose_3d(ax, pose, skeleton, view=SIDE_VIEW, alpha=0.12, linewidth=1.2, joint_size=1.0)
+        draw_pose_3d(ax, pose, skeleton, SIDE_VIEW, PoseStyle(alpha=0.12, linewidth=1.2, joint_size=1.0))
     ax.scatter(*view_points(poses[:, joint], SIDE_VIEW)[:, :2].T, s=8, color="crimson", zorder=5)
     ax.set_title(title)
 

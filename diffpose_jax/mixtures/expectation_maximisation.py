@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffpose_jax.mixtures.mixture import UNROLLED, cholesky, component_log_densities
+from diffpose_jax.mixtures.covariance import UNROLLED, cholesky
+from diffpose_jax.mixtures.mixture import component_log_densities, log_weights
 
 EXACT_STEPS = 2
 # EM steps before the first selection among seedings (then twice as many, ...), and after a component is moved.
@@ -124,7 +125,7 @@ def reseated(problem: Problem, parameters: Parameters, log_likelihood: Array) ->
     So no component stays empty, and one of two that share a cluster finds another. In place of the split and merge
     moves of Ueda et al. 2000.
     """
-    density = jax.nn.logsumexp(component_log_densities(*parameters, problem.points), axis=0)
+    density = jax.nn.logsumexp(joint_log_densities(problem, parameters), axis=0)
     worst = problem.points[:, jnp.argmin(jnp.where(problem.weights > 0, density, jnp.inf))]
     count, size = parameters.means.shape
     narrow = jnp.ones(size, worst.dtype) if problem.diagonal else jnp.eye(size, dtype=worst.dtype)
@@ -150,11 +151,17 @@ def step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
 
 def expectation(problem: Problem, parameters: Parameters) -> tuple[Array, Array]:
     """Weighted responsibilities `[M, P]`, which sum to 1 over both, and the mean log-likelihood."""
-    joint = component_log_densities(*parameters, problem.points)
+    joint = joint_log_densities(problem, parameters)
     largest = jnp.max(joint, axis=0)
     shares = jnp.exp(joint - largest[None])
     total = jnp.sum(shares, axis=0)
     return shares * (problem.weights / total)[None], jnp.sum(problem.weights * (largest + jnp.log(total)))
+
+
+def joint_log_densities(problem: Problem, parameters: Parameters) -> Array:
+    """`log(weight) + log N(x)` of every component at every point, `[M, P]`."""
+    weights, means, factors = parameters
+    return component_log_densities(log_weights(weights), means, factors, problem.points)
 
 
 def maximisation(problem: Problem, responsibilities: Array) -> Parameters:

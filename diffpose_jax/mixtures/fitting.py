@@ -176,7 +176,7 @@ def _fit_by_sklearn(
         random_state=int(jax.random.bits(key)),
     ).fit(np.asarray(problem.points.T, np.float64))
     mixture = Mixture(*(jnp.asarray(part, points.dtype) for part in (model.weights_, model.means_, model.covariances_)))
-    parameters = em.Parameters(mixture.weights, mixture.means, mixture.deviations())
+    parameters = em.Parameters(mixture.weights, mixture.means, mixture.factors())
     log_likelihood = em.expectation(problem, parameters)[1]
     return _report(problem, centre, scale, parameters, log_likelihood, jnp.int32(model.n_iter_))
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffpose_jax.mixtures.covariance import cholesky
 from diffpose_jax.mixtures.mixture import Mixture
 
 NUMBERS = 6
@@ -27,9 +28,7 @@ def pack_mixture(mixture: Mixture, keypoints: np.ndarray) -> np.ndarray:
     if mixture.diagonal:
         spread[..., [0, 2]] = np.sqrt(covariances)
     else:
-        spread[..., 0] = np.sqrt(covariances[..., 0, 0])
-        spread[..., 1] = covariances[..., 1, 0] / np.maximum(spread[..., 0], 1e-30)
-        spread[..., 2] = np.sqrt(np.maximum(covariances[..., 1, 1] - spread[..., 1] ** 2, 0))
+        spread = cholesky(covariances)[..., [0, 1, 1], [0, 0, 1]]
     numbers = np.concatenate([means - np.asarray(keypoints, np.float64)[..., None, :], spread], axis=-1)
     numbers = np.where(weights[..., None] > 0, numbers, np.take_along_axis(numbers, first, axis=-2))
     packed = np.concatenate([weights[..., None], numbers], axis=-1)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.diffusion import noise, process, schedules
+from diffpose_jax.diffusion import process, schedules
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys
+from diffpose_jax.mixtures.mixture import Mixture
 
 SCHEDULE = schedules.cosine(100)
 
@@ -36,12 +37,13 @@ def test_one_step_for_all_examples_is_the_same_step_for_each(arrays):
 
 
 def test_the_noisiest_step_is_a_draw_from_the_base():
-    base = noise.Mixture(jnp.array([[0.3, 0.7]]), jnp.array([[[-2.0], [1.0]]]), jnp.array([[[0.1], [0.4]]]))
-    mean, eps = base.draw(jax.random.key(0), (20_000, 1, 1, 1))
+    base = Mixture(jnp.array([0.3, 0.7]), jnp.array([[-2.0], [1.0]]), jnp.array([[0.1], [0.4]]))
+    repeated = Mixture(*(jnp.broadcast_to(part, (20_000, 1, 1, *part.shape)) for part in base))
+    mean, eps = repeated.draw(jax.random.key(0))
     x = np.asarray(process.diffuse(SCHEDULE, jnp.full(mean.shape, 5.0), jnp.asarray(99), eps, mean))
-    expected_mean, expected_variance = base.moments()
-    np.testing.assert_allclose(x.mean(), expected_mean[0, 0], atol=0.03)
-    np.testing.assert_allclose(x.var(), expected_variance[0, 0], rtol=0.03)
+    expected_mean, expected_variance = base.mean_and_covariance()
+    np.testing.assert_allclose(x.mean(), expected_mean[0], atol=0.03)
+    np.testing.assert_allclose(x.var(), expected_variance[0], rtol=0.03)
 
 
 @pytest.mark.parametrize("k", [3, 50, 90])

@@ -66,11 +66,11 @@ def diffused(batch: Batch, k: int, count: int, assignment: str = "prior") -> tup
     one = jax.tree.map(lambda part: jnp.repeat(part[:1, :1], count, axis=0), batch._replace(index=None))
     base = initial(one, one.mixture)
     keys = jax.random.split(KEY, count)
-    poses = one.poses if assignment == "prior" else sum(base.draw(jax.random.key(8), one.poses.shape))
+    poses = one.poses if assignment == "prior" else sum(base.draw(jax.random.key(8)))
     component = draw(keys, base) if assignment == "prior" else draw(keys, base, poses)
     noise = component.coloured(initial_noise(keys, poses.shape))
     found = diffuse(SCHEDULE, poses, jnp.int32(k), noise, component.mean)
-    mean, noise = base.draw(jax.random.key(9), one.poses.shape)
+    mean, noise = base.draw(jax.random.key(9))
     return np.asarray(found)[:, 0], np.asarray(mean + noise)[:, 0]
 
 

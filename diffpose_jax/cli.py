@@ -1,4 +1,7 @@
-"""How every program starts and ends: flags in, one call down, one line and exit code 2 for a mistake of the user."""
+"""Command-line conventions of all programs: parsing of flags and configs, messages for mistakes, exit codes.
+
+Whatever the user can correct ends in one line `error: ...` on stderr and exit code 2. A bug keeps its traceback.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import errno
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import flags
 from ml_collections.config_flags.config_flags import is_config_flag
 
 from diffpose_jax.errors import UserError
@@ -16,7 +21,7 @@ from diffpose_jax.errors import UserError
 USER_ERROR = 2
 INTERRUPTED = 130
 
-# What a person, not the code, has to mend: permissions, a full disk, a path that is not what it should be.
+# Operating system errors that the user corrects: permissions, a full disk, a path that is not what it should be.
 _ENVIRONMENT = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
@@ -28,13 +33,22 @@ def run(
     argv: Sequence[str] | None = None,
     flag_values: flags.FlagValues = flags.FLAGS,
 ) -> None:
-    """Parses the absl flags, calls `main(positional arguments, program name first)` and exits with its return value.
+    """Runs a program: parses its flags, calls `main`, and exits with its return value.
 
-    Whatever the user caused (a flag, a config key or value, a config file, `UserError`, a path that may not be
-    written) becomes one line `error: ...` on stderr and exit code 2; an interrupt exits with 130; anything else is a
-    bug and keeps its traceback. Define config flags without a default: a default is parsed before this function runs.
+    Mistakes of the user (a flag, a config key or value, a config file, `UserError`, a path that may not be written)
+    become one line `error: ...` on stderr and exit code 2. An interrupt exits with 130. Any other exception keeps its
+    traceback. Define config flags without a default: absl parses a default before this function runs.
+
+    Args:
+        main: called with the positional arguments, program name first; None as its result means 0. The docstring of
+            its module is what `--help` prints above the flags.
+        argv: the command line, program name first; None: that of the process.
+        flag_values: where the flags are defined.
     """
     argv = list(sys.argv if argv is None else argv)
+    if any(re.fullmatch(r"--?(help|helpfull|helpshort|h|\?)", argument) for argument in argv[1:]):
+        print_help(sys.modules[main.__module__].__doc__ or "", flag_values)
+        sys.exit(0)
     try:
         positional = parse(argv, flag_values)
         status = main(positional)
@@ -50,7 +64,7 @@ def run(
 
 
 def require(argv: Sequence[str], given: flags.FlagValues, *names: str) -> None:
-    """Raises UserError for an argument that is no flag, and for the first of the named flags that was not given."""
+    """Raises UserError for a positional argument, and for the first of the flags `names` that was not given."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
     for name in names:
@@ -58,46 +72,88 @@ def require(argv: Sequence[str], given: flags.FlagValues, *names: str) -> None:
             raise UserError(f"--{name}: required, found none")
 
 
-def fail(message: str) -> None:
-    """Prints `error: message` as one line, after all output so far, and exits with code 2."""
+def fail(message: str) -> NoReturn:
+    """Prints `error: message` as one line on stderr, after all output so far, and exits with code 2."""
     sys.stdout.flush()
     print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
     sys.exit(USER_ERROR)
 
 
-def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Parses `argv` into `flag_values` and returns the positional arguments, program name first.
+def print_help(description: str, flag_values: flags.FlagValues) -> None:
+    """Prints the description of a program and its flags with their defaults, without those of the absl library."""
+    print(description.strip() + "\n\nflags:")
+    for module, defined in sorted(flag_values.flags_by_module_dict().items()):
+        for flag in defined if not module.startswith("absl.") else ():
+            default = "" if flag.default is None else f" (default: {flag.default})"
+            print(f"  --{'[no]' if flag.boolean else ''}{flag.name}: {flag.help}{default}")
 
-    Raises UserError for anything that flags or config files can get wrong; a config that could not be loaded is
-    reported here, not at its first use. `--help` prints the flags and exits with code 0.
+
+def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the command line `argv` into `flag_values` and returns the positional arguments, program name first.
+
+    `--config NAME:ARGUMENT` without a path means the config of that name that comes with the package. Raises UserError
+    for anything that flags or config files can get wrong; a config that could not be loaded is reported here, not at
+    its first use.
     """
-    if any(re.fullmatch(r"--?(help|helpfull|helpshort|h|\?)", arg) for arg in argv[1:]):
-        app.usage(shorthelp=not any("full" in arg for arg in argv), writeto_stdout=True)
-        sys.exit(0)
-    outer, sys.argv = (
-        sys.argv,
-        list(argv),
-    )  # config_flags looks for overrides in sys.argv only
+    if "config" in flag_values and is_config_flag(flag_values["config"]):
+        argv = _with_config_path(argv)
+    # config_flags looks for overrides of config keys in sys.argv only.
+    outer, sys.argv = sys.argv, list(argv)
     try:
         positional = flag_values(list(argv))
         for name in flag_values:
             if is_config_flag(flag_values[name]) and flag_values[name].value is not None:
-                _loaded(flag_values[name].value)
+                _check_loaded(flag_values[name].value)
         return positional
     except UserError:
         raise
     except flags.Error as error:
         raise UserError(_flag_message(error)) from error
     except (AttributeError, KeyError) as error:
-        raise UserError(_unknown_key(error, argv)) from error
-    except Exception as error:  # a config file is the user's own program: whatever it raises is theirs to mend
+        raise UserError(_key_message(error, argv)) from error
+    except Exception as error:  # A config file is the user's own program and can raise anything.
         raise UserError(_config_message(error, argv)) from error
     finally:
         sys.argv = outer
 
 
-def _loaded(config: object) -> None:
-    # A missing config file yields an object that raises OSError at any attribute, its cause attached.
+def shipped_configs() -> Mapping[str, Path]:
+    """The config files that come with the package, `{name: path}`: its folder `configs`, in a checkout the one beside
+    it, which the wheel contains as `diffpose_jax.configs`.
+    """
+    package = Path(__file__).parent
+    folder = package / "configs"
+    if not folder.is_dir():
+        folder = package.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def config_path(text: str) -> str:
+    """The value of `--config` with the path of a shipped config in place of its name; a path stays as it is.
+
+    A word without a slash and without the suffix `.py` is a name. Raises UserError, with all names, for an unknown one.
+    """
+    name, colon, argument = text.partition(":")
+    if not name or name.startswith("-") or Path(name).name != name or name.endswith(".py"):
+        return text
+    shipped = shipped_configs()
+    if name not in shipped:
+        raise UserError(f"--config: expected the path of a config file or one of {', '.join(shipped)}, found {name!r}")
+    return f"{shipped[name]}{colon}{argument}"
+
+
+def _with_config_path(argv: Sequence[str]) -> list[str]:
+    replaced = list(argv)
+    for index, argument in enumerate(argv):
+        if found := re.fullmatch(r"(--?config=)(.*)", argument):
+            replaced[index] = found.group(1) + config_path(found.group(2))
+        elif re.fullmatch(r"--?config", argument) and index + 1 < len(argv):
+            replaced[index + 1] = config_path(argv[index + 1])
+    return replaced
+
+
+def _check_loaded(config: Any) -> None:
+    # For a file that it cannot load, config_flags yields an object that raises OSError, with its cause, at any access.
     try:
         config.lock  # noqa: B018
     except OSError as error:
@@ -106,12 +162,12 @@ def _loaded(config: object) -> None:
 
 def _flag_message(error: flags.Error) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if "Error whilst parsing config file:" in str(error):  # followed by a whole traceback
+    if "Error whilst parsing config file:" in str(error):  # A traceback follows; its last line says what is wrong.
         return f"config file: {lines[-1]}"
     return " ".join(lines).split(" Currently supported types are")[0]
 
 
-def _unknown_key(error: Exception, argv: Sequence[str]) -> str:
+def _key_message(error: Exception, argv: Sequence[str]) -> str:
     text = str(error)
     for arg in argv:
         override = re.match(r"--?(?:no)?(\w+\.[^=\s]+)", arg)
@@ -122,7 +178,7 @@ def _unknown_key(error: Exception, argv: Sequence[str]) -> str:
 
 
 def _config_message(error: Exception, argv: Sequence[str]) -> str:
-    path = _config_path(argv)
+    path = _given_config(argv)
     if isinstance(error, OSError) and "Failed loading config file" in str(error):
         return f"{path}: expected a config file, found no such file"
     if isinstance(error, OSError):
@@ -132,7 +188,7 @@ def _config_message(error: Exception, argv: Sequence[str]) -> str:
     return f"{where}: {type(error).__name__}: {error}"
 
 
-def _config_path(argv: Sequence[str]) -> str:
+def _given_config(argv: Sequence[str]) -> str:
     for arg, following in zip(argv, [*argv[1:], ""], strict=True):
         if found := re.match(r"--?config(?:=(.*)|$)", arg):
             return (found.group(1) or following).split(":", 1)[0] or "--config"

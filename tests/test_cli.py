@@ -1,12 +1,18 @@
-"""A mistake of the user is one line and exit code 2; a bug keeps its traceback."""
+"""A mistake of the user is one line and exit code 2; a bug keeps its traceback; `diffpose` runs the programs."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from diffpose_jax import cli
+from diffpose_jax import __main__ as command
+from diffpose_jax import __version__, cli
 from diffpose_jax.errors import UserError
 
 CONFIG = """
@@ -71,6 +77,8 @@ def test_main_gets_positional_arguments_and_overridden_config(program):
         (["--config={config}", "--config.train.lr=fast"], ["--config.train.lr=fast"]),
         (["--config.seed=8", "--config={config}"], ["--config.seed=8", "before"]),
         (["--config.seed=8"], ["config.seed"]),
+        (["--config=nowhere"], ["path of a config file or one of", "d3dp", "mixste", "found 'nowhere'"]),
+        (["--config", "nowhere:synthetic,small"], ["found 'nowhere'"]),
     ],
 )
 def test_mistakes_in_flags_and_configs_are_one_line(program, arguments, said):
@@ -114,3 +122,108 @@ def test_bugs_keep_their_traceback(bug):
 
 def test_exit_code_of_main_is_the_programs(program):
     assert program(main=lambda _: 3)[0] == 3
+
+
+def test_help_is_the_docstring_of_the_program_and_its_flags(capsys):
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("flip", True, "Average with the mirrored input.", flag_values=values)
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(cli.fail, ["program", "--help"], values)
+    printed = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert printed.startswith("Command-line conventions of all programs")
+    assert "--[no]flip: Average with the mirrored input. (default: True)" in printed
+
+
+SHIPPED = cli.shipped_configs()
+
+
+def test_every_config_of_the_repository_has_a_name():
+    paths = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+    assert {path.stem: path for path in paths} == SHIPPED
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("diffupose:synthetic,small", f"{SHIPPED['diffupose']}:synthetic,small"),
+        ("quickstart", str(SHIPPED["quickstart"])),
+        ("configs/diffupose.py:cmu", "configs/diffupose.py:cmu"),
+        ("diffupose.py", "diffupose.py"),
+        ("./diffupose", "./diffupose"),
+    ],
+)
+def test_a_config_name_means_the_shipped_config_and_a_path_stays(given, meant):
+    assert cli.config_path(given) == meant
+
+
+@pytest.mark.parametrize("arguments", [["--config=diffupose:synthetic,small"], ["--config", "diffupose"]])
+def test_programs_take_the_name_of_a_config(arguments, monkeypatch, tmp_path):
+    for name in SHIPPED:
+        (tmp_path / f"{name}.py").write_text(CONFIG)
+    monkeypatch.setattr(cli, "shipped_configs", lambda: {name: tmp_path / f"{name}.py" for name in SHIPPED})
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    cli.parse(["program", *arguments, "--config.seed=3"], values)
+    assert values.config.seed == 3
+
+
+def run_diffpose(*arguments):
+    """Exit code, standard output and standard error of `diffpose ARGUMENTS` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "diffpose_jax", *arguments], capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_diffpose_alone_lists_its_programs(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        command.main(arguments)
+    printed = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert "usage: diffpose PROGRAM" in printed
+    assert all(f"  {name} " in printed for name in command.PROGRAMS)
+
+
+def test_every_program_of_the_package_is_a_subcommand():
+    package = Path(cli.__file__).parent
+    programs = {path.stem for path in package.glob("*.py") if "cli.run(main)" in path.read_text()}
+    assert programs == set(command.PROGRAMS)
+
+
+def test_diffpose_prints_its_version(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        command.main(["--version"])
+    assert (exit_.value.code, capsys.readouterr().out) == (0, f"diffpose_jax {__version__}\n")
+
+
+def test_an_unknown_program_is_one_line(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        command.main(["trian", "--workdir=x"])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "one of prepare, train, evaluate, calibrate, predict, convert, found 'trian'" in error
+
+
+def test_listing_the_programs_does_not_import_jax():
+    names = "'jax', 'matplotlib'"
+    code = f"import sys, diffpose_jax.__main__; print([name for name in ({names}) if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_program_as_a_subcommand_has_its_own_flags_and_help():
+    code, printed, _ = run_diffpose("train", "--help")
+    assert code == 0
+    assert printed.startswith("Train a lifter")
+    assert "--config:" in printed
+    assert "--workdir:" in printed
+    code, _, error = run_diffpose("train", "--config", "nowhere", "--workdir", "unused")
+    assert code == 2
+    assert error.startswith("error: --config: expected the path of a config file or one of d3dp")
+
+
+def test_the_console_script_is_the_same_command():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"diffpose": "diffpose_jax.__main__:main"}

@@ -1,0 +1,36 @@
+"""What the wheel contains: every package, the configs as `diffpose_jax.configs`, the mark of a typed package."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+
+
+def test_every_folder_with_modules_is_a_package_of_the_wheel():
+    folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("diffpose_jax/**/*.py")}
+    packages = {".".join(folder.parts) for folder in folders}
+    assert packages | {"diffpose_jax.configs"} == set(SETUPTOOLS["packages"])
+
+
+def test_configs_are_a_package_of_the_wheel_with_one_source():
+    assert SETUPTOOLS["package-dir"] == {"diffpose_jax.configs": "configs"}
+    assert list(ROOT.glob("configs/*.py"))
+    assert not (ROOT / "diffpose_jax" / "configs").exists()
+
+
+def test_the_package_is_marked_as_typed():
+    assert (ROOT / "diffpose_jax" / "py.typed").is_file()
+    assert SETUPTOOLS["package-data"] == {"diffpose_jax": ["py.typed"]}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem)
+def test_configs_import_nothing_that_is_not_installed_with_the_package(path):
+    lines = path.read_text().splitlines()
+    modules = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    assert modules <= {"diffpose_jax", "ml_collections", "dataclasses", "__future__"}

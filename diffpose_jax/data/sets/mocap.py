@@ -175,7 +175,7 @@ def to_h36m17(
     UserError that lists the names found, or says that legs of this length need another unit.
     """
     places = _places(recording, path, joint_names)
-    rest = _upright(_gather(np.array([recording.rest()[name] for name in recording.names]), places))
+    rest = _upright(_gather(recording.rest_positions(), places))
     legs = np.linalg.norm(rest[1] - rest[2]) + np.linalg.norm(rest[2] - rest[3])
     if not 0.35 < legs < 1.4:
         raise UserError(f"{path}: expected legs of 0.35 to 1.4 m, found {legs:.3g} m: is the length unit right?")

@@ -125,7 +125,7 @@ def shipped_configs() -> Mapping[str, Path]:
     folder = package / "configs"
     if not folder.is_dir():
         folder = package.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+    return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
 
 
 def config_path(text: str) -> str:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 CONTEXT = {"diffpose_frame": "graformer", "diffpose_video": "mixste", "diffhpe_wrapper": "mixste"}
 # After a colon a word of the config's argument.
 CONTEXT |= {"diffpose_frame:release": "graformer", "diffpose_frame:heatmaps": "graformer"}
-CONFIGS = sorted({path.stem for path in ROOT.glob("configs/*.py") if path.stem != "quickstart"} | CONTEXT.keys())
+CONFIGS = sorted({path.stem for path in ROOT.glob("configs/[!_]*.py") if path.stem != "quickstart"} | CONTEXT.keys())
 TEMPORAL = ("d3dp", "diff3dhpe_mixste", "diff3dhpe_poseformer", "diffhpe_2d", "diffhpe_wrapper", "mixste", "poseformer")
 STEPS = 200
 

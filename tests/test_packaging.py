@@ -20,7 +20,7 @@ def test_every_folder_with_modules_is_a_package_of_the_wheel():
 
 def test_configs_are_a_package_of_the_wheel_with_one_source():
     assert SETUPTOOLS["package-dir"] == {"diffpose_jax.configs": "configs"}
-    assert list(ROOT.glob("configs/*.py"))
+    assert list(ROOT.glob("configs/[!_]*.py"))
     assert not (ROOT / "diffpose_jax" / "configs").exists()
 
 
@@ -29,7 +29,7 @@ def test_the_package_is_marked_as_typed():
     assert SETUPTOOLS["package-data"] == {"diffpose_jax": ["py.typed"]}
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/[!_]*.py")), ids=lambda path: path.stem)
 def test_configs_import_nothing_that_is_not_installed_with_the_package(path):
     lines = path.read_text().splitlines()
     modules = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}

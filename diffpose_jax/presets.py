@@ -11,17 +11,8 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.registry import config_for
+from diffpose_jax.registry import DATA_SETS, config_for
 
-# Data set -> the 2D inputs it comes with, the first one the default; none where there is only one.
-DATASETS: dict[str, tuple[str, ...]] = {
-    "synthetic": (),
-    "cmu": (),
-    "human36m": ("gt", "cpn", "hr"),
-    "mpi_inf_3dhp": ("annot3", "univ_annot3"),
-    "humaneva": ("gt", "cpn"),
-}
-_LAYOUTS = {"mpi_inf_3dhp": "mpi_inf_3dhp17", "humaneva": "humaneva15"}
 SIZES = ("small", "hour")
 HUMAN36M_FRAMES = 1_559_752  # training frames, with which the papers' epochs become steps
 
@@ -46,9 +37,9 @@ def parse_argument(text: str, recipes: Collection[str] = ()) -> Argument:
     Raises UserError naming a word that means nothing here.
     """
     dataset, *words = text.split(",")
-    if dataset not in DATASETS:
-        raise UserError(f"config argument {text!r}: expected a data set of {', '.join(DATASETS)}, found {dataset!r}")
-    keypoints, frames, size, recipe = (*DATASETS[dataset], "")[0], 0, "", ""
+    if dataset not in DATA_SETS:
+        raise UserError(f"config argument {text!r}: expected a data set of {', '.join(DATA_SETS)}, found {dataset!r}")
+    keypoints, frames, size, recipe = (*DATA_SETS[dataset].inputs, "")[0], 0, "", ""
     for word in words:
         if word.isdecimal() and int(word) > 0:
             frames = int(word)
@@ -56,10 +47,10 @@ def parse_argument(text: str, recipes: Collection[str] = ()) -> Argument:
             size = word
         elif word in recipes:
             recipe = word
-        elif word in DATASETS[dataset]:
+        elif word in DATA_SETS[dataset].inputs:
             keypoints = word
         else:
-            known = (*DATASETS[dataset], *SIZES, *recipes, "a number of frames")
+            known = (*DATA_SETS[dataset].inputs, *SIZES, *recipes, "a number of frames")
             raise UserError(f"config argument {text!r}: expected {', '.join(known)}, found {word!r}")
     return Argument(dataset, keypoints, frames, size, recipe)
 
@@ -75,7 +66,7 @@ def start(
     config = config_for(recipes.get(argument.recipe, method))
     config.name = f"{name} {text}"
     config.data.source = _source(argument)
-    config.data.layout = _LAYOUTS.get(argument.dataset, config.data.layout)
+    config.data.layout = DATA_SETS[argument.dataset].layout
     if argument.keypoints == "hr":  # HRNet's files have no Neck/Nose
         config.data.layout = "h36m16"
     if argument.frames and "frames" not in config.lifter:

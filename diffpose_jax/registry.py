@@ -1,54 +1,150 @@
-"""Names in a config become lifters and datasets."""
+"""Tables of names: methods and data sets. What a config names becomes lifters and clips."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+import dataclasses
+import pkgutil
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from diffpose_jax import config as config_module
+from diffpose_jax.config import read_options
 from diffpose_jax.data.archives import load_archive
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.heatmap_clips import with_heatmaps, with_quick_mixtures
 from diffpose_jax.data.detector.keypoint_noise import corrupt_clipset
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.errors import UserError
-from diffpose_jax.lifters.base import Lifter
-from diffpose_jax.lifters.methods import METHODS
-from diffpose_jax.lifters.parts import Method
+from diffpose_jax.lifters.base import ContextLifter, Lifter
+from diffpose_jax.lifters.d3dp import D3DP
+from diffpose_jax.lifters.diff3dhpe import Diff3DHPE
+from diffpose_jax.lifters.diffhpe import DiffHPE
+from diffpose_jax.lifters.diffpose.method import DiffPose
+from diffpose_jax.lifters.diffpose.release import DiffPoseRelease
+from diffpose_jax.lifters.diffupose import DiffuPose
+from diffpose_jax.lifters.supervised import GraFormerLifter, MixSTELifter, ModulatedGCNLifter, PoseFormerLifter
+from diffpose_jax.sections import SECTIONS
 from diffpose_jax.skeleton import get_skeleton
+
+METHODS: dict[str, type[Lifter]] = {
+    "diffpose": DiffPose,
+    "diffpose_release": DiffPoseRelease,
+    "diffupose": DiffuPose,
+    "diffhpe": DiffHPE,
+    "diff3dhpe": Diff3DHPE,
+    "d3dp": D3DP,
+    "mixste": MixSTELifter,
+    "poseformer": PoseFormerLifter,
+    "graformer": GraFormerLifter,
+    "modulated_gcn": ModulatedGCNLifter,
+}
+
+
+class DataSet(NamedTuple):
+    """A data set that configs know by name: its 2D inputs (or targets), the first one the default, and its layout."""
+
+    inputs: tuple[str, ...] = ()
+    layout: str = "h36m17"
+
+
+DATA_SETS: dict[str, DataSet] = {
+    "synthetic": DataSet(),
+    "cmu": DataSet(),
+    "human36m": DataSet(("gt", "cpn", "hr")),
+    "mpi_inf_3dhp": DataSet(("annot3", "univ_annot3"), "mpi_inf_3dhp17"),
+    "humaneva": DataSet(("gt", "cpn"), "humaneva15"),
+}
+
+
+def get_method(name: object) -> type[Lifter]:
+    """The method of a name in `METHODS`, or of an import path such as 'mypackage.mymethod'.
+
+    A path leads to the class itself, or to a module that names it `METHOD`. Raises UserError where there is none.
+    """
+    if name in METHODS:
+        return METHODS[str(name)]
+    expected = f"config.lifter.name: expected one of {', '.join(METHODS)}, or the import path of a method"
+    if not isinstance(name, str) or "." not in name:
+        raise UserError(f"{expected}, found {name!r}")
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{expected}, found {name!r}: {error}") from error
+    found = getattr(found, "METHOD", found)
+    if not isinstance(found, type) or not all(hasattr(found, part) for part in ("options_type", "build", "loss")):
+        raise UserError(f"{expected}, found {name!r}, which has no options_type, build and loss")
+    return found
 
 
 def config_for(name: str) -> ConfigDict:
-    """The base config with the options and diffusion settings of the method called `name`."""
-    method = _method(name)
-    config = config_module.base_config({"name": name, **method.options})
-    config.diffusion.update(method.diffusion)
-    return config
+    """The base config with the options and diffusion settings of a method, by its name or import path."""
+    return complete_config(ConfigDict({"lifter": {"name": name}}))
+
+
+def complete_config(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
+    """A config with the defaults of what it does not say: sections, options, diffusion settings of its method.
+
+    For configs that name just their method, and for those that were saved before an option existed.
+    """
+    given = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    method = get_method(given.get("lifter", {}).get("name", ""))
+    defaults: dict[str, Any] = {"name": "", "seed": 0, "context": {}}
+    defaults |= {name: dataclasses.asdict(section()) for name, section in SECTIONS.items()}
+    defaults |= {"lifter": _lifter_section(given["lifter"]), "diffusion": dataclasses.asdict(method.diffusion)}
+    if given.get("context"):
+        defaults["context"] = _lifter_section(given["context"])
+    for name, value in given.items():
+        both = isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping)
+        defaults[name] = {**defaults[name], **value} if both else value
+    return ConfigDict(defaults)
+
+
+def _lifter_section(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": given.get("name", ""), **dataclasses.asdict(get_method(given.get("name", "")).options_type())}
 
 
 def validate(config: ConfigDict) -> None:
     """Raises UserError with one clear line on anything in a config that is unknown, missing or makes no sense."""
-    lifter, context = (_defaults_of(config.get(section)) for section in ("lifter", "context"))
-    config_module.validate(config, lifter or config_module.DEFAULTS["lifter"], context)
+    known = {"name", "seed", "lifter", "context", *SECTIONS}
+    for key in sorted(set(config) - known):
+        raise UserError(f"config.{key}: unknown key; known in that place: {', '.join(sorted(known))}")
+    for key in sorted(known - set(config)):
+        raise UserError(f"config.{key}: missing")
+    for key, kind in (("name", str), ("seed", int)):
+        if not isinstance(config[key], kind) or isinstance(config[key], bool):
+            raise UserError(f"config.{key}: expected {kind.__name__}, found {config[key]!r}")
+    for key in (*SECTIONS, "lifter", "context"):
+        if not isinstance(config[key], ConfigDict):
+            raise UserError(f"config.{key}: expected a section, found {config[key]!r}")
+    read_options(get_method(config.lifter.get("name")).options_type, config.lifter, "lifter")
+    if config.context:
+        read_options(get_method(config.context.get("name")).options_type, config.context, "context")
+    for name, section in SECTIONS.items():
+        read_options(section, config[name], name)
 
 
 def build_lifter(config: ConfigDict, axis_name: str | None = None) -> Lifter:
-    """The lifter a config describes; `axis_name` is the device axis over which batch statistics are averaged."""
-    return _method(config.lifter.name).build(config, get_skeleton(config.data.layout), axis_name)
+    """The lifter that a config describes; `axis_name` is the device axis over which batch statistics are averaged."""
+    method, skeleton = get_method(config.lifter.name), get_skeleton(config.data.layout)
+    context = None
+    if method.needs_context or config.lifter.get("context"):
+        context = _build_context(config)
+    return method.build(config, skeleton, context, axis_name)
 
 
-def _defaults_of(section: Any) -> dict[str, Any]:
-    if not isinstance(section, ConfigDict) or not section:
-        return {}
-    return {"name": "", **_method(section.get("name", "")).options}
-
-
-def _method(name: str) -> Method:
-    if name not in METHODS:
-        raise UserError(f"config.lifter.name: expected one of {', '.join(METHODS)}, found {name!r}")
-    return METHODS[name]
+def _build_context(config: ConfigDict) -> Lifter:
+    """The frozen lifter that a config's `context` section describes. Raises UserError where it cannot serve as one."""
+    if not config.context:
+        raise UserError(
+            "config.lifter.context: expected the work directory of a trained lifter (mixste, graformer, ...), found "
+            f"{config.lifter.context!r}; train or convert one first"
+        )
+    inner = ConfigDict({**config.to_dict(), "lifter": config.context.to_dict(), "context": {}})
+    context = build_lifter(inner)
+    if context.stochastic or not isinstance(context, ContextLifter):
+        raise UserError(f"config.lifter.context: expected a supervised lifter, found {config.context.name}")
+    return context
 
 
 def load_dataset(data: ConfigDict, splits: Sequence[str], without_mixtures: Collection[str] = ()) -> dict[str, ClipSet]:

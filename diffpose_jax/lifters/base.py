@@ -1,72 +1,135 @@
-"""The contract every method meets: three pure functions over one kind of batch."""
+"""The contract that every method meets: pure methods over one kind of batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
 
-from diffpose_jax.data.occlusions import occlude
+from diffpose_jax.config import Options
 from diffpose_jax.data.windows import Batch
+from diffpose_jax.lifters.sampling import Sampling
 from diffpose_jax.mixtures.mixture import Mixture
+from diffpose_jax.sections import DiffusionOptions
 from diffpose_jax.skeleton import Skeleton, mirror
 
-__all__ = [
-    "Aux",
-    "Batch",
-    "Lifter",
-    "Variables",
-    "check_batch",
-    "example_batch",
-    "flip_averaged",
-    "flip_batch",
-    "lifted_frames",
-    "lifted_part",
-    "occluded",
-]
+__all__ = ["Aux", "Batch", "ContextLifter", "Lifter", "MeasuringLifter", "Sampling", "Variables"]
 
 Variables = Mapping[str, Any]
-
-# Folded into a key beside example numbers, which stay far below it.
-_OCCLUSION_STREAM = 2**32 - 2
 
 
 class Aux(NamedTuple):
     """What a loss returns beside its value: scalars to log and the new batch statistics (`{}` where there are none)."""
 
-    metrics: dict[str, jax.Array]
+    metrics: dict[str, Array]
     batch_stats: Mapping[str, Any]
 
 
-class Lifter(NamedTuple):
-    """A method as three pure functions.
+class Lifter(Protocol):
+    """A method: a frozen dataclass of its network, skeleton, schedule, reverse steps and options, with pure methods.
 
-    init(key, batch) -> variables {'params', 'batch_stats'?, 'frozen'?}
-    loss(variables, key, batch) -> scalar, Aux
-    sample(variables, key, batch, num_hypotheses) -> poses `[H, B, F, J, 3]` metres, camera frame, root-relative
-
-    A deterministic lifter is the case where all hypotheses agree; its `stochastic` is False. With `middle_frame` only
-    the middle frame of a batch is lifted: poses are `[H, B, 1, J, 3]`. `sample_flipped`, like `sample`, averages over
-    the mirrored input in the method's own way; without it see `flip_averaged`. `features(variables, keypoints
-    [B, F, J, 2]) -> [B, F, J, C]` is what a lifter offers as the context of another one. `measure(context, train,
-    valid) -> frozen` makes `variables['frozen']` of the variables of its context and of batches that are spread over
-    both splits, once, before training; without it they are the context's.
+    Lifters with equal fields compare equal, so that what was compiled for one serves the other. A deterministic lifter
+    is the case where all hypotheses agree. A class may inherit from this protocol for its defaults, or have all its
+    members.
     """
 
-    init: Callable[[jax.Array, Batch], Variables]
-    loss: Callable[[Variables, jax.Array, Batch], tuple[jax.Array, Aux]]
-    sample: Callable[[Variables, jax.Array, Batch, int], jax.Array]
+    # The section of the config that the method takes, its diffusion settings, and whether it needs a frozen lifter.
+    options_type: ClassVar[type[Options]]
+    diffusion: ClassVar[DiffusionOptions] = DiffusionOptions()
+    needs_context: ClassVar[bool] = False
+
     skeleton: Skeleton
-    frames: int = 1
-    stochastic: bool = True
-    middle_frame: bool = False
-    sample_flipped: Callable[[Variables, jax.Array, Batch, int], jax.Array] | None = None
-    features: Callable[[Variables, jax.Array], jax.Array] | None = None
-    measure: Callable[[Variables, Iterable[Batch], Iterable[Batch]], Variables] | None = None
+
+    @property
+    def frames(self) -> int:
+        """Frames F of a window."""
+        return 1
+
+    @property
+    def middle_frame(self) -> bool:
+        """Whether only the middle frame of a window is lifted: poses are then `[H, B, 1, J, 3]`."""
+        return False
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether hypotheses differ."""
+        return True
+
+    @property
+    def averages_flips(self) -> bool:
+        """Whether `sample` averages over the mirrored input itself where `sampling.flip` asks for it."""
+        return False
+
+    @classmethod
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> Lifter:
+        """The method that a config describes.
+
+        Args:
+            config: A validated config; `config.lifter` holds the values of `options_type`.
+            skeleton: The joints of `config.data.layout`.
+            context: The frozen lifter that `config.lifter.context` names, None where there is none.
+            axis_name: The device axis over which batch statistics are averaged, None on one device.
+        """
+        ...
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        """Variables `{'params', 'batch_stats'?, 'frozen'?}`; only the shapes of the batch matter."""
+        ...
+
+    def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
+        """The loss of a batch, a scalar, and what is logged and kept beside it."""
+        ...
+
+    def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]`, root-relative metres in the camera's frame."""
+        ...
+
+
+@runtime_checkable
+class ContextLifter(Protocol):
+    """A lifter whose features another method can be conditioned on."""
+
+    def features(self, variables: Variables, keypoints: Array) -> Array:
+        """Features `[B, F, J, C]` of keypoints `[B, F, J, 2]`."""
+        ...
+
+
+@runtime_checkable
+class MeasuringLifter(Protocol):
+    """A lifter that measures something with its context, once, before training."""
+
+    def measure(self, frozen: Variables, train: Iterable[Batch], valid: Iterable[Batch]) -> Variables:
+        """`variables['frozen']` of the context's variables and of batches that are spread over both splits."""
+        ...
+
+
+def apply_in_training(
+    network: nn.Module, variables: Variables, key: Array, index: Array, *inputs: Any
+) -> tuple[Array, Any]:
+    """A network's output and its new batch statistics, with dropout.
+
+    Args:
+        network: Called as `network(*inputs, train=True, index=index)`.
+        variables: Its variables; what is frozen is not the network's.
+        key: The key of dropout.
+        index: The identity of the examples `[B]`, from which each one's dropout derives.
+        *inputs: What the network takes.
+    """
+    own, rngs = network_variables(variables), {"dropout": key}
+    output, updates = network.apply(own, *inputs, train=True, index=index, rngs=rngs, mutable=["batch_stats"])
+    return output, updates.get("batch_stats", {})
+
+
+def network_variables(variables: Variables) -> Variables:
+    """The variables of a method's own network: all but those of a frozen context."""
+    return {name: part for name, part in variables.items() if name != "frozen"}
 
 
 def check_batch(batch: Batch, skeleton: Skeleton, frames: int) -> None:
@@ -92,6 +155,16 @@ def lifted_part(lifter: Lifter, batch: Batch) -> Batch:
     return jax.tree.map(lambda part: part[:, frames], batch._replace(index=None))._replace(index=batch.index)
 
 
+def zero_root(poses: Array, skeleton: Skeleton) -> Array:
+    """Poses `[..., J, 3]` with the root set to zero and all other joints left where they are."""
+    return poses.at[..., skeleton.root, :].set(0.0)
+
+
+def subtract_root(poses: Array, skeleton: Skeleton) -> Array:
+    """Poses `[..., J, 3]` moved so that the root is zero."""
+    return poses - poses[..., skeleton.root : skeleton.root + 1, :]
+
+
 def flip_batch(batch: Batch, skeleton: Skeleton) -> Batch:
     """The batch as a mirror shows it; the examples keep their identity."""
     return batch._replace(
@@ -115,44 +188,7 @@ def flip_mixture(mixture: Mixture, skeleton: Skeleton) -> Mixture:
         means, covariances = means[..., order], covariances[..., order]
         covariances = covariances if mixture.diagonal else jnp.take(covariances, order, axis=-2)
     means = means * jnp.expand_dims(sign, tuple(range(means.ndim - 1)))
+    # With S = diag(-1, 1) the mirrored covariance is S C S: entries are multiplied by the signs of both coordinates.
     if not mixture.diagonal:
         covariances = covariances * jnp.expand_dims(np.outer(sign, sign), tuple(range(covariances.ndim - 2)))
     return Mixture(weights, means, covariances)
-
-
-def occluded(lifter: Lifter, pattern: str, rate: float | None = None) -> Lifter:
-    """The lifter that sees every example with joints hidden by a pattern of `data.occlusions`, drawn from the key.
-
-    rate None is the published one. All hypotheses, and both views of a flipped one, miss the same joints.
-    """
-    if pattern == "none":
-        return lifter
-
-    def hidden(key: jax.Array, batch: Batch) -> Batch:
-        return occlude(jax.random.fold_in(key, _OCCLUSION_STREAM), batch, pattern, lifter.skeleton, rate)
-
-    def loss(variables: Variables, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
-        return lifter.loss(variables, key, hidden(key, batch))
-
-    def sample(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
-        return lifter.sample(variables, key, hidden(key, batch), num_hypotheses)
-
-    return lifter._replace(loss=loss, sample=sample, sample_flipped=None)
-
-
-def flip_averaged(lifter: Lifter) -> Lifter:
-    """The lifter whose every hypothesis is averaged over the input and its mirror image.
-
-    A method's own `sample_flipped` says how. Otherwise it is the mean of one sample and one mirrored-back sample of the
-    mirrored input, with independent noise: the test-time flip of VideoPose3D's descendants, twice the work.
-    """
-    if lifter.sample_flipped is not None:
-        return lifter._replace(sample=lifter.sample_flipped)
-
-    def sample(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
-        straight = lifter.sample(variables, jax.random.fold_in(key, 0), batch, num_hypotheses)
-        mirrored = flip_batch(batch, lifter.skeleton)
-        flipped = lifter.sample(variables, jax.random.fold_in(key, 1), mirrored, num_hypotheses)
-        return (straight + mirror(flipped, lifter.skeleton)) / 2
-
-    return lifter._replace(sample=sample)

@@ -1,106 +1,129 @@
-"""D3DP: hypotheses of a pose sequence by stochastic DDIM, a MixSTE that predicts the clean poses as the denoiser.
+"""D3DP: hypotheses of a pose sequence by stochastic DDIM with a MixSTE that predicts the clean poses.
 
-Shan et al., "Diffusion-Based 3D Human Pose Estimation with Multi-Hypothesis Aggregation", ICCV 2023.
-What is diffused are root-relative poses in metres times `signal_scale`. The denoiser sees the keypoints beside the
-noisy poses, clamped, and returns clean poses in metres. Sampling starts from pure noise; averaging over the mirrored
-input happens inside every step. The hypotheses are aggregated afterwards, see `diffusion.hypotheses`.
+Shan et al., "Diffusion-Based 3D Human Pose Estimation with Multi-Hypothesis Aggregation", ICCV 2023. Diffused are
+root-relative poses in metres times `signal_scale`. The network takes the keypoints beside the noisy poses and returns
+the clean poses in metres. Sampling starts from noise; the hypotheses are aggregated afterwards, see
+`diffusion.hypotheses`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
+from typing import ClassVar
+
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
 
-from diffpose_jax.diffusion.hypotheses import example_keys
+from diffpose_jax.config import option, read_options
 from diffpose_jax.diffusion.process import at_step, diffuse, predictions, uniform_steps
-from diffpose_jax.diffusion.samplers import Plan, clip_x0, initial_noise
+from diffpose_jax.diffusion.samplers import Denoiser, Plan, clip_x0, flip_average, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
-from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch
-from diffpose_jax.lifters.pose_losses import PoseLoss, mpjpe
-from diffpose_jax.lifters.reverse import Reverse, sampling, sampling_flipped, zero_root
-from diffpose_jax.skeleton import Skeleton
+from diffpose_jax.keys import example_keys
+from diffpose_jax.lifters.base import (
+    Aux,
+    Batch,
+    Lifter,
+    Sampling,
+    Variables,
+    apply_in_training,
+    check_batch,
+    zero_root,
+)
+from diffpose_jax.lifters.building import TransformerOptions, clip_bound, make_process
+from diffpose_jax.lifters.pose_losses import mpjpe
+from diffpose_jax.lifters.sampling import draw_hypotheses
+from diffpose_jax.models.mixste import MixSTE
+from diffpose_jax.sections import DiffusionOptions
+from diffpose_jax.skeleton import Skeleton, mirror
 
 
-def d3dp(
-    network: nn.Module,
-    skeleton: Skeleton,
-    schedule: Schedule,
-    plan: Plan,
-    *,
-    frames: int,
-    clip: float = 1.1,
-    signal_scale: float = 1.0,
-    pose_loss: PoseLoss = mpjpe,
-    flip_inside: bool = True,
-    chunk: int | None = None,
-) -> Lifter:
-    """D3DP around `network(x [B, F, J, 5], k) -> poses [B, F, J, 3]`; x has the keypoints first.
+@dataclasses.dataclass(frozen=True)
+class D3DPOptions(TransformerOptions):
+    """What a config says of D3DP."""
 
-    clip is in metres: noisy inputs and clean predictions keep within ±clip. pose_loss compares poses in metres; the
-    release also multiplies the gradient by it (`training.scale_by_loss`). flip_inside averages flips in every step,
-    otherwise after the chain. chunk bounds how many hypotheses are in memory at once.
-    """
-    limit = clip * signal_scale
+    signal_scale: float = option(1.0, "poses in metres are diffused times this", above=0, source="section 4.1")
+    flip_inside: bool = option(
+        True, "average flips inside every reverse step; otherwise over two whole chains", source="the release"
+    )
 
-    def init(key: jax.Array, batch: Batch) -> Variables:
+
+@dataclasses.dataclass(frozen=True)
+class D3DP(Lifter):
+    """D3DP around `network(x [B, F, J, 5], k [B]) -> poses [B, F, J, 3]`, m; x is keypoints, then noisy poses."""
+
+    options_type: ClassVar[type[D3DPOptions]] = D3DPOptions
+    diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(
+        steps=1000, predict="x0", sampler="ddim", sampling_steps=10, eta=1.0, clip=1.1
+    )
+
+    network: nn.Module
+    skeleton: Skeleton
+    schedule: Schedule
+    plan: Plan
+    options: D3DPOptions = D3DPOptions()
+    clip: float = 1.1  # metres: noisy inputs and predicted poses are clamped to plus and minus this
+
+    @classmethod
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> D3DP:
+        options = read_options(cls.options_type, config.lifter, "lifter")
+        network = MixSTE(**options.network_fields(skeleton), step="once")
+        return cls(network, skeleton, *make_process(config, "x0"), options, clip_bound(config))
+
+    @property
+    def frames(self) -> int:
+        return self.options.frames
+
+    @property
+    def averages_flips(self) -> bool:
+        return self.options.flip_inside
+
+    def init(self, key: Array, batch: Batch) -> Variables:
         x = jnp.concatenate([batch.keypoints, batch.poses], axis=-1)
-        return network.init(key, x, jnp.zeros(len(batch.index), jnp.int32), train=False)
+        return self.network.init(key, x, jnp.zeros(len(batch.index), jnp.int32), train=False)
 
-    def loss(variables: Variables, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
-        check_batch(batch, skeleton, frames)
+    def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
+        """MPJPE of the predicted poses (equation 6); the release also scales gradients by it
+        (`training.scale_by_loss`).
+        """
+        check_batch(batch, self.skeleton, self.frames)
         keys = example_keys(key, batch.index)
-        k = uniform_steps(keys, len(keys), schedule.num_steps)
-        x_k = diffuse(schedule, signal_scale * batch.poses, k, initial_noise(keys, batch.poses.shape))
-        poses, updates = network.apply(
-            variables,
-            seen(batch.keypoints, x_k, limit, signal_scale),
-            k,
-            train=True,
-            index=batch.index,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
-        total = pose_loss(poses, batch.poses)
-        return total, Aux({"loss": total}, updates.get("batch_stats", {}))
+        k = uniform_steps(keys, len(keys), self.schedule.num_steps)
+        noise = initial_noise(keys, batch.poses.shape)
+        x_k = diffuse(self.schedule, self.options.signal_scale * batch.poses, k, noise)
+        x = self.network_input(batch.keypoints, x_k)
+        poses, batch_stats = apply_in_training(self.network, variables, key, batch.index, x, k)
+        total = mpjpe(poses, batch.poses)
+        return total, Aux({"loss": total}, batch_stats)
 
-    reverse = d3dp_reverse(
-        network, skeleton, schedule, plan, frames=frames, clip=clip, signal_scale=signal_scale, chunk=chunk
-    )
-    flipped = sampling_flipped(reverse) if flip_inside else None
-    return Lifter(init, loss, sampling(reverse), skeleton, frames, sample_flipped=flipped)
+    def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        check_batch(batch, self.skeleton, self.frames)
+        denoiser = sampling.wrap(self.denoiser(variables, batch.keypoints, sampling.flip))
 
+        def draw_one(keys: Array) -> Array:
+            noise = sampling.draw_noise(keys, batch.poses.shape)
+            x0 = sample(keys, denoiser, noise, sampling.plan or self.plan)
+            return zero_root(x0 / self.options.signal_scale, self.skeleton)
 
-def d3dp_reverse(
-    network: nn.Module,
-    skeleton: Skeleton,
-    schedule: Schedule,
-    plan: Plan,
-    *,
-    frames: int,
-    clip: float = 1.1,
-    signal_scale: float = 1.0,
-    chunk: int | None = None,
-) -> Reverse:
-    """How D3DP samples: x0 is clamped after the flips are averaged, eps derives from the state as it is."""
-    limit = clip * signal_scale
+        return draw_hypotheses(draw_one, key, batch.index, sampling)
 
-    def denoise(variables: Variables, keypoints: jax.Array, x: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
-        poses = network.apply(variables, seen(keypoints, x, limit, signal_scale), k, train=False)
-        return predictions("x0", signal_scale * poses.astype(x.dtype), x, at_step(schedule.alpha_bar, k, x))
+    def denoiser(self, variables: Variables, keypoints: Array, flip: bool = False) -> Denoiser:
+        """The denoiser of keypoints `[B, F, J, 2]`, averaged over both views in each call where `flip` says so."""
+        both = jnp.concatenate([keypoints, mirror(keypoints, self.skeleton)]) if flip else keypoints
 
-    return Reverse(
-        condition=lambda variables, batch: batch.keypoints,
-        denoise=denoise,
-        limit=lambda denoiser: clip_x0(denoiser, schedule.alpha_bar, -limit, limit),
-        finish=lambda x: zero_root(x / signal_scale, skeleton),
-        plan=plan,
-        skeleton=skeleton,
-        frames=frames,
-        chunk=chunk,
-    )
+        def predict(x: Array, k: Array) -> tuple[Array, Array]:
+            poses = self.network.apply(variables, self.network_input(both, x), k, train=False)
+            x0 = self.options.signal_scale * poses.astype(x.dtype)
+            # eps follows from the state as it is, not as it was clamped for the network.
+            return predictions("x0", x0, x, at_step(self.schedule.alpha_bar, k, x))
 
+        averaged = flip_average(predict, partial(mirror, skeleton=self.skeleton)) if flip else predict
+        limit = self.clip * self.options.signal_scale
+        return clip_x0(averaged, self.schedule.alpha_bar, -limit, limit)
 
-def seen(keypoints: jax.Array, x_k: jax.Array, limit: float, signal_scale: float) -> jax.Array:
-    """What the network sees, `[B, F, J, 5]`: the keypoints, then the noisy poses clamped to ±limit, in metres."""
-    return jnp.concatenate([keypoints, jnp.clip(x_k, -limit, limit) / signal_scale], axis=-1)
+    def network_input(self, keypoints: Array, x_k: Array) -> Array:
+        """The network's input `[B, F, J, 5]`: the keypoints, then the noisy poses, clamped and in metres."""
+        limit = self.clip * self.options.signal_scale
+        return jnp.concatenate([keypoints, jnp.clip(x_k, -limit, limit) / self.options.signal_scale], axis=-1)

@@ -1,133 +1,163 @@
 """Diff3DHPE: pose sequences by deterministic DDIM in few steps, with graph-diffusion attention in the denoiser.
 
-Zhou et al., "Diff3DHPE: A Diffusion Model for 3D Human Pose Estimation", ICCV workshops 2023.
-What is diffused are root-relative poses divided by one length. The denoiser sees the keypoints beside the noisy poses
-and returns the clean ones; the loss is their squared error, weighted by the step. M is MixSTE, all frames at once. P is
-PoseFormer: only the middle frame's pose is diffused, and shown beside the keypoints of every frame; the release does
-the same with a MixSTE whose head mixes the frames. The release departs from the paper in two places, both options here.
+Zhou et al., "Diff3DHPE: A Diffusion Model for 3D Human Pose Estimation", ICCV workshops 2023. Diffused are
+root-relative poses divided by one length. The network takes the keypoints beside the noisy poses and returns the clean
+ones; the loss is their squared error, weighted by the timestep. M is MixSTE, all frames at once. P is PoseFormer: only
+the middle frame's pose is diffused, and stands beside the keypoints of every frame; the release does the same with a
+MixSTE whose head mixes the frames. The release departs from the paper in two places, both options here.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
+from typing import ClassVar, Literal
+
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
 
-from diffpose_jax.diffusion.hypotheses import example_keys
+from diffpose_jax.config import option, read_options
 from diffpose_jax.diffusion.process import at_step, diffuse, predictions, snr_weight, uniform_steps
-from diffpose_jax.diffusion.samplers import Denoiser, Plan, clip_x0, eps_without_root, initial_noise
+from diffpose_jax.diffusion.samplers import (
+    Denoiser,
+    Plan,
+    clip_x0,
+    eps_without_root,
+    flip_average,
+    initial_noise,
+    sample,
+)
 from diffpose_jax.diffusion.schedules import Schedule
-from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch
-from diffpose_jax.lifters.reverse import Reverse, sampling, sampling_flipped, zero_root
-from diffpose_jax.skeleton import Skeleton
+from diffpose_jax.keys import example_keys
+from diffpose_jax.lifters.base import (
+    Aux,
+    Batch,
+    Lifter,
+    Sampling,
+    Variables,
+    apply_in_training,
+    check_batch,
+    zero_root,
+)
+from diffpose_jax.lifters.building import TransformerOptions, clip_bound, make_process
+from diffpose_jax.lifters.sampling import draw_hypotheses
+from diffpose_jax.models.mixste import MixSTE
+from diffpose_jax.models.poseformer import PoseFormer
+from diffpose_jax.sections import DiffusionOptions
+from diffpose_jax.skeleton import Skeleton, mirror
 
 
-def diff3dhpe(
-    network: nn.Module,
-    skeleton: Skeleton,
-    schedule: Schedule,
-    plan: Plan,
-    *,
-    frames: int,
-    scale: float,
-    k_clip: float = 2.0,
-    clip: float = 1.0,
-    released_weight: bool = False,
-    released_eps: bool = False,
-    middle_frame: bool = False,
-    flip_inside: bool = False,
-    chunk: int | None = None,
-) -> Lifter:
-    """Diff3DHPE around `network(x [B, F, J, 5], k) -> [B, F, J, 3]`, or `[B, 1, J, 3]` with `middle_frame`.
+@dataclasses.dataclass(frozen=True)
+class Diff3DHPEOptions(TransformerOptions):
+    """What a config says of Diff3DHPE."""
 
-    scale is the length in metres that becomes 1: the paper's [-1, 1] wants the largest coordinate of all poses, and
-    x0 is clipped to ±clip of it. Weights are `1 + min(k_t, k_clip)` (equations 10 and 11); released_weight takes the
-    release's k_t, released_eps its noise estimate in place of equation 13. Flips are averaged after the chain, with
-    noise of their own, unless flip_inside. chunk bounds how many hypotheses are in memory at once.
-    """
-    weight = snr_weight(schedule, k_clip, released=released_weight)
+    backbone: Literal["mixste", "mixste_middle", "poseformer"] = option(
+        "mixste", "M, the release's MixSTE for the middle frame, or P"
+    )
+    pde: bool = option(True, "attention by graph diffusion instead of softmax alone", source="section 3.3")
+    step_embedding: bool = option(True, "give the network the timestep", source="the release does not on MPI-INF-3DHP")
+    scale: float = option(
+        1.0, "length that becomes 1; [-1, 1] wants the largest coordinate of all poses", above=0, unit="m"
+    )
+    k_clip: float = option(
+        2.0, "largest k_t in the loss weights 1 + min(k_t, k_clip)", low=0, source="equations 10 and 11"
+    )
+    weight_release: bool = option(False, "loss weights of the release, without the root in k_t's numerator")
+    eps_release: bool = option(False, "noise estimate of the release in place of equation 13")
+    flip_inside: bool = option(False, "average flips inside every reverse step; otherwise over two whole chains")
 
-    def init(key: jax.Array, batch: Batch) -> Variables:
-        x = seen(batch.keypoints, diffused(batch.poses))
-        return network.init(key, x, jnp.zeros(len(batch.index), jnp.int32), train=False)
 
-    def diffused(poses: jax.Array) -> jax.Array:
-        middle = poses[:, frames // 2 : frames // 2 + 1] if middle_frame else poses
-        return middle / scale
+@dataclasses.dataclass(frozen=True)
+class Diff3DHPE(Lifter):
+    """Diff3DHPE around `network(x [B, F, J, 5], k [B]) -> [B, F, J, 3]`, `[B, 1, J, 3]` for the middle frame alone."""
 
-    def loss(variables: Variables, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
-        check_batch(batch, skeleton, frames)
-        x0, keys = diffused(batch.poses), example_keys(key, batch.index)
-        k = uniform_steps(keys, len(keys), schedule.num_steps)
-        output, updates = network.apply(
-            variables,
-            seen(batch.keypoints, diffuse(schedule, x0, k, initial_noise(keys, x0.shape))),
-            k,
-            train=True,
-            index=batch.index,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
+    options_type: ClassVar[type[Diff3DHPEOptions]] = Diff3DHPEOptions
+    diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(steps=1000, predict="x0", sampler="ddim", sampling_steps=5)
+
+    network: nn.Module
+    skeleton: Skeleton
+    schedule: Schedule
+    plan: Plan
+    options: Diff3DHPEOptions = Diff3DHPEOptions()
+    clip: float = 1.0  # x0 is clipped to plus and minus this, in units of `scale`
+
+    @classmethod
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> Diff3DHPE:
+        options = read_options(cls.options_type, config.lifter, "lifter")
+        fields = options.network_fields(skeleton)
+        fields |= {"pde": options.pde, "step": "blocks" if options.step_embedding else "none"}
+        if options.backbone == "poseformer":
+            network: nn.Module = PoseFormer(joint_width=fields.pop("width"), **fields)
+        else:
+            network = MixSTE(**fields, middle_frame=options.backbone == "mixste_middle")
+        return cls(network, skeleton, *make_process(config, "x0"), options, clip_bound(config))
+
+    @property
+    def frames(self) -> int:
+        return self.options.frames
+
+    @property
+    def middle_frame(self) -> bool:
+        return self.options.backbone != "mixste"
+
+    @property
+    def averages_flips(self) -> bool:
+        return self.options.flip_inside
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        x = network_input(batch.keypoints, self.clean_poses(batch))
+        return self.network.init(key, x, jnp.zeros(len(batch.index), jnp.int32), train=False)
+
+    def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
+        """Squared error of the clean poses, weighted by the signal-to-noise ratio of the timestep (equations 10 and
+        11).
+        """
+        check_batch(batch, self.skeleton, self.frames)
+        x0, keys = self.clean_poses(batch), example_keys(key, batch.index)
+        k = uniform_steps(keys, len(keys), self.schedule.num_steps)
+        x = network_input(batch.keypoints, diffuse(self.schedule, x0, k, initial_noise(keys, x0.shape)))
+        output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x, k)
+        weight = snr_weight(self.schedule, self.options.k_clip, release=self.options.weight_release)
         total = weighted_square(output, x0, at_step(weight, k, x0))
-        return total, Aux({"loss": total}, updates.get("batch_stats", {}))
+        return total, Aux({"loss": total}, batch_stats)
 
-    reverse = diff3dhpe_reverse(
-        network,
-        skeleton,
-        schedule,
-        plan,
-        frames=frames,
-        scale=scale,
-        clip=clip,
-        released_eps=released_eps,
-        middle_frame=middle_frame,
-        chunk=chunk,
-    )
-    flipped = sampling_flipped(reverse) if flip_inside else None
-    return Lifter(init, loss, sampling(reverse), skeleton, frames, middle_frame=middle_frame, sample_flipped=flipped)
+    def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        check_batch(batch, self.skeleton, self.frames)
+        denoiser = sampling.wrap(self.denoiser(variables, batch.keypoints, sampling.flip))
+        shape = self.clean_poses(batch).shape
 
+        def draw_one(keys: Array) -> Array:
+            x0 = sample(keys, denoiser, sampling.draw_noise(keys, shape), sampling.plan or self.plan)
+            return zero_root(self.options.scale * x0, self.skeleton)
 
-def diff3dhpe_reverse(
-    network: nn.Module,
-    skeleton: Skeleton,
-    schedule: Schedule,
-    plan: Plan,
-    *,
-    frames: int,
-    scale: float = 1.0,
-    clip: float = 1.0,
-    released_eps: bool = False,
-    middle_frame: bool = False,
-    chunk: int | None = None,
-) -> Reverse:
-    """How Diff3DHPE samples: the state goes to the network as it is, x0 is clipped, eps follows equation 13."""
+        return draw_hypotheses(draw_one, key, batch.index, sampling)
 
-    def denoise(variables: Variables, keypoints: jax.Array, x: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output = network.apply(variables, seen(keypoints, x), k, train=False)
-        return predictions("x0", output.astype(x.dtype), x, at_step(schedule.alpha_bar, k, x))
+    def denoiser(self, variables: Variables, keypoints: Array, flip: bool = False) -> Denoiser:
+        """The denoiser of keypoints `[B, F, J, 2]`, averaged over both views in each call where `flip` says so."""
+        both = jnp.concatenate([keypoints, mirror(keypoints, self.skeleton)]) if flip else keypoints
+        alpha_bar = self.schedule.alpha_bar
 
-    def limit(denoiser: Denoiser) -> Denoiser:
-        clipped = clip_x0(denoiser, schedule.alpha_bar, -clip, clip)
-        return eps_without_root(clipped, schedule.alpha_bar) if released_eps else clipped
+        def predict(x: Array, k: Array) -> tuple[Array, Array]:
+            output = self.network.apply(variables, network_input(both, x), k, train=False)
+            return predictions("x0", output.astype(x.dtype), x, at_step(alpha_bar, k, x))
 
-    return Reverse(
-        condition=lambda variables, batch: batch.keypoints,
-        denoise=denoise,
-        limit=limit,
-        finish=lambda x: zero_root(scale * x, skeleton),
-        plan=plan,
-        skeleton=skeleton,
-        frames=frames,
-        middle_frame=middle_frame,
-        chunk=chunk,
-    )
+        averaged = flip_average(predict, partial(mirror, skeleton=self.skeleton)) if flip else predict
+        clipped = clip_x0(averaged, alpha_bar, -self.clip, self.clip)
+        return eps_without_root(clipped, alpha_bar) if self.options.eps_release else clipped
+
+    def clean_poses(self, batch: Batch) -> Array:
+        """What is diffused: poses `[B, F, J, 3]`, or the middle one `[B, 1, J, 3]`, in units of `scale`."""
+        middle = self.frames // 2
+        return (batch.poses[:, middle : middle + 1] if self.middle_frame else batch.poses) / self.options.scale
 
 
-def seen(keypoints: jax.Array, x_k: jax.Array) -> jax.Array:
-    """What the network sees, `[B, F, J, 5]`: keypoints `[B, F, J, 2]`, then noisy poses; one alone in every frame."""
+def network_input(keypoints: Array, x_k: Array) -> Array:
+    """The network's input `[B, F, J, 5]`: keypoints, then noisy poses; those of a middle frame stand in every frame."""
     return jnp.concatenate([keypoints, jnp.broadcast_to(x_k, (*keypoints.shape[:-1], x_k.shape[-1]))], axis=-1)
 
 
-def weighted_square(output: jax.Array, x0: jax.Array, weight: jax.Array) -> jax.Array:
+def weighted_square(output: Array, x0: Array, weight: Array) -> Array:
     """The mean of `weight (output - x0)^2` over output and x0 `[B, F, J, 3]`; weight is `[B, 1, 1, 1]`."""
     return jnp.mean(weight * jnp.square(output - x0))

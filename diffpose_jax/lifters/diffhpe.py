@@ -1,10 +1,10 @@
 """DiffHPE: the poses of a sequence by reverse diffusion with a graph CSDI, conditioned on keypoints or on a lifter.
 
-Rommel et al., "DiffHPE: Robust, Coherent 3D Human Pose Lifting with Diffusion", ICCV workshops 2023.
-Diffused is the root-relative pose in metres, unscaled; the network predicts the noise of all joints, the root's too. DiffHPE-2D
-takes the keypoints beside the noisy pose. DiffHPE-Wrapper takes the features of a frozen lifter (MixSTE's, after the norm of its
-head) beside the noisy pose, which a trained linear layer brings to their width. Samples are ancestral and not clipped;
-hypotheses (5) are averaged afterwards.
+Rommel et al., "DiffHPE: Robust, Coherent 3D Human Pose Lifting with Diffusion", ICCV workshops 2023. Diffused is the
+root-relative pose in metres, unscaled; the network predicts the noise of all joints, the root's too. DiffHPE-2D takes
+the keypoints beside the noisy pose. DiffHPE-Wrapper takes the features of a frozen lifter (MixSTE's, after the norm of
+its head) beside the noisy pose, which a trained linear layer brings to their width. Samples are ancestral and not
+clipped; hypotheses (5) are averaged afterwards.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from diffpose_jax.lifters.base import (
     Variables,
     apply_in_training,
     check_batch,
+    network_variables,
     subtract_root,
 )
 from diffpose_jax.lifters.building import PRECISION_DOC, Precision, make_process
@@ -60,14 +61,16 @@ class DiffHPEOptions(Options):
     encode_pose: bool = option(True, "bring the noisy pose to the width of the condition first (with a context)")
     p_uncond: float = option(0.0, "chance that the condition of an example is zeroed in training", low=0, high=1)
     guidance: float = option(0.0, "weight g of (1 + g) eps(condition) - g eps(0) in sampling; 0: no guidance", low=0)
+    start: Literal["noise", "context"] = option("noise", "sampling starts at noise, or at the context's pose as it is")
+    root_release: bool = option(False, "leave the root where the network puts it, as the release does")
     compute_dtype: Precision = option("float32", PRECISION_DOC)
 
 
 class Conditioned(nn.Module):
     """A noise predictor `denoiser(channels [B, F, J, D], k) -> [B, F, J, 3]` of a noisy pose and a condition.
 
-    The pose `x [B, F, J, 3]`, with `encode_pose` lifted to the width of `condition [B, F, J, C]`, stands before it, or is added to
-    it (`encoding`).
+    The pose `x [B, F, J, 3]`, with `encode_pose` lifted to the width of `condition [B, F, J, C]`, stands before it, or
+    is added to it (`encoding`).
     """
 
     denoiser: nn.Module
@@ -90,9 +93,6 @@ class Conditioned(nn.Module):
 class DiffHPE(Lifter):
     """DiffHPE-2D around `network(x [B, F, J, 3], condition [B, F, J, C], k [B]) -> eps [B, F, J, 3]`; with a frozen
     `context`, whose variables are `variables['frozen']`, DiffHPE-Wrapper.
-
-    The release leaves the root where the network puts it (`root_release`) and can start at the context's pose instead of noise
-    (`start_at_context`).
     """
 
     options_type: ClassVar[type[DiffHPEOptions]] = DiffHPEOptions
@@ -104,8 +104,10 @@ class DiffHPE(Lifter):
     plan: Plan
     options: DiffHPEOptions = DiffHPEOptions()
     context: Lifter | None = None
-    start_at_context: bool = False
-    root_release: bool = False
+
+    def __post_init__(self) -> None:
+        if self.options.start == "context" and self.context is None:
+            raise UserError("DiffHPE start: expected 'noise' where there is no context, found 'context'")
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> DiffHPE:
@@ -139,7 +141,9 @@ class DiffHPE(Lifter):
         noise = initial_noise(keys, batch.poses.shape)
         condition = self.encode(variables, batch).condition
         if self.options.p_uncond:
-            kept = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 0), 1 - self.options.p_uncond))(keys)
+            kept = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 0), 1 - self.options.p_uncond))(
+                keys
+            )
             condition = condition * align(kept, condition)
         x_k = diffuse(self.schedule, batch.poses, k, noise)
         predicted, batch_stats = apply_in_training(self.network, variables, key, batch.index, x_k, condition, k)
@@ -153,14 +157,13 @@ class DiffHPE(Lifter):
         def draw_one(keys: Array) -> Array:
             start = sampling.draw_noise(keys, batch.poses.shape) if encoded.pose is None else encoded.pose
             poses = sample(keys, denoiser, start, sampling.plan or self.plan)
-            return poses if self.root_release else subtract_root(poses, self.skeleton)
+            return poses if self.options.root_release else subtract_root(poses, self.skeleton)
 
         return draw_hypotheses(draw_one, key, batch.index, sampling)
 
     def denoiser(self, variables: Variables, condition: Array) -> Denoiser:
         """The denoiser of a condition `[B, F, J, C]`; with guidance it runs both with and without it in one call."""
-        own = {name: part for name, part in variables.items() if name != "frozen"}
-        guidance = self.options.guidance
+        own, guidance = network_variables(variables), self.options.guidance
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
             given, state = condition, x
@@ -181,11 +184,12 @@ class DiffHPE(Lifter):
         if self.context is None:
             return Encoded(batch.keypoints, None)
         frozen, pose = variables["frozen"], None
-        if self.options.condition == "pose" or self.start_at_context:
+        at_context = self.options.start == "context"
+        if self.options.condition == "pose" or at_context:
             # The context is deterministic: which key it gets does not matter.
             pose = self.context.sample(frozen, jax.random.key(0), batch, Sampling())[0]
         given = pose if self.options.condition == "pose" else self.context.features(frozen, batch.keypoints)
-        return Encoded(given, pose if self.start_at_context else None)
+        return Encoded(given, pose if at_context else None)
 
 
 class Encoded(NamedTuple):

@@ -1,88 +1,138 @@
 """DiffuPose: the 3D pose of one frame by reverse diffusion with a modulated GCN conditioned on the 2D keypoints.
 
 Choi et al., "DiffuPose: Monocular 3D Human Pose Estimation via Denoising Diffusion Probabilistic Model", IROS 2023.
-What is diffused is the root-relative pose in metres, unscaled. The denoiser sees the noisy pose beside the keypoints
-and returns, per joint, the noise (or x0) and a reconstruction of the keypoints. Sampling starts from pure noise and
-clips x0 to ±1 m in every step; hypotheses are independent samples, aggregated afterwards.
+Diffused is the root-relative pose in metres, unscaled. The network takes the noisy pose beside the keypoints and
+returns, per joint, the noise (or x0, or v) and a reconstruction of the keypoints. Sampling starts from noise and clips
+x0 to plus and minus 1 m in every step; hypotheses are independent samples, aggregated afterwards.
 """
 
 from __future__ import annotations
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
+import dataclasses
+from typing import ClassVar, Literal
 
-from diffpose_jax.diffusion.hypotheses import example_keys
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from diffpose_jax.config import Options, option, read_options
 from diffpose_jax.diffusion.process import at_step, diffuse, predictions, target, uniform_steps
-from diffpose_jax.diffusion.samplers import Plan, clip_x0, initial_noise
+from diffpose_jax.diffusion.samplers import Denoiser, Plan, clip_x0, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
-from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch
-from diffpose_jax.lifters.reverse import Reverse, sampling, subtract_root
+from diffpose_jax.keys import example_keys
+from diffpose_jax.lifters.base import (
+    Aux,
+    Batch,
+    Lifter,
+    Sampling,
+    Variables,
+    apply_in_training,
+    check_batch,
+    subtract_root,
+)
+from diffpose_jax.lifters.building import PRECISION_DOC, Precision, clip_bound, make_process
+from diffpose_jax.lifters.joint_weights import JointWeights, joint_weights
+from diffpose_jax.lifters.sampling import draw_hypotheses
+from diffpose_jax.models.modulated_gcn import StepModulatedGCN
+from diffpose_jax.models.unet import UNetDenoiser
+from diffpose_jax.sections import DiffusionOptions
 from diffpose_jax.skeleton import Skeleton
 
 
-def diffupose(
-    network: nn.Module,
-    skeleton: Skeleton,
-    schedule: Schedule,
-    plan: Plan,
-    *,
-    predict: str = "eps",
-    clip: float = 1.0,
-    weight_2d: float = 0.8,
-    joint_weights: jax.Array | None = None,
-) -> Lifter:
-    """DiffuPose around `network(x [B, 1, J, 3], keypoints [B, 1, J, 2], k) -> [B, 1, J, 5]`.
+@dataclasses.dataclass(frozen=True)
+class DiffuPoseOptions(Options):
+    """What a config says of DiffuPose."""
 
-    predict names what the first three channels are: 'eps' (the paper), 'x0' or 'v'; clip is in metres; weight_2d is the
-    release's weight 0.8 of the 2D reconstruction; joint_weights `[J]`.
-    """
-    weights = jnp.ones(skeleton.num_joints) if joint_weights is None else jnp.asarray(joint_weights, jnp.float32)
-
-    def init(key: jax.Array, batch: Batch) -> Variables:
-        return network.init(key, batch.poses, batch.keypoints, jnp.zeros(len(batch.index), jnp.int32), train=False)
-
-    def loss(variables: Variables, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
-        check_batch(batch, skeleton, frames=1)
-        keys = example_keys(key, batch.index)
-        k = uniform_steps(keys, len(keys), schedule.num_steps)
-        noise = initial_noise(keys, batch.poses.shape)
-        output, updates = network.apply(
-            variables,
-            diffuse(schedule, batch.poses, k, noise),
-            batch.keypoints,
-            k,
-            train=True,
-            index=batch.index,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
-        wanted = target(predict, batch.poses, noise, at_step(schedule.alpha_bar, k, noise))
-        total, displayed = denoising_loss(output, wanted, batch.keypoints, weights, weight_2d)
-        return total, Aux({"loss": total, "loss_unweighted": displayed}, updates.get("batch_stats", {}))
-
-    def denoise(variables: Variables, keypoints: jax.Array, x: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output = network.apply(variables, x, keypoints, k, train=False)[..., :3]
-        return predictions(predict, output.astype(x.dtype), x, at_step(schedule.alpha_bar, k, x))
-
-    reverse = Reverse(
-        condition=lambda variables, batch: batch.keypoints,
-        denoise=denoise,
-        limit=lambda denoiser: clip_x0(denoiser, schedule.alpha_bar, -clip, clip),
-        finish=lambda x: subtract_root(x, skeleton),
-        plan=plan,
-        skeleton=skeleton,
+    variant: Literal["gcn", "unet"] = option(
+        "gcn", "denoiser: the modulated GCN, or our reconstruction of the ablation's U-Net"
     )
-    return Lifter(init, loss, sampling(reverse), skeleton)
+    width: int = option(384, "channels of a joint", low=1, source="section IV-A")
+    num_layers: int = option(4, "residual blocks", low=1)
+    dropout: float = option(0.0, "rate of dropout", low=0, high=0.99)
+    weight_2d: float = option(0.8, "weight of the reconstructed keypoints in the loss", low=0, source="the release")
+    joint_weights: JointWeights = option("limb_ends", "weights of the joints in the loss", source="the release")
+    compute_dtype: Precision = option("float32", PRECISION_DOC)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffuPose(Lifter):
+    """DiffuPose around `network(x [B, 1, J, 3], keypoints [B, 1, J, 2], k [B]) -> [B, 1, J, 5]`.
+
+    The first three channels of the output are what `predict` names; x0 is clipped to plus and minus `clip` metres.
+    """
+
+    options_type: ClassVar[type[DiffuPoseOptions]] = DiffuPoseOptions
+    diffusion: ClassVar[DiffusionOptions] = DiffusionOptions()
+
+    network: nn.Module
+    skeleton: Skeleton
+    schedule: Schedule
+    plan: Plan
+    options: DiffuPoseOptions = DiffuPoseOptions()
+    predict: str = "eps"
+    clip: float = 1.0
+
+    @classmethod
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> DiffuPose:
+        options = read_options(cls.options_type, config.lifter, "lifter")
+        sizes = {name: getattr(options, name) for name in ("width", "num_layers", "dropout")}
+        network = {"gcn": StepModulatedGCN, "unet": UNetDenoiser}[options.variant](
+            skeleton=skeleton, **sizes, axis_name=axis_name, dtype=jnp.dtype(options.compute_dtype)
+        )
+        schedule, plan = make_process(config, "eps", "x0", "v")
+        return cls(network, skeleton, schedule, plan, options, config.diffusion.predict, clip_bound(config))
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        k = jnp.zeros(len(batch.index), jnp.int32)
+        return self.network.init(key, batch.poses, batch.keypoints, k, train=False)
+
+    def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
+        """Absolute error of the prediction and of the reconstructed keypoints, see `denoising_loss`."""
+        check_batch(batch, self.skeleton, self.frames)
+        keys = example_keys(key, batch.index)
+        k = uniform_steps(keys, len(keys), self.schedule.num_steps)
+        noise = initial_noise(keys, batch.poses.shape)
+        x_k = diffuse(self.schedule, batch.poses, k, noise)
+        output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x_k, batch.keypoints, k)
+        wanted = target(self.predict, batch.poses, noise, at_step(self.schedule.alpha_bar, k, noise))
+        weights = jnp.asarray(joint_weights(self.options.joint_weights, self.skeleton))
+        total, displayed = denoising_loss(output, wanted, batch.keypoints, weights, self.options.weight_2d)
+        return total, Aux({"loss": total, "loss_unweighted": displayed}, batch_stats)
+
+    def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        check_batch(batch, self.skeleton, self.frames)
+        denoiser = sampling.wrap(self.denoiser(variables, batch.keypoints))
+
+        def draw_one(keys: Array) -> Array:
+            noise = sampling.draw_noise(keys, batch.poses.shape)
+            return subtract_root(sample(keys, denoiser, noise, sampling.plan or self.plan), self.skeleton)
+
+        return draw_hypotheses(draw_one, key, batch.index, sampling)
+
+    def denoiser(self, variables: Variables, keypoints: Array) -> Denoiser:
+        """The denoiser of keypoints `[B, 1, J, 2]`."""
+
+        def predict(x: Array, k: Array) -> tuple[Array, Array]:
+            output = self.network.apply(variables, x, keypoints, k, train=False)[..., :3]
+            return predictions(self.predict, output.astype(x.dtype), x, at_step(self.schedule.alpha_bar, k, x))
+
+        return clip_x0(predict, self.schedule.alpha_bar, -self.clip, self.clip)
 
 
 def denoising_loss(
-    output: jax.Array, pose_target: jax.Array, keypoints: jax.Array, joint_weights: jax.Array, weight_2d: float
-) -> tuple[jax.Array, jax.Array]:
-    """The loss of the release and the figure its progress bar shows, which leaves the joint weights out.
+    output: Array, pose_target: Array, keypoints: Array, joint_weights: Array, weight_2d: float
+) -> tuple[Array, Array]:
+    """The loss of the release, and the figure that its progress bar shows, which leaves the joint weights out.
 
-    Mean absolute error of output `[B, F, J, 5]` against pose_target `[B, F, J, 3]` beside keypoints `[B, F, J, 2]`,
-    the 2D part weighted by weight_2d, joints by joint_weights `[J]` (paper: L1 + lambda L2, norm and lambda unstated).
+    The paper has L1 + lambda L2 with norm and lambda unstated; the release takes the mean absolute error of both parts.
+
+    Args:
+        output: The network's output `[B, F, J, 5]`.
+        pose_target: What its first three channels should be, `[B, F, J, 3]`.
+        keypoints: What its last two should be, `[B, F, J, 2]`, normalised image units.
+        joint_weights: Weights of the joints, `[J]`.
+        weight_2d: Weight of the keypoints.
     """
     channels = jnp.array([1.0, 1.0, 1.0, weight_2d, weight_2d], output.dtype)
     wanted = jnp.concatenate([pose_target, keypoints], axis=-1)

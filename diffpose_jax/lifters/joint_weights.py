@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import Skeleton
+
+JointWeights = Literal["uniform", "mixste", "limb_ends", "mixste_humaneva_release"]
 
 # By anatomical name without its side; a joint not named counts 1.
 JOINT_WEIGHTS: dict[str, dict[str, float]] = {

@@ -106,3 +106,11 @@ def mixste_loss(
 
 def _mean(values: jax.Array) -> jax.Array:
     return jnp.mean(values) if values.size else jnp.zeros((), values.dtype)
+
+
+POSE_LOSSES: dict[str, PoseLoss] = {
+    "mpjpe": mpjpe,
+    "mean_squared": mean_squared,
+    "squared_and_absolute": squared_and_absolute,
+    "distance_and_absolute": distance_and_absolute,
+}

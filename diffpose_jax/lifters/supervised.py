@@ -1,55 +1,204 @@
 """The supervised lifters: one network, one forward pass, all hypotheses alike.
 
-MixSTE lifts sequences, PoseFormer the middle frame of one, GraFormer and Modulated GCN single frames. Their activations
-before the last layer are what a frozen one of them offers to a diffusion lifter as context.
+MixSTE (Zhang et al., CVPR 2022) lifts sequences, PoseFormer (Zheng et al., ICCV 2021) the middle frame of one,
+GraFormer (Zhao et al., CVPR 2022) and Modulated GCN (Zou and Tang, ICCV 2021) single frames. The activations before the
+last layer are what a frozen one of them gives a diffusion lifter as context.
 """
 
 from __future__ import annotations
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
+import dataclasses
+from typing import ClassVar, Literal
 
-from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch
-from diffpose_jax.lifters.pose_losses import PoseLoss
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from diffpose_jax.config import Options, option, read_options
+from diffpose_jax.lifters.base import (
+    Aux,
+    Batch,
+    Lifter,
+    Sampling,
+    Variables,
+    apply_in_training,
+    check_batch,
+    subtract_root,
+)
+from diffpose_jax.lifters.building import PRECISION_DOC, GraFormerOptions, Precision, TransformerOptions
+from diffpose_jax.lifters.joint_weights import JointWeights, joint_weights
+from diffpose_jax.lifters.pose_losses import POSE_LOSSES, PoseLoss, mixste_loss
+from diffpose_jax.models.graformer import GraFormer
+from diffpose_jax.models.mixste import MixSTE
+from diffpose_jax.models.modulated_gcn import VARIANTS, ModulatedGCN
+from diffpose_jax.models.poseformer import PoseFormer
+from diffpose_jax.sections import DiffusionOptions
 from diffpose_jax.skeleton import Skeleton
 
+Loss = Literal["mpjpe", "mean_squared", "squared_and_absolute", "distance_and_absolute", "weighted_temporal"]
 
-def supervised(
-    network: nn.Module,
-    skeleton: Skeleton,
-    pose_loss: PoseLoss,
-    frames: int = 1,
-    *,
-    middle_frame: bool = False,
-    root_relative: bool = True,
-) -> Lifter:
-    """A lifter around `network(keypoints [B, F, J, 2]) -> poses [B, F, J, 3]` in root-relative metres.
 
-    With `middle_frame` the network gives `[B, 1, J, 3]`, which the loss compares with frame F // 2. root_relative=False
-    leaves the root where the network puts it, as the releases do; for a lifter that is a context only.
+@dataclasses.dataclass(frozen=True)
+class SupervisedOptions(Options):
+    """What all supervised lifters have in common."""
+
+    loss: Loss = option("mpjpe", "what is minimised; 'weighted_temporal' is MixSTE's and alone reads the next three")
+    joint_weights: JointWeights = option("mixste", "weights of the joints")
+    weight_consistency: float = option(0.5, "weight of temporal consistency", low=0, source="MixSTE's release")
+    weight_velocity: float = option(
+        2.0, "weight of the velocity error", low=0, source="MixSTE's release; 1.0 in the paper"
+    )
+    root_relative: bool = option(True, "subtract the root; otherwise it stays where the network puts it")
+    compute_dtype: Precision = option("float32", PRECISION_DOC)
+
+    def pose_loss(self, skeleton: Skeleton) -> PoseLoss:
+        """The loss `(poses, target) -> scalar` of these options."""
+        if self.loss != "weighted_temporal":
+            return POSE_LOSSES[self.loss]
+        weights = joint_weights(self.joint_weights, skeleton)
+        return mixste_loss(skeleton, weights, consistency=self.weight_consistency, velocity=self.weight_velocity)
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised(Lifter):
+    """A lifter around `network(keypoints [B, F, J, 2]) -> poses [B, F, J, 3]` in metres, `[B, 1, J, 3]` of a middle
+    frame.
     """
 
-    def init(key: jax.Array, batch: Batch) -> Variables:
-        return network.init(key, batch.keypoints, train=False)
+    options_type: ClassVar[type[SupervisedOptions]] = SupervisedOptions
+    diffusion: ClassVar[DiffusionOptions] = DiffusionOptions()
 
-    def loss(variables: Variables, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
-        check_batch(batch, skeleton, frames)
-        poses, updates = network.apply(
-            variables, batch.keypoints, train=True, index=batch.index, rngs={"dropout": key}, mutable=["batch_stats"]
-        )
-        middle = frames // 2
-        total = pose_loss(poses, batch.poses[:, middle : middle + 1] if middle_frame else batch.poses)
-        return total, Aux({"loss": total}, updates.get("batch_stats", {}))
+    network: nn.Module
+    skeleton: Skeleton
+    options: SupervisedOptions = SupervisedOptions()
 
-    def sample(variables: Variables, key: jax.Array, batch: Batch, num_hypotheses: int) -> jax.Array:
-        check_batch(batch, skeleton, frames)
-        poses = network.apply(variables, batch.keypoints, train=False)
-        if root_relative:
-            poses = poses - poses[..., skeleton.root : skeleton.root + 1, :]
-        return jnp.broadcast_to(poses[None], (num_hypotheses, *poses.shape))
+    @property
+    def frames(self) -> int:
+        return getattr(self.options, "frames", 1)
 
-    def features(variables: Variables, keypoints: jax.Array) -> jax.Array:
-        return network.apply(variables, keypoints, train=False, features=True)
+    @property
+    def stochastic(self) -> bool:
+        return False
 
-    return Lifter(init, loss, sample, skeleton, frames, False, middle_frame, features=features)
+    def init(self, key: Array, batch: Batch) -> Variables:
+        return self.network.init(key, batch.keypoints, train=False)
+
+    def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
+        check_batch(batch, self.skeleton, self.frames)
+        poses, batch_stats = apply_in_training(self.network, variables, key, batch.index, batch.keypoints)
+        middle = self.frames // 2
+        target = batch.poses[:, middle : middle + 1] if self.middle_frame else batch.poses
+        total = self.options.pose_loss(self.skeleton)(poses, target)
+        return total, Aux({"loss": total}, batch_stats)
+
+    def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        check_batch(batch, self.skeleton, self.frames)
+        poses = self.network.apply(variables, batch.keypoints, train=False)
+        poses = subtract_root(poses, self.skeleton) if self.options.root_relative else poses
+        return jnp.broadcast_to(poses[None], (sampling.hypotheses, *poses.shape))
+
+    def features(self, variables: Variables, keypoints: Array) -> Array:
+        """The activations `[B, F, J, C]` before the last layer, of keypoints `[B, F, J, 2]`."""
+        return self.network.apply(variables, keypoints, train=False, features=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixSTEOptions(SupervisedOptions, TransformerOptions):
+    """What a config says of MixSTE."""
+
+    loss: Loss = option("weighted_temporal", "what is minimised; 'weighted_temporal' alone reads the next three")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixSTELifter(Supervised):
+    """MixSTE: all poses of a window by alternating spatial and temporal attention."""
+
+    options_type: ClassVar[type[MixSTEOptions]] = MixSTEOptions
+    options: MixSTEOptions = MixSTEOptions()
+
+    @classmethod
+    def build(
+        cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None
+    ) -> MixSTELifter:
+        options = read_options(cls.options_type, config.lifter, "lifter")
+        return cls(MixSTE(**options.network_fields(skeleton)), skeleton, options)
+
+
+@dataclasses.dataclass(frozen=True)
+class PoseFormerOptions(SupervisedOptions, TransformerOptions):
+    """What a config says of PoseFormer."""
+
+    frames: int = option(81, "frames of a window", low=1, unit="frames")
+    width: int = option(32, "channels of a joint; a frame's token has this times the joints", low=1)
+    num_layers: int = option(4, "spatial blocks, and as many temporal ones", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PoseFormerLifter(Supervised):
+    """PoseFormer: the pose of a window's middle frame."""
+
+    options_type: ClassVar[type[PoseFormerOptions]] = PoseFormerOptions
+    options: PoseFormerOptions = PoseFormerOptions()
+
+    @classmethod
+    def build(
+        cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None
+    ) -> PoseFormerLifter:
+        options = read_options(cls.options_type, config.lifter, "lifter")
+        fields = options.network_fields(skeleton)
+        return cls(PoseFormer(joint_width=fields.pop("width"), **fields), skeleton, options)
+
+    @property
+    def middle_frame(self) -> bool:
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
+class GraFormerLifterOptions(SupervisedOptions, GraFormerOptions):
+    """What a config says of GraFormer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GraFormerLifter(Supervised):
+    """GraFormer: one frame by attention over joints and Chebyshev graph convolutions."""
+
+    options_type: ClassVar[type[GraFormerLifterOptions]] = GraFormerLifterOptions
+    options: GraFormerLifterOptions = GraFormerLifterOptions()
+
+    @classmethod
+    def build(
+        cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None
+    ) -> GraFormerLifter:
+        options = read_options(cls.options_type, config.lifter, "lifter")
+        return cls(GraFormer(**options.network_fields(skeleton)), skeleton, options)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModulatedGCNOptions(SupervisedOptions):
+    """What a config says of Modulated GCN."""
+
+    loss: Loss = option("squared_and_absolute", "what is minimised", source="the release for ground-truth keypoints")
+    variant: Literal["gt", "benchmark"] = option(
+        "gt", "the release's network for ground-truth keypoints or for detections"
+    )
+    width: int = option(128, "channels of a joint", low=1)
+    num_layers: int = option(4, "residual blocks", low=1)
+    dropout: float = option(0.0, "rate of dropout", low=0, high=0.99)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModulatedGCNLifter(Supervised):
+    """Modulated GCN: one frame by graph convolutions with a weight of its own for each joint."""
+
+    options_type: ClassVar[type[ModulatedGCNOptions]] = ModulatedGCNOptions
+    options: ModulatedGCNOptions = ModulatedGCNOptions()
+
+    @classmethod
+    def build(
+        cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None
+    ) -> ModulatedGCNLifter:
+        options = read_options(cls.options_type, config.lifter, "lifter")
+        sizes = {name: getattr(options, name) for name in ("width", "num_layers", "dropout")}
+        fields = {**VARIANTS[options.variant], **sizes, "dtype": jnp.dtype(options.compute_dtype)}
+        return cls(ModulatedGCN(skeleton=skeleton, axis_name=axis_name, **fields), skeleton, options)

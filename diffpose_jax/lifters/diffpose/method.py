@@ -1,188 +1,336 @@
-"""DiffPose: the distribution of poses that heatmaps leave open, denoised to the pose.
+"""DiffPose: poses drawn from the distribution that heatmaps leave open, denoised to the pose.
 
-Gong et al., "DiffPose: Toward More Reliable 3D Pose Estimation", CVPR 2023, as published; what its releases compute is
-`lifters.diffpose_release`. A detector's heatmaps and a frozen context lifter give the distribution H_K of each joint, a
-mixture of Gaussians (`lifters.initial_distribution`). The forward process diffuses poses towards it,
+Gong et al., "DiffPose: Toward More Reliable 3D Pose Estimation", CVPR 2023; what its releases compute is in
+`lifters.diffpose.release`. A detector's heatmaps and a frozen context lifter give each joint's initial distribution
+H_K, a mixture of Gaussians (`lifters.diffpose.initial_distribution`). The forward process diffuses poses towards a
+component of it,
 
-    h_k = mu + sqrt(abar_k) (h_0 - mu) + sqrt(1 - abar_k) eps,    eps ~ N(0, Sigma),
+    h_k = mu + sqrt(abar_k) (h_0 - mu) + sqrt(1 - abar_k) eps,    eps ~ N(0, Sigma)        (section 4.2)
 
-with mu and Sigma of a component. Hypotheses start at draws of H_K and are denoised by g(h_k, f_ST, k), which reads the
-context's features f_ST. Frames are denoised one by one.
+and hypotheses start at draws of H_K and are denoised by g(h_k, f_ST, k), where f_ST are the context's features (section
+4.3). Frames are denoised one by one.
 
-The paper leaves open how g is fed and scaled. Here it is told which component it reverses: without that the reverse
-process is not that of the forward one. And it corrects the pose that would be likeliest if the context's error were
-Gaussian, in units of the deviation that this would leave at step k (as Karras et al. 2022 scale theirs), so that it is
-as well conditioned at the first step as at the last and an untrained one already returns the context's uncertainty.
+The defaults differ from the paper in three options, and `preconditioning='none', component='weight'` with the objective
+'next' is the paper to the letter (`configs/diffpose_frame.py:...,paper`):
+
+* predict: the paper compares g's output with the next, less noisy pose; the default compares the pose itself ('x0').
+* component: the paper draws the component of a training pose by its weight, which tells nothing of the pose; the
+  default draws it by its responsibility for the pose, so that both are drawn jointly, as from the mixture.
+* preconditioning: the paper feeds h_k to g and takes its output as it is. By default g also gets the posterior mean of
+  h_0 under a Gaussian error of the context, and its output is a correction of that mean in units of the posterior's
+  standard deviation, as Karras et al. (2022, section 5) scale inputs and outputs by the noise level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from collections.abc import Iterable
+from typing import ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
 
-from diffpose_jax.diffusion.process import at_step, diffuse, to_eps
-from diffpose_jax.diffusion.samplers import Plan, initial_noise
+from diffpose_jax.config import option, read_options
+from diffpose_jax.diffusion.process import at_step, diffuse, to_eps, to_x0
+from diffpose_jax.diffusion.samplers import Denoiser, Plan, centred, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys, fold_in
-from diffpose_jax.lifters.base import Aux, Batch, Lifter, Variables, check_batch, flip_averaged
-from diffpose_jax.lifters.diffpose.conditional_denoising import (
-    OBJECTIVES,
-    Condition,
-    compared,
-    denoiser_input,
-    drawn,
-    likeliest,
-    single,
+from diffpose_jax.lifters.base import (
+    Aux,
+    Batch,
+    ContextLifter,
+    Lifter,
+    Sampling,
+    Variables,
+    apply_in_training,
+    check_batch,
+    zero_root,
 )
+from diffpose_jax.lifters.building import GraFormerOptions, make_process
 from diffpose_jax.lifters.diffpose.initial_distribution import (
-    ASSIGNMENTS,
-    BASES,
-    COVARIANCES,
-    DEPTHS,
-    assumed_statistics,
-    base_distribution,
-    estimated,
-    initial_distribution,
-    measured_statistics,
+    BaseDistribution,
+    Component,
+    Covariance,
+    Depth,
+    assume_statistics,
+    draw_gaussian,
+    estimate_pose,
+    make_base_distribution,
+    make_initial_distribution,
+    measure_statistics,
 )
-from diffpose_jax.lifters.diffpose.release import antithetic_steps, single_frames
-from diffpose_jax.lifters.reverse import Reverse, sampling, zero_root
+from diffpose_jax.lifters.diffpose.release import antithetic_steps, split_batch, split_frames
+from diffpose_jax.lifters.sampling import draw_hypotheses
+from diffpose_jax.mixtures.mixture import Mixture
+from diffpose_jax.models.context_graformer import ContextGraFormer
+from diffpose_jax.sections import DiffusionOptions
 from diffpose_jax.skeleton import Skeleton
 
-Array = jax.Array
-
-STARTS = ("mixture", "noise", "estimate")
-
-# Which component a hypothesis starts from; no reverse step is numbered like this stream.
+# Which component a hypothesis starts from; no reverse step has this index.
 _COMPONENT_STREAM = 2**32 - 2
 
 
-def diffpose(
-    network: nn.Module,
-    skeleton: Skeleton,
-    schedule: Schedule,
-    plan: Plan,
-    *,
-    context: Lifter,
-    predict: str = "x0",
-    base: str = "mixture",
-    start: str = "mixture",
-    depth: str = "context",
-    covariance: str = "full",
-    assignment: str = "posterior",
-    features: bool = True,
-) -> Lifter:
-    """DiffPose around `network(x [B, F, J, C], k, features) -> [B, F, J, 3]` and a frozen deterministic `context`.
+@dataclasses.dataclass(frozen=True)
+class DiffPoseOptions(GraFormerOptions):
+    """What a config says of DiffPose."""
 
-    predict says which error is minimised, all of the same network output: that of the 'next', less noisy pose (the
-    paper's objective), of the noise ('eps', whitened), or of the pose itself ('x0'). base: poses are diffused towards
-    H_K ('mixture'), one Gaussian of its moments ('gaussian') or N(0, 1 m) ('normal'). start: hypotheses start at draws
-    of that ('mixture'), at N(0, 1 m) whatever it is ('noise'), or at the context's 'estimate'. depth of H_K: that of
-    the 'context', or the training set's 'histogram'; its covariance in the image plane 'full' or 'diagonal'.
-    assignment: in training the component is drawn by its responsibility for the pose ('posterior'), or by its weight
-    alone ('prior', in the paper's words), so that it tells nothing of the pose. A hypothesis draws its own by weight.
-    features=False leaves f_ST out; of the context's estimate, on which H_K stands, the denoiser still hears.
+    context: str = option("", "work directory of the frozen lifter that estimates poses and gives features f_ST")
+    base: BaseDistribution = option(
+        "mixture", "poses are diffused towards H_K, one Gaussian of its moments, or N(0, 1 m)", source="section 4.2"
+    )
+    start: Literal["mixture", "noise", "estimate"] = option(
+        "mixture", "hypotheses start at draws of that, at N(0, 1 m), or at the context's estimate", source="section 4.1"
+    )
+    depth: Depth = option(
+        "context", "depth of H_K: the context's with its errors, or the training set's", source="section 4.1"
+    )
+    covariance: Covariance = option("full", "what H_K keeps of a heatmap component's covariance")
+    component: Literal["responsibility", "weight"] = option(
+        "responsibility", "how a training pose's component is drawn", source="ours; the paper: 'weight', section 4.2"
+    )
+    preconditioning: Literal["posterior", "none"] = option(
+        "posterior",
+        "network input and output relative to a Gaussian posterior, or as they are",
+        source="ours; the paper: 'none'",
+    )
+    features: bool = option(True, "give g the context's features f_ST", source="section 4.3")
+    feature_width: int = option(32, "channels of f_ST as they enter g", low=1)
+
+
+class Condition(NamedTuple):
+    """What is given of an input: keypoints `[B, F, J, 2]`, the context's estimate `[B, F, J, 3]` (m) and its features
+    `[B, F, J, W]` or None, the distribution that poses are diffused towards, and the component of it once it is drawn.
+    """
+
+    keypoints: Array
+    estimate: Array
+    features: Array | None
+    base: Mixture
+    component: Component | None = None
+
+    def draw_component(self, keys: Array, poses: Array | None = None) -> Condition:
+        """The condition with a component drawn by weight, or by responsibility for poses `[B, F, J, 3]`; keys `[B]`."""
+        return self._replace(component=draw_gaussian(keys, self.base, poses))
+
+
+class Posterior(NamedTuple):
+    """A Gaussian posterior of h_0 given h_k, and h_k's standardised residual: all `[B, F, J, 3]`, the first two in
+    metres.
+    """
+
+    mean: Array
+    std: Array
+    residual: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffPose(Lifter):
+    """DiffPose around `network(x [B, F, J, C], k, features) -> [B, F, J, 3]` and a frozen deterministic `context`.
 
     A batch without mixtures has heatmaps that say no more than the keypoints: H_K is then the context's uncertainty.
     `measure` finds this and the depths once, before training; beside the context's variables they are
     `variables['frozen']`. Flip averaging is that of the context's estimate alone, as in the video release.
     """
-    if context.stochastic or context.middle_frame:
-        raise UserError("DiffPose context: expected a lifter that gives one pose for every frame")
-    _one_of("diffusion.predict", predict, OBJECTIVES)
-    _one_of("lifter.base", base, BASES)
-    _one_of("lifter.start", start, STARTS)
-    _one_of("lifter.depth", depth, DEPTHS)
-    _one_of("lifter.covariance", covariance, COVARIANCES)
-    _one_of("lifter.assignment", assignment, ASSIGNMENTS)
 
-    def encode(variables: Variables, batch: Batch, context: Lifter = context) -> Condition:
-        frozen = variables["frozen"]
-        estimate = estimated(context, frozen["context"], batch)
-        inner = context.features(frozen["context"], batch.keypoints) if features else None
-        initial = initial_distribution(batch.keypoints, batch.mixture, estimate, frozen, depth, covariance)
-        return Condition(batch.keypoints, estimate, inner, base_distribution(base, initial))
-
-    def corrected(variables: Variables, condition: Condition, x: Array, k: Array, **options: Any) -> tuple[Array, Any]:
-        alpha_bar = at_step(schedule.alpha_bar, k, x)
-        likely = likeliest(condition, variables["frozen"]["spread"], x, alpha_bar)
-        output = network.apply(variables, denoiser_input(condition, likely, x), k, condition.features, **options)
-        output, updates = output if "mutable" in options else (output, {})
-        return likely.pose + likely.deviation * output.astype(x.dtype), updates
-
-    def denoise(variables: Variables, condition: Condition, x: Array, k: Array) -> tuple[Array, Array]:
-        x0, _ = corrected(variables, condition, x, k, train=False)
-        component = condition.component
-        return x0, to_eps(x - component.mean, x0 - component.mean, at_step(schedule.alpha_bar, k, x))
-
-    def init(key: Array, batch: Batch) -> Variables:
-        network_key, context_key = jax.random.split(key)
-        frozen = assumed_statistics(context.init(context_key, batch), skeleton.num_joints)
-        frames = single_frames(Batch(batch.keypoints, batch.poses, batch.mask, batch.index))
-        condition = single(encode({"frozen": frozen}, batch._replace(mixture=None)))
-        condition = drawn(example_keys(key, frames.index), condition)
-        likely = likeliest(condition, frozen["spread"], frames.poses, jnp.float32(0.5))
-        x = denoiser_input(condition, likely, frames.poses)
-        k = jnp.zeros(len(frames.index), jnp.int32)
-        return {**network.init(network_key, x, k, condition.features, train=False), "frozen": frozen}
-
-    def loss(variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
-        check_batch(batch, skeleton, context.frames)
-        step_key, noise_key, component_key, dropout_key = jax.random.split(key, 4)
-        condition, frames = single(encode(variables, batch)), single_frames(batch)
-        known = frames.poses if assignment == "posterior" else None
-        condition = drawn(example_keys(component_key, frames.index), condition, known)
-        component = condition.component
-        k = antithetic_steps(step_key, frames.index, schedule.num_steps)
-        noise = component.coloured(initial_noise(example_keys(noise_key, frames.index), frames.poses.shape))
-        x = diffuse(schedule, frames.poses, k, noise, component.mean)
-        rngs = {"dropout": dropout_key}
-        options = {"train": True, "index": frames.index, "rngs": rngs, "mutable": ["batch_stats"]}
-        found, updates = corrected(variables, condition, x, k, **options)
-        error = compared(predict, found, x, component, schedule, k) - compared(
-            predict, frames.poses, x, component, schedule, k
-        )
-        total = jnp.mean(jnp.sum(jnp.square(error), axis=(-3, -2, -1)))
-        if predict != "eps":
-            total = total / jnp.sum(jnp.square(variables["frozen"]["spread"]))
-        return total, Aux({"loss": total}, updates.get("batch_stats", {}))
-
-    def begin(noise: Array, condition: Condition) -> tuple[Array, Array]:
-        component = condition.component
-        if start == "mixture":
-            return component.mean, component.coloured(noise)
-        return component.mean, (noise if start == "noise" else condition.estimate) - component.mean
-
-    def sampler(context: Lifter) -> Callable[[Variables, Array, Batch, int], Array]:
-        return sampling(
-            Reverse(
-                condition=lambda variables, batch: encode(variables, batch, context),
-                draw=lambda keys, condition: drawn(fold_in(keys, _COMPONENT_STREAM), condition),
-                start=begin,
-                denoise=denoise,
-                finish=lambda x: zero_root(x, skeleton),
-                plan=plan,
-                skeleton=skeleton,
-                frames=context.frames,
-            )
-        )
-
-    return Lifter(
-        init,
-        loss,
-        sampler(context),
-        skeleton,
-        context.frames,
-        sample_flipped=sampler(flip_averaged(context)),
-        measure=lambda frozen, train, valid: measured_statistics(context, frozen, train, valid),
+    options_type: ClassVar[type[DiffPoseOptions]] = DiffPoseOptions
+    diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(
+        steps=50, predict="x0", sampler="ddim", sampling_steps=5, clip=0.0
     )
+    needs_context: ClassVar[bool] = True
+
+    network: nn.Module
+    skeleton: Skeleton
+    schedule: Schedule
+    plan: Plan
+    context: Lifter
+    options: DiffPoseOptions = DiffPoseOptions()
+    predict: str = "x0"
+
+    def __post_init__(self) -> None:
+        check_context(self.context)
+
+    @classmethod
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> DiffPose:
+        assert context is not None  # `needs_context`
+        options = read_options(cls.options_type, config.lifter, "lifter")
+        network = ContextGraFormer(**options.network_fields(skeleton), feature_width=options.feature_width)
+        process = make_process(config, "x0", "next", "eps")
+        return cls(network, skeleton, *process, context, options, config.diffusion.predict)
+
+    @property
+    def frames(self) -> int:
+        return self.context.frames
+
+    @property
+    def averages_flips(self) -> bool:
+        return True
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        network_key, context_key = jax.random.split(key)
+        frozen = assume_statistics(self.context.init(context_key, batch), self.skeleton.num_joints)
+        batch = batch._replace(mixture=None)
+        frames, condition = split_batch(batch), split_frames(self.encode({"frozen": frozen}, batch))
+        condition = condition.draw_component(example_keys(key, frames.index))
+        posterior = self.posterior(condition, frozen["spread"], frames.poses, jnp.float32(0.5))
+        x = self.network_input(condition, posterior, frames.poses)
+        k = jnp.zeros(len(frames.index), jnp.int32)
+        return {**self.network.init(network_key, x, k, condition.features, train=False), "frozen": frozen}
+
+    def measure(self, frozen: Variables, train: Iterable[Batch], valid: Iterable[Batch]) -> Variables:
+        """`variables['frozen']` of the context's variables: its errors on valid and the depths of train beside them."""
+        return measure_statistics(self.context, frozen, train, valid)
+
+    def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
+        """The squared error of what `predict` names, summed over a pose (section 4.3 where that is 'next')."""
+        check_batch(batch, self.skeleton, self.frames)
+        step_key, noise_key, component_key, dropout_key = jax.random.split(key, 4)
+        frames, condition = split_batch(batch), split_frames(self.encode(variables, batch))
+        poses = frames.poses if self.options.component == "responsibility" else None
+        condition = condition.draw_component(example_keys(component_key, frames.index), poses)
+        component = condition.component
+        k = antithetic_steps(step_key, frames.index, self.schedule.num_steps)
+        noise = component.scale(initial_noise(example_keys(noise_key, frames.index), frames.poses.shape))
+        x = diffuse(self.schedule, frames.poses, k, noise, component.mean)
+        posterior = self.posterior(condition, variables["frozen"]["spread"], x, at_step(self.schedule.alpha_bar, k, x))
+        inputs = (self.network_input(condition, posterior, x), k, condition.features)
+        output, batch_stats = apply_in_training(self.network, variables, dropout_key, frames.index, *inputs)
+        found = output.astype(x.dtype)
+        if self.options.preconditioning == "posterior":
+            found = self.objective(posterior.mean + posterior.std * found, x, component, k)
+        error = found - self.objective(frames.poses, x, component, k)
+        total = jnp.mean(jnp.sum(jnp.square(error), axis=(-3, -2, -1)))
+        if self.options.preconditioning == "posterior" and self.predict != "eps":
+            # In units of the context's squared error, whatever the joints and their number.
+            total = total / jnp.sum(jnp.square(variables["frozen"]["spread"]))
+        return total, Aux({"loss": total}, batch_stats)
+
+    def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        check_batch(batch, self.skeleton, self.frames)
+        condition = self.encode(variables, batch, sampling.flip)
+
+        def draw_one(keys: Array) -> Array:
+            drawn = condition.draw_component(fold_in(keys, _COMPONENT_STREAM))
+            denoiser, mean = sampling.wrap(self.denoiser(variables, drawn)), drawn.component.mean
+            noise = sampling.draw_noise(keys, batch.poses.shape)
+            if self.options.start == "mixture":
+                state = drawn.component.scale(noise)
+            else:
+                state = (noise if self.options.start == "noise" else drawn.estimate) - mean
+            # In coordinates centred at mu the process around mu is the usual one around zero.
+            pose = mean + sample(keys, centred(denoiser, mean), state, sampling.plan or self.plan)
+            return zero_root(pose, self.skeleton)
+
+        return draw_hypotheses(draw_one, key, batch.index, sampling)
+
+    def denoiser(self, variables: Variables, condition: Condition) -> Denoiser:
+        """The denoiser of a condition whose component is drawn."""
+        component = condition.component
+
+        def predict(x: Array, k: Array) -> tuple[Array, Array]:
+            alpha_bar = at_step(self.schedule.alpha_bar, k, x)
+            posterior = self.posterior(condition, variables["frozen"]["spread"], x, alpha_bar)
+            inputs = (self.network_input(condition, posterior, x), k, condition.features)
+            output = self.network.apply(variables, *inputs, train=False).astype(x.dtype)
+            if self.options.preconditioning == "posterior":
+                x0 = posterior.mean + posterior.std * output
+            else:
+                x0 = self.invert_objective(output, x, component, k)
+            return x0, to_eps(x - component.mean, x0 - component.mean, alpha_bar)
+
+        return predict
+
+    def encode(self, variables: Variables, batch: Batch, flip: bool = False) -> Condition:
+        """The condition `[B, F, ...]` of a batch, made once per input; no component of it is drawn yet."""
+        frozen, options = variables["frozen"], self.options
+        estimate = estimate_pose(self.context, frozen["context"], batch, flip)
+        features = self.context.features(frozen["context"], batch.keypoints) if options.features else None
+        initial = make_initial_distribution(
+            batch.keypoints, batch.mixture, estimate, frozen, options.depth, options.covariance
+        )
+        return Condition(batch.keypoints, estimate, features, make_base_distribution(options.base, initial))
+
+    def posterior(self, condition: Condition, spread: Array, x: Array, alpha_bar: Array) -> Posterior:
+        """Bayes' rule for one coordinate at a time: h_0 ~ N(estimate, spread^2), and x is h_0 diffused to alpha_bar.
+
+        With s = sqrt(abar) and n^2 = (1 - abar) Sigma, x given h_0 is N(mu + s (h_0 - mu), n^2), so that x itself has
+        mean e = mu + s (estimate - mu) and variance t = s^2 spread^2 + n^2, and h_0 given x has mean estimate + s
+        spread^2 / t (x - e) and variance spread^2 n^2 / t. The standardised residual is (x - e) / sqrt(t).
+
+        Args:
+            condition: The context's estimate and the component.
+            spread: Root mean square error of the estimate, `[J, 3]`, m.
+            x: The noisy poses `[B, F, J, 3]`, m.
+            alpha_bar: That of their timesteps; broadcasts against x.
+        """
+        component, estimate = condition.component, condition.estimate
+        signal, variance = jnp.sqrt(alpha_bar), jnp.square(jnp.broadcast_to(spread[None, None], x.shape))
+        noise = (1 - alpha_bar) * jnp.square(component.std())
+        expected = component.mean + signal * (estimate - component.mean)
+        total = alpha_bar * variance + noise
+        mean = estimate + signal * variance / total * (x - expected)
+        return Posterior(mean, jnp.sqrt(variance * noise / total), (x - expected) / jnp.sqrt(total))
+
+    def network_input(self, condition: Condition, posterior: Posterior, x: Array) -> Array:
+        """The network's input beside f_ST: `[B, F, J, 3]`, h_k alone, or with preconditioning `[B, F, J, 18]`.
+
+        Then posterior mean, standardised residual, keypoints and the component follow; lengths are of the order of one.
+        """
+        if self.options.preconditioning == "none":
+            return x
+        component = condition.component
+        component_parts = (
+            10 * (component.mean - condition.estimate),
+            jnp.log(10 * component.std()),
+            component.weight[..., None],
+        )
+        return jnp.concatenate([x, posterior.mean, posterior.residual, condition.keypoints, *component_parts], axis=-1)
+
+    def objective(self, x0: Array, x: Array, component: Component, k: Array) -> Array:
+        """What the loss compares, `[B, F, J, 3]`, where x0 is taken for the pose that was diffused to x at timestep k.
+
+        'next' is `mu + sqrt(abar_{k-1}) (x0 - mu) + sqrt(1 - abar_{k-1}) eps` with the eps that x and x0 imply; 'eps'
+        is that noise, whitened.
+        """
+        if self.predict == "x0":
+            return x0
+        x0, x = x0 - component.mean, x - component.mean
+        noise = to_eps(x, x0, at_step(self.schedule.alpha_bar, k, x))
+        if self.predict == "eps":
+            return component.whiten(noise)
+        one_minus = np.append(np.float32(0), self.schedule.one_minus_alpha_bar[:-1])
+        signal = jnp.sqrt(at_step(self.schedule.alpha_bar_prev, k, x))
+        return component.mean + signal * x0 + jnp.sqrt(at_step(one_minus, k, x)) * noise
+
+    def invert_objective(self, output: Array, x: Array, component: Component, k: Array) -> Array:
+        """The pose `[B, F, J, 3]` that an output means where the network gives what `objective` names as it is.
+
+        For 'next', x - mu = s h + n eps and output - mu = s' h + n' eps with s = sqrt(abar_k), n = sqrt(1 - abar_k) and
+        the same of step k - 1 with primes. Eliminating eps gives h = (n' (x - mu) - n (output - mu)) / (s n' - s' n).
+        """
+        if self.predict == "x0":
+            return output
+        x = x - component.mean
+        if self.predict == "eps":
+            return component.mean + to_x0(x, component.scale(output), at_step(self.schedule.alpha_bar, k, x))
+        on_x, on_next = (at_step(column, k, x) for column in _elimination(self.schedule))
+        return component.mean + on_x * x + on_next * (output - component.mean)
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"config.{name}: expected one of {', '.join(known)}, found {value!r}")
+def _elimination(schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
+    """n' / d and -n / d with d = s n' - s' n, `[K]`, see `invert_objective`."""
+    one_minus = schedule.one_minus_alpha_bar.astype(np.float64)
+    s, n = np.sqrt(schedule.alpha_bar.astype(np.float64)), np.sqrt(one_minus)
+    s_next, n_next = np.sqrt(schedule.alpha_bar_prev.astype(np.float64)), np.sqrt(np.append(0.0, one_minus[:-1]))
+    d = s * n_next - s_next * n
+    return (n_next / d).astype(np.float32), (-n / d).astype(np.float32)
+
+
+def check_context(context: Lifter) -> None:
+    """Raises UserError for a lifter that cannot be the context: one without a pose for every frame, or features."""
+    if context.stochastic or context.middle_frame or not isinstance(context, ContextLifter):
+        raise UserError("DiffPose context: expected a lifter that gives one pose for every frame, and features")

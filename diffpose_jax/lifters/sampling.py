@@ -1,0 +1,67 @@
+"""How hypotheses are drawn: the typed record that every method's `sample` takes, and what the methods do with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+from jax import Array
+
+from diffpose_jax.diffusion.hypotheses import sample_hypotheses
+from diffpose_jax.diffusion.samplers import Denoiser, Plan, initial_noise
+from diffpose_jax.keys import example_keys
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["temperature"],
+    meta_fields=["hypotheses", "flip", "plan", "wrapper", "chunk"],
+)
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """What is asked of a sampler. A pytree: another temperature needs no compilation, anything else does.
+
+    Attributes:
+        hypotheses: How many are drawn, H.
+        temperature: Standard deviation of the noise that they start from. Above 1 they spread more, below 1 less;
+            `calibrate`
+            finds the one at which coverage is nominal.
+        flip: Whether to average over the input and its mirror image, in the method's own way (see
+            `wrappers.with_flips`).
+        plan: Reverse steps in place of the method's own.
+        wrapper: denoiser -> denoiser, applied to the method's last: a place for constraints.
+        chunk: How many hypotheses are in memory at once; None: all of them.
+    """
+
+    hypotheses: int = 1
+    temperature: float | Array = 1.0
+    flip: bool = False
+    plan: Plan | None = None
+    wrapper: Callable[[Denoiser], Denoiser] | None = None
+    chunk: int | None = None
+
+    def replace(self, **changes: object) -> Sampling:
+        """The same record with some fields changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def draw_noise(self, keys: Array, shape: tuple[int, ...]) -> Array:
+        """The noise `[B, ...]` that hypotheses start from, by one key per example `[B]`."""
+        return self.temperature * initial_noise(keys, shape)
+
+    def wrap(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser within `wrapper`."""
+        return denoiser if self.wrapper is None else self.wrapper(denoiser)
+
+
+def draw_hypotheses(draw_one: Callable[[Array], Array], key: Array, index: Array, sampling: Sampling) -> Array:
+    """Hypotheses `[H, B, F, J, 3]`, each independent of H, of the other examples of the batch and of the chunks.
+
+    Args:
+        draw_one: keys `[B]` -> one hypothesis of every example, `[B, F, J, 3]`.
+        key: One key; the key of hypothesis h of an example folds in the example's index and h.
+        index: The identity of each example, `[B]`.
+        sampling: How many hypotheses, and in which chunks.
+    """
+    return sample_hypotheses(draw_one, example_keys(key, index), sampling.hypotheses, sampling.chunk)

@@ -1,0 +1,144 @@
+"""The sections of a config that all methods share: data, diffusion, training and evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from diffpose_jax.config import OptionError, Options, option
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions(Options):
+    """What a method is trained and measured on."""
+
+    source: str = option(
+        "synthetic", "'synthetic', the embedded generator, or the path of an archive made by `prepare`"
+    )
+    synthetic_seed: int = option(0, "seed of the embedded generator", low=0)
+    layout: str = option("h36m17", "joints that the lifter works on; data in another layout are mapped to it")
+    flip: bool = option(True, "mirror a random half of every training batch")
+    windows: Literal["centred", "tiled", "random", "random_release"] = option(
+        "centred",
+        "training windows: 'centred' around every frame, 'tiled' side by side, 'random' (as many as fit side by side, "
+        "each anywhere in its clip, anew every epoch), 'random_release' (which never takes a clip's last start)",
+        source="centred: VideoPose3D; tiled: MixSTE; random: DiffHPE",
+    )
+    occlusion: Literal["none", "random", "arm_leg", "leg_gap", "frame_gap", "any"] = option(
+        "none", "pattern that hides joints in training and evaluation", source="DiffHPE, section 4.3"
+    )
+    occlusion_rate: float = option(0.0, "rate of the pattern; 0: the published one", low=0, high=0.99)
+    detector_strength: float = option(0.0, "strength of the simulated keypoint noise on every split; 0: none", low=0)
+    heatmaps: bool = option(
+        False, "keypoints are the estimates of simulated heatmaps, unless the archive already holds fitted mixtures"
+    )
+    mixtures: bool = option(
+        False, "the method needs mixtures fitted to heatmaps, from the archive or from simulated ones"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionOptions(Options):
+    """The noise schedule, what the network predicts and the reverse steps; supervised lifters read nothing of it."""
+
+    schedule: Literal["cosine", "linear", "linear_rescaled", "quadratic"] = option("cosine", "noise schedule")
+    steps: int = option(100, "timesteps K of the schedule", low=1)
+    max_beta: float = option(
+        0.999, "largest beta of the cosine schedule", above=0, high=0.9999999, source="Nichol 2021"
+    )
+    beta_start: float = option(1e-4, "first beta of the other schedules", above=0, high=0.9999999, source="DDPM")
+    beta_end: float = option(0.02, "last beta of the other schedules", above=0, high=0.9999999, source="DDPM")
+    predict: Literal["eps", "x0", "v", "next"] = option(
+        "eps",
+        "what the network predicts (for DiffPose: what its loss compares): noise, pose, v or the next, less noisy pose",
+    )
+    clip: float = option(
+        1.0, "x0 is clipped to plus and minus this in every reverse step; 0: not clipped", low=0, unit="m"
+    )
+    sampler: Literal["ddpm", "ddim"] = option("ddpm", "reverse process: ancestral (DDPM) or DDIM")
+    sampling_steps: int = option(0, "reverse steps; 0: as many as the schedule has", low=0)
+    spacing: Literal["linspace", "even", "quadratic"] = option("linspace", "which timesteps DDIM takes")
+    span: int = option(0, "DDIM takes timesteps below this; 0: of the whole schedule", low=0)
+    eta: float = option(0.0, "noise of DDIM: 0 is deterministic, 1 has DDPM's posterior variance", low=0, high=1)
+
+    def check(self) -> None:
+        """A sampler cannot take more timesteps than the schedule has."""
+        if self.sampling_steps > self.steps:
+            raise OptionError("sampling_steps", f"0 to diffusion.steps={self.steps}", self.sampling_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions(Options):
+    """The optimiser, its learning rate, the moving average, and how often is logged, validated and saved."""
+
+    steps: int = option(10_000, "training steps", low=1)
+    batch_size: int = option(1024, "windows in a batch, over all devices", low=1)
+    inner_steps: int = option(20, "steps per dispatch; steps and every `*_every` must be a multiple of it", low=1)
+    learning_rate: float = option(4e-5, "learning rate after warm-up", above=0)
+    decay: Literal["constant", "cosine", "exponential", "plateau"] = option("constant", "course of the learning rate")
+    decay_rate: float = option(0.96, "factor of 'exponential'", above=0, high=1)
+    decay_every: int = option(100_000, "steps between two factors of 'exponential'", low=1)
+    plateau_factor: float = option(0.5, "factor of 'plateau'", above=0, high=1)
+    plateau_patience: int = option(11, "validations in a row that may fail to lower the error before the factor", low=0)
+    plateau_threshold: float = option(0.1, "relative decrease of the valid MPJPE that counts as one", low=0, high=0.999)
+    plateau_min_rate: float = option(0.0, "least learning rate of 'plateau'", low=0)
+    plateau_feed: Literal["current", "best"] = option(
+        "current", "error judged by 'plateau': the current one, or the lowest so far", source="best: DiffHPE's release"
+    )
+    warmup_steps: int = option(0, "steps of linear warm-up", low=0)
+    optimizer: Literal["adam", "amsgrad"] = option("adam", "optimiser")
+    weight_decay: float = option(0.0, "weight decay of every parameter", low=0)
+    weight_decay_kind: Literal["decoupled", "l2"] = option(
+        "decoupled", "'decoupled' (AdamW) or 'l2', added to the gradient"
+    )
+    scale_by_loss: bool = option(
+        False, "multiply every gradient by the loss", source="True: the releases of MixSTE and D3DP"
+    )
+    clip_norm: float = option(0.0, "largest global norm of the gradient; 0: not clipped", low=0)
+    ema_decay: float = option(
+        0.9995,
+        "decay of the moving average that is evaluated; 0: the parameters themselves",
+        low=0,
+        high=0.9999999,
+        source="DiffuPose's release: 0.995 every 10 steps, which is as slow",
+    )
+    ema_kind: Literal["grown", "constant"] = option(
+        "grown", "the decay grows to its value, or is 'constant' after `ema_start`"
+    )
+    ema_every: int = option(1, "steps between two updates of the average", low=1)
+    ema_start: int = option(0, "step up to which the average is a copy", low=0)
+    log_every: int = option(100, "steps between two lines of the log", low=1)
+    validate_every: int = option(1000, "steps between two validations", low=1)
+    checkpoint_every: int = option(1000, "steps between two checkpoints", low=1)
+    keep: int = option(3, "checkpoints that are kept", low=1)
+    valid_frames: int = option(2048, "frames of the valid split, evenly spread, that are measured", low=1)
+    valid_hypotheses: int = option(1, "hypotheses per frame in validation", low=1)
+    distributed: bool = option(False, "join the processes of a cluster (TPU pod, SLURM, MPI, Kubernetes)")
+
+    def check(self) -> None:
+        """Whatever happens between steps happens between dispatches."""
+        for name in ("steps", "log_every", "validate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value % self.inner_steps:
+                raise OptionError(name, f"a multiple of training.inner_steps={self.inner_steps}", value)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions(Options):
+    """How `evaluate` measures where its flags do not say otherwise."""
+
+    protocol: str = option(
+        "", "a name of `evaluation.protocols`; empty: that of the benchmark whose layout the data have"
+    )
+    hypotheses: int = option(10, "hypotheses per frame", low=1)
+    flip: bool = option(True, "average over the mirrored input, in the method's own way")
+    stride: int = option(1, "every stride-th frame of each clip is measured", low=1, unit="frames")
+    batch_size: int = option(256, "windows per device and compiled call", low=1)
+
+
+SECTIONS: dict[str, type[Options]] = {
+    "data": DataOptions,
+    "diffusion": DiffusionOptions,
+    "training": TrainingOptions,
+    "evaluation": EvaluationOptions,
+}

@@ -126,7 +126,7 @@ def _parse_motion(lines: list[tuple[int, list[str]]], columns: int, source: Text
 
 
 def _build_recording(tree: _Hierarchy, frame_time: float, values: np.ndarray, unit: float) -> Recording:
-    # A joint rotates about its own moving axes in the order of its CHANNELS: with Zrotation Yrotation Xrotation the local
+    # A joint rotates about its own moving axes in the order of its CHANNELS: with Zrotation Yrotation Xrotation its
     # rotation is R_z R_y R_x, so that the hinges stand in the order of the columns. The root's OFFSET is added to its
     # position channels.
     nodes = len(tree.names)

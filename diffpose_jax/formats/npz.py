@@ -1,7 +1,7 @@
-"""Reading the field's `.npz` and `.npy` files, pickled object arrays included, without executing them.
+"""Reads the field's `.npz` files, pickled object arrays included, without executing them.
 
-The files of VideoPose3D and its descendants hold dictionaries of arrays as pickled object arrays. `safe_pickle` reads
-those; plain arrays are read as numpy does, after checking that the file holds as many bytes as its header promises.
+The files of VideoPose3D and its descendants hold dictionaries of arrays as pickled object arrays (see `pickles`).
+Plain arrays are read by numpy, after checking that the member holds as many bytes as its header says.
 """
 
 from __future__ import annotations
@@ -32,10 +32,19 @@ _UNREADABLE = (
 
 
 def read_npz(path: str | os.PathLike, members: Sequence[str] = (), optional: Sequence[str] = ()) -> dict[str, Any]:
-    """Reads a `.npz` archive into `{member: array}`; a pickled object of no dimensions is given as the object itself.
+    """Reads a `.npz` archive into `{member: array}`.
 
-    With `members`, only these and those of `optional` that exist are read. Raises UserError for a missing, damaged or
-    foreign file, a missing member, and for any pickle that holds more than arrays, containers, strings and numbers.
+    Args:
+      path: the file.
+      members: names of the members to read; all if empty.
+      optional: members to read beside them where they exist.
+
+    Returns:
+      The arrays by member; a pickled object of no dimensions as the object itself.
+
+    Raises:
+      UserError: the file is missing, damaged or of another kind, a member is missing, or a pickle holds more than
+        arrays, containers, strings and numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,14 +59,6 @@ def read_npz(path: str | os.PathLike, members: Sequence[str] = (), optional: Seq
             return {name: _read_member(archive, found[name], f"{path}, member '{name}'") for name in wanted}
     except _UNREADABLE as error:
         raise UserError(f"{path}: expected an .npz file, found a damaged one ({one_line(error)})") from error
-
-
-def read_npy(path: str | os.PathLike) -> Any:
-    """Reads one `.npy` file under the rules of `read_npz`."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: expected an .npy file, found no such file")
-    return _read_array(path.read_bytes(), str(path))
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Any:

@@ -1,9 +1,9 @@
-"""Reading pickles of plain data and numpy arrays without executing them.
+"""Reads pickles of plain data and numpy arrays without executing them.
 
-`pickle_machine` builds dicts, lists, tuples, strings and numbers; to these the machine here adds the few constructors
-with which numpy (1 and 2, Python 2 and 3, protocols 0 to 5) describes arrays, dtypes and scalars. Arrays are rebuilt
-here from shape, dtype and bytes, after checking that these agree. Every other global, and every instruction that would
-make an object of another class, is refused before anything is looked up.
+`pickle_machine` builds dicts, lists, tuples, strings and numbers. The machine here adds the few constructors with which
+numpy (1 and 2, Python 2 and 3, protocols 0 to 5) describes arrays, dtypes and scalars. Arrays are built from shape,
+dtype and bytes, after checking that these agree. Every other global, and every instruction that would build an object
+of another class, is refused before anything is looked up.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from diffpose_jax.formats.pickle_machine import DAMAGED, Machine, Name, Refused,
 _KNOWN = "numpy arrays, dicts, lists, tuples, strings and numbers"
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,6}|O8?)")
 _MOST_DIMENSIONS = 64
-# How deep the parts of an object may be nested, and how many it may have, with shared ones counted wherever they stand.
+# How deep the parts of an object may be nested, and how many it may have; shared ones count wherever they stand.
 _MOST_NESTED = 100
 _MOST_PARTS, _MOST_PARTS_PER_STEP = 1 << 20, 16
 
 
 def parse_pickle(stream: BinaryIO, where: str) -> Any:
-    """Builds the object that a pickle describes, executing nothing; `where` names the source in the UserError."""
+    """Builds the object that a pickle describes, executing nothing; `where` names the file in a UserError."""
     try:
         machine = ArrayMachine(stream)
         value = machine.run()
@@ -40,7 +40,7 @@ def parse_pickle(stream: BinaryIO, where: str) -> Any:
 
 
 class UnfinishedDtype:
-    """A dtype under construction: made by its type string, given its byte order by its state."""
+    """A dtype under construction: numpy writes its type string first, and its byte order as a state."""
 
     def __init__(self, kind: Any, *_: Any):
         if not isinstance(kind, str) or not _DTYPE.fullmatch(kind):
@@ -48,6 +48,7 @@ class UnfinishedDtype:
         self.dtype = np.dtype(kind)
 
     def set_state(self, state: tuple) -> None:
+        """Sets the byte order from numpy's state (version, order, subarray, names, fields, ...)."""
         order, subarray, names, fields = state[1:5]
         if subarray is not None or names is not None or fields is not None:
             raise Refused("a structured dtype")
@@ -56,13 +57,13 @@ class UnfinishedDtype:
 
 
 class UnfinishedArray:
-    """An array before its state arrived; `slots` are the memo entries that wait for it."""
+    """An array before its state has arrived; `slots` are the memo entries that refer to it."""
 
     def __init__(self) -> None:
         self.slots: list[int] = []
 
 
-def _array(shape: Any, dtype: Any, raw: Any, fortran: bool) -> np.ndarray:
+def _build_array(shape: Any, dtype: Any, raw: Any, fortran: bool) -> np.ndarray:
     if type(shape) is not tuple or len(shape) > _MOST_DIMENSIONS or not all(type(size) is int for size in shape):
         raise Refused("an array whose shape is no tuple of a few whole numbers")
     if not all(0 <= size < 1 << 63 for size in shape):
@@ -77,30 +78,26 @@ def _array(shape: Any, dtype: Any, raw: Any, fortran: bool) -> np.ndarray:
         for i, item in enumerate(raw):
             flat[i] = item
     else:
-        raw = _bytes(raw)
+        raw = _view_bytes(raw)
         if len(raw) != count * dtype.dtype.itemsize:
             raise ValueError(f"an array of shape {shape} and {dtype.dtype} in {len(raw)} bytes")
         flat = np.frombuffer(raw, dtype.dtype) if count else np.empty(0, dtype.dtype)
     return flat.reshape(shape, order="F" if fortran else "C").copy()
 
 
-def _bytes(raw: Any) -> bytes | bytearray:
-    # Python 2 wrote bytes as strings, which are read here as latin-1.
+def _view_bytes(raw: Any) -> bytes | memoryview:
+    # Python 2 wrote bytes as strings, which are read as latin-1.
     return raw.encode("latin-1") if isinstance(raw, str) else memoryview(raw).cast("B")
 
 
-def _reconstruct(*_: Any) -> UnfinishedArray:
-    return UnfinishedArray()
-
-
-def _scalar(dtype: Any, raw: Any) -> Any:
+def _build_scalar(dtype: Any, raw: Any) -> Any:
     if not isinstance(dtype, UnfinishedDtype) or dtype.dtype.hasobject:
         raise Refused("a scalar of object dtype")
-    return _array((), dtype, raw, False)[()]
+    return _build_array((), dtype, raw, False)[()]
 
 
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    return _array(shape, dtype, raw, order == "F")
+def _build_from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    return _build_array(shape, dtype, raw, order == "F")
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -109,24 +106,27 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin-1")
 
 
-def _complex(real: float, imaginary: float) -> complex:
+def _build_complex(real: float, imaginary: float) -> complex:
     return complex(float(real), float(imaginary))
 
 
-def _to_bytes(raw: bytes = b"", encoding: str = "latin-1") -> bytes:
+def _build_bytes(raw: bytes = b"", encoding: str = "latin-1") -> bytes:
     return bytes(_encode(raw, encoding) if isinstance(raw, str) else memoryview(raw))
 
 
+# The names that a pickle of plain data and arrays mentions, and what a call of each builds here: an array is written as
+# `_reconstruct(ndarray, (0,), b'b')` and a state, or by protocol 5 as `_frombuffer(...)`; a numpy number as `scalar`;
+# bytes are encoded text in protocols 0 to 2. None: the name is only ever an argument.
 _CONSTRUCTORS: dict[str, Callable[..., Any] | None] = {
     "numpy.ndarray": None,
     "numpy.dtype": UnfinishedDtype,
-    "numpy._core.multiarray._reconstruct": _reconstruct,
-    "numpy._core.multiarray.scalar": _scalar,
-    "numpy._core.numeric._frombuffer": _from_buffer,
+    "numpy._core.multiarray._reconstruct": lambda *_: UnfinishedArray(),
+    "numpy._core.multiarray.scalar": _build_scalar,
+    "numpy._core.numeric._frombuffer": _build_from_buffer,
     "_codecs.encode": _encode,
-    "builtins.bytes": _to_bytes,
-    "builtins.bytearray": _to_bytes,
-    "builtins.complex": _complex,
+    "builtins.bytes": _build_bytes,
+    "builtins.bytearray": _build_bytes,
+    "builtins.complex": _build_complex,
 }
 
 
@@ -139,31 +139,31 @@ class ArrayMachine(Machine):
         return known if known in _CONSTRUCTORS else None
 
     def call(self, name: str, arguments: tuple) -> Any:
-        """What a constructor of arrays, bytes or numbers makes."""
+        """Builds an array, bytes or a number."""
         constructor = _CONSTRUCTORS.get(name)
         return super().call(name, arguments) if constructor is None else constructor(*arguments)
 
     def restore(self, target: Any, state: Any) -> Any:
-        """The dtype with its byte order, or the array in place of what stood for it."""
+        """Gives a dtype its byte order, or replaces an unfinished array by the array."""
         if isinstance(target, UnfinishedDtype) and type(state) is tuple:
             target.set_state(state)
             return target
         if isinstance(target, UnfinishedArray) and type(state) is tuple:
             shape, dtype, fortran, raw = state[-4:]
-            array = self.counted(_array(shape, dtype, raw, bool(fortran)))
+            array = self.check_size(_build_array(shape, dtype, raw, bool(fortran)))
             self.memo.update(dict.fromkeys(target.slots, array))
             return array
         return super().restore(target, state)
 
     def put(self, slot: int) -> None:
-        """Keeps the top of the stack in the memo, where an array is to take the place of an unfinished one."""
+        """Stores the top of the stack in the memo; an unfinished array notes the slot, to be replaced there."""
         super().put(slot)
         if isinstance(self.stack[-1], UnfinishedArray):
             self.stack[-1].slots.append(slot)
 
 
 def _check_parts(value: Any, most: int) -> None:
-    """Refuses names, dtypes and unfinished arrays anywhere in a value, and a value too deep or too large to walk."""
+    """Refuses a value that holds names, dtypes or unfinished arrays, is nested too deep or has too many parts."""
     level, parts = [value], 1
     for _ in range(_MOST_NESTED):
         if not {Name, UnfinishedDtype, UnfinishedArray}.isdisjoint(map(type, level)):

@@ -1,8 +1,8 @@
 """The pickles of PyTorch: plain data and tensors, built without PyTorch and without executing anything.
 
-The machine is that of `data.safe_pickle`, which builds plain data and numpy arrays; to its few constructors this module
-adds torch's description of tensors as views of storages. Everything else is refused, or where it is known to be
-harmless and of no use, stands there as an `Opaque`. Every offset and size is checked against the numbers there are.
+The machine of `pickles` builds plain data and numpy arrays; this module adds torch's description of tensors as strided
+views of storages. Everything else is refused, or where it is known to be harmless and not needed, becomes an `Opaque`.
+Every offset and size is checked against the size of its storage.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _STORAGES = {
     **{"Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Untyped": "uint8"},
 }
 _STORAGE_NAME = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
-# Things that training leaves in a checkpoint beside tensors. They are never made: an Opaque stands for each.
+# What training leaves in a checkpoint beside tensors. It is never built: an Opaque stands for each.
 _INERT = re.compile(
     r"numpy\.random\.[\w.]+|torch\.device|argparse\.Namespace|builtins\.(dict|list|int|float|set)"
     rf"|torch\.({'|'.join(_DTYPES)})"
 )
-# A tensor may repeat the numbers of its storage (stride 0), but not without limit.
+# A tensor may repeat the numbers of its storage (stride 0), but not without limit. The count is that of its elements.
 _MOST_REPEATED = 1 << 24
 
 
 @dataclass(frozen=True)
 class Opaque:
-    """Stands for an object that was not made: its class is known to be harmless and not needed, a random state say."""
+    """Stands for an object that was not built because it is not needed, such as a random state."""
 
     name: str
 
 
 class _Storage:
-    """A run of numbers in the file, which is found once the pickle has named it."""
+    """The elements that tensors are views of; `fill` sets them once the pickle has said where they are."""
 
     def __init__(self, dtype: np.dtype, count: int):
         self.dtype, self.count = dtype, count
@@ -54,9 +54,11 @@ class _Storage:
 
     @property
     def num_bytes(self) -> int:
+        """The size in the file."""
         return self.count * self.dtype.itemsize
 
     def fill(self, raw: np.ndarray, big_endian: bool = False) -> None:
+        """Takes the elements from bytes of the file, which may be more than the storage needs; no copy is made."""
         if len(raw) < self.num_bytes:
             raise ValueError(f"a storage of {self.num_bytes} bytes of which {len(raw)} are there")
         raw = raw[: self.num_bytes]
@@ -66,7 +68,7 @@ class _Storage:
 
 
 class _View:
-    """A tensor before the numbers of its storage are found."""
+    """A tensor before its storage is filled: its element `i` is element `offset + sum(i * strides)` of the storage."""
 
     def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, dtype: np.dtype | None = None):
         if not isinstance(storage, _Storage):
@@ -77,7 +79,8 @@ class _View:
             raise ValueError("a tensor whose offset, shape or strides are no natural numbers")
         self.storage, self.offset, self.shape, self.strides, self.dtype = storage, offset, shape, strides, dtype
 
-    def array(self) -> np.ndarray:
+    def to_array(self) -> np.ndarray:
+        """The tensor as a read-only view of the storage, after checking that its last element is inside."""
         numbers, count = self.storage.numbers, math.prod(self.shape)
         if self.dtype is not None:
             numbers = numbers.view(self.dtype)
@@ -90,7 +93,7 @@ class _View:
         return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides, writeable=False)
 
 
-def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _View:
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _View:
     return _View(storage, offset, shape, strides)
 
 
@@ -103,29 +106,27 @@ def _rebuild_typed(
     return _View(storage, offset, shape, strides, _DTYPES[name])
 
 
-def _parameter(tensor: Any, *_: Any) -> Any:
-    return tensor
-
-
-def _dictionary(pairs: Any = ()) -> dict:
+def _build_dict(pairs: Any = ()) -> dict:
     if isinstance(pairs, dict):
         return dict(pairs)
-    made = {}
+    built = {}
     for key, value in pairs:
         check_key(key)
-        made[key] = value
-    return made
+        built[key] = value
+    return built
 
 
+# The names that a state_dict mentions, and what a call of each builds here. A Parameter is its tensor, and the hooks
+# that torch writes beside one are not built.
 _CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _dictionary,
-    "collections.Counter": _dictionary,
+    "collections.OrderedDict": _build_dict,
+    "collections.Counter": _build_dict,
     "collections.defaultdict": lambda *_: {},
     "torch.Size": lambda sizes: tuple(sizes),
-    "torch._utils._rebuild_tensor": _rebuild,
-    "torch._utils._rebuild_tensor_v2": _rebuild,
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v3": _rebuild_typed,
-    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
 }
 
 
@@ -135,9 +136,10 @@ def _storage_dtype(name: str) -> np.dtype | None:
 
 
 class TorchMachine(ArrayMachine):
-    """The machine that builds plain data and arrays, with torch's tensors; `storages` collects what the pickle names.
+    """The machine that builds plain data, arrays and torch's tensors; `storages` collects the storages by their keys.
 
-    What it builds still holds the places of its tensors, for `with_arrays` to fill when the storages have numbers.
+    A tensor stands in what it builds as a view of a storage without elements; `resolve_tensors` makes arrays of these
+    when the storages are filled.
     """
 
     def __init__(self, stream: BinaryIO):
@@ -145,13 +147,13 @@ class TorchMachine(ArrayMachine):
         self.storages: dict[str, _Storage] = {}
 
     def permit(self, name: str) -> str | None:
-        """Torch's constructors and storages, and what is known to be harmless, beside numpy's."""
+        """The name of a constructor or storage of torch, of what is known to be harmless, or of numpy's."""
         given = re.sub(r"^__builtin__\.", "builtins.", name)
         ours = given in _CONSTRUCTORS or _INERT.fullmatch(given) or _storage_dtype(given)
         return given if ours else super().permit(name)
 
     def call(self, name: str, arguments: tuple) -> Any:
-        """A container, a tensor, an array, or an Opaque for what is not needed."""
+        """Builds a container, a tensor, an array, or an Opaque for what is not needed."""
         if name in _CONSTRUCTORS:
             return _CONSTRUCTORS[name](*arguments)
         if _INERT.fullmatch(name):
@@ -159,14 +161,14 @@ class TorchMachine(ArrayMachine):
         return super().call(name, arguments)
 
     def restore(self, target: Any, state: Any) -> Any:
-        """An array; anything else that may have a state does without."""
-        # A state_dict carries the versions of its modules as an attribute; they are of no use here.
+        """Completes an array; the states of dictionaries and Opaques are dropped."""
+        # The state of a state_dict has the versions of its modules, which are not needed.
         if isinstance(target, Opaque) or (type(target) is dict and type(state) is dict):
             return target
         return super().restore(target, state)
 
-    def storage(self, identity: Any) -> _Storage:
-        """The storage of which torch keeps the identity (its type, key, device and size) in a pickle."""
+    def find_storage(self, identity: Any) -> _Storage:
+        """The storage of a persistent id ('storage', type, key, device, number of elements[, None])."""
         if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
             raise Refused("a persistent object that is no storage")
         kind, key, _, count = identity[1:5]
@@ -180,15 +182,16 @@ class TorchMachine(ArrayMachine):
             raise ValueError(f"two storages of the key {key[:40]!r}")
         return known
 
+    # BINPERSID refers to a storage and to nothing else; NEWOBJ is a call by a permitted name, as of torch.Size.
     instructions: ClassVar = {
         **ArrayMachine.instructions,
-        "BINPERSID": lambda machine, _: machine.push(machine.storage(machine.stack.pop())),
+        "BINPERSID": lambda machine, _: machine.push(machine.find_storage(machine.stack.pop())),
         "NEWOBJ": lambda machine, _: machine.reduce(),
     }
 
 
-def with_arrays(structure: Any) -> Any:
-    """What a machine built, with arrays in place of tensors; containers are changed in place, tuples made anew."""
+def resolve_tensors(structure: Any) -> Any:
+    """Replaces tensors by arrays in what a machine built; dicts and lists change in place, tuples are built anew."""
     return _resolve(structure, {})
 
 
@@ -201,13 +204,18 @@ def _resolve(node: Any, done: dict[int, tuple[Any, Any]]) -> Any:
         return node
     if id(node) in done:
         return done[id(node)][1]
-    made: Any = node
+    resolved: Any = node
     if isinstance(node, _View):
-        made = node.array()
+        resolved = node.to_array()
     elif isinstance(node, tuple):
-        made = tuple(_resolve(item, done) for item in node)
-    # The original is kept beside what became of it: an identity is only valid while its object lives.
-    done[id(node)] = (node, made)
-    for key, item in list(node.items() if isinstance(node, dict) else enumerate(node) if made is node else ()):
-        node[key] = _resolve(item, done)
-    return made
+        resolved = tuple(_resolve(item, done) for item in node)
+    # A part that stands in several places is resolved once, by its id. The part itself is stored beside the result,
+    # because an id may be used again when its object is gone. Dicts and lists are entered before their items are
+    # resolved: they may contain themselves.
+    done[id(node)] = (node, resolved)
+    if isinstance(node, dict):
+        for key, item in list(node.items()):
+            node[key] = _resolve(item, done)
+    elif isinstance(node, list):
+        node[:] = [_resolve(item, done) for item in node]
+    return resolved

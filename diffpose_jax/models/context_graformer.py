@@ -1,4 +1,4 @@
-"""GraFormer with a diffusion step that also reads the features of another network."""
+"""The denoiser of DiffPose: GraFormer with a timestep and the features of a context encoder as further input."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ from diffpose_jax.skeleton import Skeleton
 
 
 class ContextGraFormer(nn.Module):
-    """A denoiser `(x [B, F, J, C], k, features [B, F, J, W]) -> [B, F, J, out]` (Gong et al. 2023: g(h_k, f_ST, k)).
+    """DiffPose's denoiser g(h_k, f_ST, k) (Gong et al., CVPR 2023), `[B, F, J, C] -> [B, F, J, out_channels]`.
 
-    Features are normalised, projected to `feature_width` channels and concatenated to x; features None leaves them out.
-    How the paper's network takes them is not published. `k` is int32, `[B]` or a scalar; `index [B]` names the examples
-    for dropout.
+    The features f_ST of the context encoder are normalised, projected to `feature_width` channels and concatenated to
+    the noisy pose h_k. How the paper's network takes them is not published; the release ignores them.
+
+    Attributes:
+        skeleton: joints and the graph of the convolutions.
+        width: channels of the hidden layers, a multiple of twice the heads.
+        num_layers: pairs of an attention layer and a block of two convolutions.
+        num_heads: heads of attention.
+        feature_width: channels to which the features are projected.
+        out_channels: channels of the result.
+        dropout: dropout rate of the sub-layers of attention.
+        dtype: type computed in.
     """
 
     skeleton: Skeleton
@@ -40,6 +49,18 @@ class ContextGraFormer(nn.Module):
         train: bool,
         index: jax.Array | None = None,
     ) -> jax.Array:
+        """Predict what the denoiser is trained to predict.
+
+        Args:
+            x: noisy poses `[B, F, J, C]`.
+            k: timestep, int32 `[B]` or a scalar for all.
+            features: features of the context encoder `[B, F, J, W]`; None leaves them out.
+            train: whether dropout acts.
+            index: index of each example `[B]`, from which its dropout masks derive; by default its place in the batch.
+
+        Returns:
+            `[B, F, J, out_channels]`, float32.
+        """
         if features is not None:
             features = LayerNorm(name="feature_norm")(features.astype(jnp.float32))
             features = Linear(self.feature_width, dtype=self.dtype, name="features")(features)

@@ -1,7 +1,8 @@
-"""A CSDI-shaped noise predictor for pose sequences, its two transformers replaced by graph convolutions."""
+"""A noise predictor for pose sequences in the form of CSDI, its two transformers replaced by graph convolutions."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -12,18 +13,10 @@ from jax.typing import DTypeLike
 from diffpose_jax.errors import UserError
 from diffpose_jax.models.embeddings import StepTableEmbedding
 from diffpose_jax.models.graph import PreAggregatedGraphConv
-from diffpose_jax.models.linear import Linear
-from diffpose_jax.models.non_local import PooledNonLocal, pooled_pairs
+from diffpose_jax.models.linear import KAIMING, Linear
+from diffpose_jax.models.non_local import POOLING_GROUPS, Groups, PooledNonLocal, pair_joints_release
 from diffpose_jax.models.normalisation import BatchNorm, Dropout
 from diffpose_jax.skeleton import Skeleton
-
-# Neighbouring joints in the order in which the release's non-local block pools them, by layout.
-GROUPS: dict[str, tuple[tuple[int, ...], ...]] = {
-    "h36m17": ((2, 3), (5, 6), (1, 4), (0, 7), (8, 9, 10), (15, 16), (12, 13), (11, 14)),
-    "h36m16": ((2, 3), (5, 6), (1, 4), (0, 7), (8, 9), (14, 15), (11, 12), (10, 13)),
-}
-
-_KAIMING = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class GraphLayer(nn.Module):
@@ -46,15 +39,16 @@ class GraphLayer(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """One residual block: `(h, total) -> (h, total + skip)`, all `[J, B, F, C]`.
+    """One residual block of CSDI with graph layers: `(h, total) -> (h, total + skip)`, all `[J, B, F, C]`.
 
-    The step is added, then come a graph layer over the frames of each channel (its normalisation has one scale per
-    frame), one over the channels of each frame, the non-local block and a gate; there is no skip around any of them.
+    The timestep's embedding is added, then come a graph layer along time for each channel (its normalisation has one
+    scale per frame), one along the channels of each frame, the non-local block, and the gate of WaveNet; no skip
+    connection leads around any of them (Rommel et al. 2023, section 3.3).
     """
 
     skeleton: Skeleton
     dropout: float
-    groups: tuple[tuple[int, ...], ...] | None
+    groups: Groups | None
     axis_name: str | None
     dtype: DTypeLike
 
@@ -65,7 +59,7 @@ class ResidualBlock(nn.Module):
         h, total = carry
         channels, frames = h.shape[-1], h.shape[-2]
         options = (self.skeleton, self.dropout, self.axis_name, self.dtype)
-        kaiming = {"kernel_init": _KAIMING, "dtype": self.dtype}
+        kaiming = functools.partial(Linear, kernel_init=KAIMING, dtype=self.dtype)
         step = Linear(channels, dtype=self.dtype, name="step")(step)
         y = h + (step[None, None, None] if step.ndim == 1 else step[None, :, None])
         if frames > 1:
@@ -75,20 +69,33 @@ class ResidualBlock(nn.Module):
             rows = y.reshape(len(y), -1, channels)
             block = PooledNonLocal(self.groups, self.axis_name, self.dtype, name="non_local")
             y = block(rows, train=train).reshape(y.shape)
-        gate, filtered = jnp.split(Linear(2 * channels, **kaiming, name="gate")(y), 2, axis=-1)
+        # The gated activation of WaveNet, DiffWave and CSDI: sigmoid(W_g y) * tanh(W_f y). A linear layer then splits
+        # it into what is added to the residual stream and what goes straight to the output. Two terms of unit variance
+        # have a sum of variance two, hence the sqrt(2) here, and the sqrt(num_layers) over the sum of the skips.
+        gate, filtered = jnp.split(kaiming(2 * channels, name="gate")(y), 2, axis=-1)
         y = jax.nn.sigmoid(gate) * jnp.tanh(filtered)
-        residual, skip = jnp.split(Linear(2 * channels, **kaiming, name="output")(y), 2, axis=-1)
+        residual, skip = jnp.split(kaiming(2 * channels, name="output")(y), 2, axis=-1)
         return ((h + residual) / math.sqrt(2), total + skip), None
 
 
 class CSDIGCN(nn.Module):
     """CSDI's residual network (Tashiro et al. 2021) with graph layers, as a noise predictor (Rommel et al. 2023).
 
-    `x [B, F, J, C]` and the step `k`, int32 `[B]` or a scalar for all, below `num_steps`, give `[B, F, J, 3]`; an F not
-    `frames` is a UserError. `index [B]` is the identity of each example, from which its dropout masks derive; by
-    default its place in the batch. The blocks' parameters are stacked, `[num_layers, ...]`, and scanned. `groups` are
-    the joints that the non-local block pools in pairs, see `pooled_pairs`; by default those of `GROUPS`, and without
-    any a UserError.
+    The blocks' parameters are stacked, `[num_layers, ...]`, and scanned: the program that is compiled holds one block.
+
+    Attributes:
+        skeleton: joints and the graph of the graph layers.
+        frames: F; the graph layers along time have parameters for each frame.
+        width: channels C of the residual stream.
+        num_layers: residual blocks.
+        step_width: entries of the timestep's embedding.
+        num_steps: timesteps of the diffusion process.
+        dropout: dropout rate of the graph layers.
+        non_local: whether every block has a non-local block.
+        groups: joints that the non-local block pools in pairs, see `pair_joints_release`; the layout's of
+            `POOLING_GROUPS` if None.
+        axis_name: mapped axis of the devices, for the normalisation.
+        dtype: type computed in.
     """
 
     skeleton: Skeleton
@@ -99,17 +106,31 @@ class CSDIGCN(nn.Module):
     num_steps: int = 50
     dropout: float = 0.0
     non_local: bool = True
-    groups: tuple[tuple[int, ...], ...] | None = None
+    groups: Groups | None = None
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, k: jax.Array, *, train: bool, index: jax.Array | None = None) -> jax.Array:
+        """Predict the noise.
+
+        Args:
+            x: noisy poses and their condition side by side `[B, F, J, C]`.
+            k: timestep, int32 `[B]` or a scalar for all, below `num_steps`.
+            train: whether dropout acts and the normalisation uses the batch's statistics.
+            index: index of each example `[B]`, from which its dropout masks derive; by default its place in the batch.
+
+        Returns:
+            Predicted noise `[B, F, J, 3]`, float32.
+
+        Raises:
+            UserError: x has another number of frames, or no groups of joints are known for the layout.
+        """
         if x.shape[1] != self.frames:
             raise UserError(f"CSDI-GCN: expected sequences of {self.frames} frames, found {x.shape[1]}")
         index = jnp.arange(len(x), dtype=jnp.int32) if index is None else index
-        kaiming = {"kernel_init": _KAIMING, "dtype": self.dtype}
-        h = jax.nn.relu(Linear(self.width, **kaiming, name="input")(jnp.moveaxis(x, 2, 0)))
+        kaiming = functools.partial(Linear, kernel_init=KAIMING, dtype=self.dtype)
+        h = jax.nn.relu(kaiming(self.width, name="input")(jnp.moveaxis(x, 2, 0)))
         step = StepTableEmbedding(self.num_steps, self.step_width, self.dtype, name="step")(k)
         blocks = nn.scan(
             ResidualBlock,
@@ -117,17 +138,17 @@ class CSDIGCN(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
             length=self.num_layers,
-        )(self.skeleton, self.dropout, self._pools(), self.axis_name, self.dtype, name="blocks")
+        )(self.skeleton, self.dropout, self._pair_joints(), self.axis_name, self.dtype, name="blocks")
         (_, total), _ = blocks((h, jnp.zeros_like(h)), step, index, train)
-        y = jax.nn.relu(Linear(self.width, **kaiming, name="mix")(total / math.sqrt(self.num_layers)))
+        y = jax.nn.relu(kaiming(self.width, name="mix")(total / math.sqrt(self.num_layers)))
         y = Linear(3, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(y)
         return jnp.moveaxis(y, 0, 2).astype(jnp.float32)
 
-    def _pools(self) -> tuple[tuple[int, ...], ...] | None:
+    def _pair_joints(self) -> Groups | None:
         if not self.non_local:
             return None
-        groups = GROUPS.get(self.skeleton.name) if self.groups is None else self.groups
+        groups = POOLING_GROUPS.get(self.skeleton.name) if self.groups is None else self.groups
         if groups is None:
-            known = ", ".join(GROUPS)
+            known = ", ".join(POOLING_GROUPS)
             raise UserError(f"CSDI-GCN non_local: expected a layout among {known}, found {self.skeleton.name}")
-        return pooled_pairs(groups)
+        return pair_joints_release(groups)

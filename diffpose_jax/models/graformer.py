@@ -1,4 +1,4 @@
-"""GraFormer: attention over joints alternating with Chebyshev graph convolutions, with or without a diffusion step."""
+"""GraFormer: attention over joints alternating with Chebyshev graph convolutions, with or without a timestep."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jax.typing import DTypeLike
 from diffpose_jax.errors import UserError
 from diffpose_jax.models.attention import SelfAttention
 from diffpose_jax.models.embeddings import StepEmbedding
-from diffpose_jax.models.graph import ChebyshevConv, mix_joints
+from diffpose_jax.models.graph import ChebyshevConv, from_joint_major, mix_joints, to_joint_major
 from diffpose_jax.models.linear import Linear
-from diffpose_jax.models.normalisation import Dropout, example_rows
+from diffpose_jax.models.normalisation import Dropout, index_rows
 from diffpose_jax.skeleton import Skeleton
 
 # The releases hard-wire these two; the configured dropout is that of the residual sub-layers.
@@ -22,11 +22,11 @@ GRAPH_DROPOUT = 0.1
 ATTENTION_DROPOUT = 0.1
 
 
-class DeviationNorm(nn.Module):
+class UnbiasedLayerNorm(nn.Module):
     """`scale (x - mean) / (std + 1e-6) + bias` over the last axis, with the unbiased standard deviation.
 
-    The layer normalisation of The Annotated Transformer, which GraFormer uses; not LayerNorm, whose deviation is biased
-    and whose epsilon stands under the root.
+    The layer normalisation of The Annotated Transformer, which GraFormer uses. `LayerNorm` differs: its standard
+    deviation is biased (divided by C instead of C - 1) and its epsilon stands under the root.
     """
 
     dtype: DTypeLike = jnp.float32
@@ -39,18 +39,17 @@ class DeviationNorm(nn.Module):
         x = x.astype(jnp.float32)
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = jnp.sum(jnp.square(centred), axis=-1, keepdims=True) / (channels - 1)
-        # Equal channels have deviation zero, where the root has no gradient.
-        deviation = jnp.sqrt(jnp.maximum(variance, 1e-24)) + 1e-6
-        y = centred / deviation * jnp.expand_dims(scale, leading) + jnp.expand_dims(bias, leading)
+        # Equal channels have standard deviation zero, where the root has an infinite derivative.
+        std = jnp.sqrt(jnp.maximum(variance, 1e-24)) + 1e-6
+        y = centred / std * jnp.expand_dims(scale, leading) + jnp.expand_dims(bias, leading)
         return y.astype(self.dtype)
 
 
 class GraphNet(nn.Module):
-    """Two linear layers with a learned graph before each, `[J, N, C] -> [J, N, C]`, 2 C channels between them.
+    """Two linear layers with a learned graph A before each, `[J, N, C] -> [J, N, C]`, 2 C channels between them.
 
-    The graph `[J, J]` starts as the identity and is divided by the roots of its column sums. Nothing keeps these
-    positive, and the release computes NaN once one is negative; here they count as at least 1e-3, far below what is
-    met (1 at the start), and above that the numbers are the release's.
+    `y = L relu(L x W_1) W_2` with `L = D^(-1/2) A D^(-1/2)`, D the column sums of A `[J, J]`, which starts as the
+    identity. It takes the place of a transformer's perceptron.
     """
 
     dtype: DTypeLike = jnp.float32
@@ -59,6 +58,8 @@ class GraphNet(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         joints, channels = x.shape[0], x.shape[-1]
         graph = self.param("graph", lambda _key, shape: jnp.eye(*shape), (joints, joints))
+        # Nothing keeps the column sums positive, and the release computes NaN once one is negative. Here they count as
+        # at least 1e-3, far below what occurs (they start at 1), and above that the numbers are the release's.
         inverse = jax.lax.rsqrt(jnp.maximum(graph.sum(axis=0) + 1e-5, 1e-3))
         mixing = (inverse[:, None] * graph * inverse[None, :]).astype(self.dtype)
         hidden = jax.nn.relu(Linear(2 * channels, dtype=self.dtype, name="expand")(mix_joints(mixing, x)))
@@ -74,20 +75,21 @@ class AttentionLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, index: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
-        y = DeviationNorm(self.dtype, name="norm_1")(x)
-        # The release deep-copies one module, so that its queries, keys, values and outputs start alike, in all layers;
-        # here each is drawn for itself.
+        y = UnbiasedLayerNorm(self.dtype, name="norm_1")(x)
+        # The release copies one module, so that its query, key, value and output layers start equal, in all layers of
+        # the network; here each is initialised independently.
         attention = SelfAttention(self.num_heads, dropout=ATTENTION_DROPOUT, dtype=self.dtype, name="attention")
         y = attention(y.swapaxes(0, 1), train=train, index=index, mask=mask).swapaxes(0, 1)
         x = x + Dropout(self.dropout, name="dropout_1")(y, index, train=train)
-        y = GraphNet(self.dtype, name="graph_net")(DeviationNorm(self.dtype, name="norm_2")(x))
+        y = GraphNet(self.dtype, name="graph_net")(UnbiasedLayerNorm(self.dtype, name="norm_2")(x))
         return x + Dropout(self.dropout, name="dropout_2")(y, index, train=train)
 
 
 class ChebyshevBlock(nn.Module):
     """Two Chebyshev convolutions with ReLU and a skip connection around them, `[J, N, C] -> [J, N, C]`.
 
-    The step's embedding (`[1, E]` or `[N, E]`, its activation applied) is added between them, after the first ReLU.
+    The timestep's embedding, `[1, E]` or `[N, E]` with its activation applied, is added between them, after the first
+    ReLU.
     """
 
     skeleton: Skeleton
@@ -106,16 +108,23 @@ class ChebyshevBlock(nn.Module):
 
 
 class GraFormer(nn.Module):
-    """GraFormer (Zhao et al., CVPR 2022) as Gong et al. (CVPR 2023) release it, `[B, F, J, C] -> [B, F, J, out]`.
+    """GraFormer (Zhao et al., CVPR 2022) as DiffPose releases it (Gong et al., CVPR 2023), for single frames.
 
-    Frames are independent. Layers attend first and convolve after. With `step` the network is their denoiser, called
-    `(x, k)` with k int32, `[B]` or a scalar for all; without it, their 2D-to-3D lifter, called `(x)`. That lifter also
-    owns a step embedding which it never calls: `release_dead_embedding` keeps its parameters, which the published count
-    includes and which receive no gradient.
+    Every layer attends first and convolves after. With `step` the network is DiffPose's denoiser, without it its
+    2D-to-3D lifter of single frames.
 
-    `mask [B, F, J]`, or what broadcasts to it with three axes, hides joints as keys of attention. `index [B]` is the
-    identity of each example, from which its dropout derives. `features=True` returns the last layer's activations
-    `[B, F, J, width]` in place of the output.
+    Attributes:
+        skeleton: joints and the graph of the convolutions.
+        width: channels of the hidden layers, a multiple of twice the heads.
+        num_layers: pairs of an attention layer and a block of two convolutions.
+        num_heads: heads of attention.
+        out_channels: channels of the result.
+        dropout: dropout rate of the sub-layers of attention; those of the convolutions and of the attention matrix are
+            fixed at 0.1, as released.
+        step: whether the network takes a timestep.
+        release_dead_embedding: without `step`, keep the parameters of a timestep embedding that the release's lifter
+            creates and never calls; the published count includes them, and they receive no gradient.
+        dtype: type computed in.
     """
 
     skeleton: Skeleton
@@ -139,43 +148,52 @@ class GraFormer(nn.Module):
         mask: jax.Array | None = None,
         features: bool = False,
     ) -> jax.Array:
+        """Lift, or predict what the denoiser is trained to predict.
+
+        Args:
+            x: keypoints or noisy poses, `[B, F, J, C]`; frames are independent.
+            k: timestep, int32 `[B]` or a scalar for all; None without `step`.
+            train: whether dropout acts.
+            index: index of each example `[B]`, from which its dropout masks derive; by default its place in the batch.
+            mask: visible joints, `[B, F, J]` or what broadcasts to it with three axes; the others are no keys of
+                attention.
+            features: whether to return the activations of the last layer `[B, F, J, width]` instead.
+
+        Returns:
+            `[B, F, J, out_channels]`, float32.
+
+        Raises:
+            UserError: the width does not suit the heads.
+            ValueError: a timestep is missing, or given to a network without `step`.
+        """
         self._check(k)
         leading = x.shape[:-2]
-        index = example_rows(index, leading)
+        index = index_rows(index, leading)
         if mask is not None:
             mask = jnp.broadcast_to(mask.astype(bool), x.shape[:-1]).reshape(-1, x.shape[-2])
-        step = self._step(k, leading)
-        h = ChebyshevConv(self.width, self.skeleton, self.dtype, name="input")(_joint_major(x))
+        step = self._embed_step(k, leading)
+        h = ChebyshevConv(self.width, self.skeleton, self.dtype, name="input")(to_joint_major(x))
         for layer in range(self.num_layers):
             attention = AttentionLayer(self.num_heads, self.dropout, self.dtype, name=f"attention_{layer}")
             h = attention(h, index, mask, train=train)
             h = ChebyshevBlock(self.skeleton, self.dtype, name=f"block_{layer}")(h, index, step, train=train)
         y = ChebyshevConv(self.out_channels, self.skeleton, self.dtype, name="output")(h)
-        return _joints_last(h if features else y, leading)
+        return from_joint_major(h if features else y, leading)
 
     def _check(self, k: jax.Array | None) -> None:
         if self.width % (2 * self.num_heads) or self.width < 4:
             expected = f"a multiple of twice its {self.num_heads} heads, at least 4"
             raise UserError(f"GraFormer width: expected {expected}, found {self.width}")
-        if self.step != (k is not None):
-            raise ValueError(f"GraFormer with step={self.step} was called {'without' if k is None else 'with'} a step")
+        if k is not None and not self.step:
+            raise ValueError("GraFormer without step: expected no timestep k, found one")
 
-    def _step(self, k: jax.Array | None, leading: Sequence[int]) -> jax.Array | None:
-        """The activated embedding `[N, E]`, or `[1, E]` for one step; None, at no cost, in a network without step."""
+    def _embed_step(self, k: jax.Array | None, leading: Sequence[int]) -> jax.Array | None:
+        """Return the activated embedding `[N, E]`, or `[1, E]` for one timestep; None in a network without one."""
         sizes = (self.width, 4 * self.width, self.dtype)
-        if not self.step:
-            if self.release_dead_embedding:
-                StepEmbedding(*sizes, activation="silu", name="step_unused")(jnp.zeros(1, jnp.int32))
-            return None
-        step = jax.nn.silu(StepEmbedding(*sizes, activation="silu", name="step")(jnp.atleast_1d(k)))
-        return jnp.repeat(step, leading[1], axis=0) if k.ndim else step
-
-
-def _joint_major(x: jax.Array) -> jax.Array:
-    """Bring `[..., J, C]` to `[J, N, C]`."""
-    return jnp.moveaxis(x, -2, 0).reshape(x.shape[-2], -1, x.shape[-1])
-
-
-def _joints_last(x: jax.Array, leading: Sequence[int]) -> jax.Array:
-    """Bring `[J, N, C]` back to `[..., J, C]`, float32."""
-    return jnp.moveaxis(x, 0, 1).reshape(*leading, x.shape[0], x.shape[-1]).astype(jnp.float32)
+        if self.step:
+            step = jax.nn.silu(StepEmbedding(*sizes, activation="silu", name="step")(k))
+            return step[None] if step.ndim == 1 else jnp.repeat(step, leading[1], axis=0)
+        if self.release_dead_embedding:
+            # Creates the parameters; the result is unused, so nothing of it remains in the compiled program.
+            StepEmbedding(*sizes, activation="silu", name="step_unused")(jnp.zeros(1, jnp.int32))
+        return None

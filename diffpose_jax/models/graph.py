@@ -7,6 +7,7 @@ Everything here is joint-major, `[J, N, C]` with N = batch x frames: then mixing
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -22,27 +23,41 @@ ModulationInit = Literal["ones", "xavier"]
 GAIN = 1.414  # the releases' Xavier gain, a rounded sqrt(2)
 
 
-def affinity(adjacency: np.ndarray) -> np.ndarray:
-    """Return the fixed affinity `[J, J]` of a binary `adjacency [J, J]`: rows over their degree, then unit diagonal."""
+def build_affinity(adjacency: np.ndarray) -> np.ndarray:
+    """Return the fixed affinity `[J, J]` of a binary `adjacency [J, J]`: rows over their degree, diagonal one."""
     normalised = adjacency / adjacency.sum(axis=1, keepdims=True)
     np.fill_diagonal(normalised, 1)
     return normalised.astype(np.float32)
 
 
-def row_stochastic(adjacency: np.ndarray) -> np.ndarray:
-    """Return a binary `adjacency [J, J]` with self-loops, each row divided by its sum; not symmetric, float32."""
+def normalise_rows(adjacency: np.ndarray) -> np.ndarray:
+    """Return a binary `adjacency [J, J]` with self-loops, rows divided by their sums: stochastic, not symmetric."""
     looped = adjacency + np.eye(len(adjacency), dtype=np.float32)
     return (looped / looped.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+# Why a custom VJP. Write y = diag(b) P + R Q with P = M * (x W0), Q = M * (x W1), b the diagonal of the mixing matrix
+# B and R = B - diag(b), and let G = dL/dy [J, N, D] and H = R^T G, the gradient of Q. Sums run over rows n and
+# channels d:
+#   dM   = b sum_n G (x W0) + sum_n H (x W1)
+#   dB   = diag(sum_nd G P) + offdiag(G Q^T)
+#   dW0  = x^T (b M G),  dW1 = x^T (M H)
+#   dx   = (b M G) W0^T + (M H) W1^T
+# Every product is of two matrices that lie as they are needed; differentiation would transpose activations. It makes a
+# training step on CPU 5-10 % faster. Sampling is 5 % faster with one product for both W, training with two, which leave
+# nothing to split and join; hence the two forward formulas.
 @jax.custom_vjp
 def modulated_graph_conv(x: jax.Array, weight: jax.Array, modulation: jax.Array, mixing: jax.Array) -> jax.Array:
-    """Mix channels, then joints, of `x [J, N, C]`, giving `[J, N, D]`.
+    """Modulated graph convolution without bias: `diag(B) (M * (x W[0])) + offdiag(B) (M * (x W[1]))`.
 
-    `diag(mixing) @ (M * (x @ W[0])) + offdiag(mixing) @ (M * (x @ W[1]))` with `weight` W `[2, C, D]`, `modulation` M
-    `[J, D]` of the source joint and `mixing [J, J]` (Zou & Tang 2021, as released). The backward pass is owned: it
-    transposes no activation, which makes a training step on CPU 5-10 % faster. Sampling is 5 % faster with one product
-    for both W, training with two, which leave nothing to split and join; hence the two forward formulas.
+    Args:
+        x: features of the joints `[J, N, C]`.
+        weight: W `[2, C, D]`, for a joint itself and for its neighbours.
+        modulation: M `[J, D]`, a factor for every channel of each source joint.
+        mixing: B `[J, J]`, target joints by source joints.
+
+    Returns:
+        Features `[J, N, D]`.
     """
     joints, features = modulation.shape
     kernel = jnp.concatenate([weight[0], weight[1]], axis=1)
@@ -93,13 +108,18 @@ def _split_diagonal(mixing: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class ModulatedGraphConv(nn.Module):
-    """Modulated graph convolution `[J, N, C] -> [J, N, features]` (Zou & Tang, ICCV 2021).
+    """Modulated graph convolution with bias, `[J, N, C] -> [J, N, features]` (Zou & Tang, ICCV 2021).
 
-    The affinity is the skeleton's plus a learned matrix, symmetrised after the sum. `modulation` says how the weight
-    modulation starts: at one (the authors' ground-truth variant) or Xavier-uniform (their benchmark variant).
+    A graph convolution `y_i = sum_j B_ij W x_j` has one W for all joints. Weight modulation makes it `m_j * (W x_j)`,
+    a transformation of its own for every source joint j at the price of a vector each; affinity modulation adds a
+    learned matrix to the skeleton's affinity, so that joints without a bone between them exchange features.
 
-    `normalised` says that a batch normalisation follows, which takes the bias away: its gradient is then exactly zero
-    instead of rounding noise, which Adam would blow up to full steps that differ from machine to machine.
+    Attributes:
+        features: channels D of the result.
+        skeleton: its adjacency is the fixed part of the affinity.
+        modulation: start of M: 'ones' (the authors' ground-truth variant) or Xavier-uniform (their benchmark variant).
+        dtype: type computed in.
+        normalised: a batch normalisation follows, so the gradient of the bias is stopped; see `linear.Linear`.
     """
 
     features: int
@@ -111,7 +131,8 @@ class ModulatedGraphConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         joints, features, channels = self.skeleton.num_joints, self.features, x.shape[-1]
-        # The releases' Xavier rule sees the third axis of W as a receptive field: the fans are C D and 2 D.
+        # Xavier's bound is gain sqrt(6 / (fan_in + fan_out)). For a tensor of three axes torch takes the last one for a
+        # receptive field, which multiplies both fans: they are C D and 2 D here, and the bound is far below C and D's.
         weight_bound = GAIN * math.sqrt(6 / (channels * features + 2 * features))
         modulation_bound = GAIN * math.sqrt(6 / (joints + features))
         modulation_init = nn.initializers.ones if self.modulation == "ones" else uniform_within(modulation_bound)
@@ -121,7 +142,8 @@ class ModulatedGraphConv(nn.Module):
         bias = self.param("bias", uniform_within(1 / math.sqrt(features)), (features,))
         if self.normalised:
             bias = jax.lax.stop_gradient(bias)
-        mixing = affinity(self.skeleton.adjacency()) + learned
+        # Symmetrised after the sum, as released: the fixed part becomes (1 / d_i + 1 / d_j) / 2 for degrees d.
+        mixing = build_affinity(self.skeleton.adjacency()) + learned
         mixing = (mixing + mixing.T) / 2
         y = modulated_graph_conv(*(array.astype(self.dtype) for array in (x, weight, modulation, mixing)))
         return y + bias.astype(self.dtype)[None, None]
@@ -130,9 +152,15 @@ class ModulatedGraphConv(nn.Module):
 class PreAggregatedGraphConv(nn.Module):
     """Graph convolution with matrices of its own for every joint, `[J, N, C] -> [J, N, features]`.
 
-    Each source joint's values are transformed, by one matrix for its own node and one for its neighbours, before the
-    nodes gather them with the row-stochastic graph ("pre-aggregation", Liu et al., ECCV 2020). As products batched over
-    joints. `normalised` as in `ModulatedGraphConv`.
+    `y_i = A_ii x_i W[0, i] + sum_{j != i} A_ij x_j W[1, j] + b` with the row-stochastic graph A: "pre-aggregation" with
+    decoupled self-connections (Liu et al., ECCV 2020), that is, features are transformed by their source joint's
+    matrix before the nodes sum them.
+
+    Attributes:
+        features: channels of the result.
+        skeleton: its adjacency with self-loops, rows divided by their sums, is A.
+        dtype: type computed in.
+        normalised: a batch normalisation follows, so the gradient of the bias is stopped; see `linear.Linear`.
     """
 
     features: int
@@ -143,13 +171,14 @@ class PreAggregatedGraphConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         joints, features, channels = self.skeleton.num_joints, self.features, x.shape[-1]
-        # Xavier again, of a tensor whose joints and inputs the release's rule takes for a receptive field.
+        # Xavier's rule again as torch applies it: of the axes [2, J, C, D] it takes 2 and J for channels, C and D for a
+        # receptive field, so the fans are J C D and 2 C D.
         bound = GAIN * math.sqrt(6 / ((joints + 2) * channels * features))
         weight = self.param("weight", uniform_within(bound), (2, joints, channels, features)).astype(self.dtype)
         bias = self.param("bias", uniform_within(1 / math.sqrt(channels)), (features,))
         if self.normalised:
             bias = jax.lax.stop_gradient(bias)
-        diagonal, rest = _split_diagonal(jnp.asarray(row_stochastic(self.skeleton.adjacency()), self.dtype))
+        diagonal, rest = _split_diagonal(jnp.asarray(normalise_rows(self.skeleton.adjacency()), self.dtype))
         x = x.astype(self.dtype)
         own = jnp.matmul(x, weight[0] * diagonal[:, None, None])
         neighbour = jnp.matmul(x, weight[1])
@@ -157,20 +186,25 @@ class PreAggregatedGraphConv(nn.Module):
         return own + mixed + bias.astype(self.dtype)[None, None]
 
 
-def chebyshev_basis(adjacency: np.ndarray) -> np.ndarray:
-    """Return T0 = I, T1 = L and T2 = 2 L L - I, `[3, J, J]`, of `L = I - row_stochastic(adjacency)`.
+def build_chebyshev_basis(adjacency: np.ndarray) -> np.ndarray:
+    """Return the Chebyshev polynomials T_0, T_1, T_2 of the graph Laplacian, `[3, J, J]`.
 
-    L is not rescaled to [-1, 1], as in the releases of GraFormer (Zhao et al., CVPR 2022).
+    The Laplacian is `L = I - normalise_rows(adjacency)`, not rescaled to [-1, 1], as in the releases of GraFormer (Zhao
+    et al., CVPR 2022).
     """
+    # T_0 = I, T_1 = L and the recurrence T_k = 2 L T_(k-1) - T_(k-2), which gives T_2 = 2 L^2 - I (Defferrard et al.
+    # 2016). Polynomials of degree k in L reach joints that are k bones away. On [-1, 1] they stay within [-1, 1]; the
+    # eigenvalues of this L reach 1.4 and those of T_2 therefore 3, harmless for a sum that ends there.
     identity = np.eye(len(adjacency), dtype=np.float32)
-    laplacian = identity - row_stochastic(adjacency)
+    laplacian = identity - normalise_rows(adjacency)
     return np.stack([identity, laplacian, 2 * laplacian @ laplacian - identity])
 
 
 class ChebyshevConv(nn.Module):
-    """Chebyshev graph convolution of order two, `[J, N, C] -> [J, N, features]`: `sum_k T_k x W_k + b`.
+    """Chebyshev graph convolution of order two, `[J, N, C] -> [J, N, features]`: `y = sum_k T_k x W_k + b`.
 
-    The weights `[3, C, features]` start as the release's: Xavier-normal over all three at once, which is narrow.
+    T_k are the polynomials of `build_chebyshev_basis` for the graph of `skeleton` (Defferrard et al. 2016), W is
+    `[3, C, features]`.
     """
 
     features: int
@@ -180,11 +214,14 @@ class ChebyshevConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         joints, channels = x.shape[0], x.shape[-1]
-        deviation = math.sqrt(1 / (2 * channels * self.features))
-        weight = self.param("weight", nn.initializers.normal(deviation), (3, channels, self.features))
+        # Xavier-normal over all three matrices at once, as released: std = sqrt(2 / (fan_in + fan_out)) with the fans
+        # C D and 3 C D, which is narrow.
+        std = math.sqrt(1 / (2 * channels * self.features))
+        weight = self.param("weight", nn.initializers.normal(std), (3, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        basis = jnp.asarray(chebyshev_basis(self.skeleton.adjacency()), self.dtype)
+        basis = jnp.asarray(build_chebyshev_basis(self.skeleton.adjacency()), self.dtype)
         x, weight = x.astype(self.dtype), weight.astype(self.dtype)
+        # (T_k x) W_k = T_k (x W_k): joints are mixed on that side of W_k which has fewer channels.
         if channels <= self.features:
             mixed = mix_joints(basis[1:].reshape(-1, joints), x).reshape(2, *x.shape)
             y = matmul(x, weight[0]) + matmul(mixed[0], weight[1]) + matmul(mixed[1], weight[2])
@@ -197,3 +234,13 @@ class ChebyshevConv(nn.Module):
 def mix_joints(mixing: jax.Array, x: jax.Array) -> jax.Array:
     """Return `mixing [K, J] @ x [J, N, C]`, `[K, N, C]`, as one plain product."""
     return (mixing @ x.reshape(x.shape[0], -1)).reshape(-1, *x.shape[1:])
+
+
+def to_joint_major(x: jax.Array) -> jax.Array:
+    """Bring `[..., J, C]` to `[J, N, C]`."""
+    return jnp.moveaxis(x, -2, 0).reshape(x.shape[-2], -1, x.shape[-1])
+
+
+def from_joint_major(x: jax.Array, leading: Sequence[int]) -> jax.Array:
+    """Bring `[J, N, C]` back to `[*leading, J, C]`, float32."""
+    return jnp.moveaxis(x, 0, 1).reshape(*leading, x.shape[0], x.shape[-1]).astype(jnp.float32)

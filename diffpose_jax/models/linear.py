@@ -1,14 +1,19 @@
-"""Linear layers whose matrix products, forwards and backwards, are plain 2-D ones."""
+"""Linear layers whose matrix products, in the forward and in the backward pass, are plain two-dimensional ones."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
+
+Initializer = Callable[..., jax.Array]
+
+# Normal with std sqrt(2 / inputs), which keeps the scale of activations through a ReLU (He et al. 2015).
+KAIMING = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 def uniform_within(bound: float) -> Initializer:
@@ -20,13 +25,13 @@ def uniform_within(bound: float) -> Initializer:
     return draw
 
 
+# Why a custom VJP. For y = x W with x [..., C] the gradients are dx = dy W^T and dW = x^T dy, the latter summed over
+# all leading axes. Differentiating a product with several leading axes contracts them all at once, for which XLA:CPU
+# first copies dy to [D, ...] and then misses its fast matrix product. With the leading axes flattened both gradients
+# are plain products: on one CPU thread the gradient of a MixSTE of width 512 takes 482 ms instead of 560.
 @jax.custom_vjp
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiply the last axis of `x [..., C]` by `kernel [C, D]`, giving `[..., D]`.
-
-    The backward pass is owned: reverse-mode differentiation of a product with many leading axes would first copy the
-    cotangent to `[D, ...]` and miss the fast matrix product on CPU.
-    """
+    """Multiply the last axis of `x [..., C]` by `kernel [C, D]`, giving `[..., D]`."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -44,10 +49,16 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Linear(nn.Module):
-    """Affine map of the last axis, `[..., C] -> [..., D]`, initialised as torch's: uniform within `1/sqrt(C)`.
+    """Affine map of the last axis, `[..., C] -> [..., features]`, initialised as torch's: uniform within `1/sqrt(C)`.
 
-    `kernel_init` and `bias_init` override that. Parameters are float32, `dtype` is the type computed in. `normalised`
-    says that a batch normalisation follows, which takes the bias away: its gradient is then exactly zero.
+    Attributes:
+        features: channels of the result.
+        kernel_init: initialiser of the kernel in place of torch's.
+        bias_init: initialiser of the bias in place of torch's.
+        dtype: type computed in; parameters are float32.
+        normalised: a batch normalisation follows. It subtracts the mean, so the bias has no effect and its gradient is
+            zero up to rounding; Adam would scale that rounding error to full steps, which differ between machines.
+            The gradient is therefore stopped.
     """
 
     features: int

@@ -1,4 +1,4 @@
-"""MixSTE: transformer blocks that attend over the joints of a frame and over the frames of a joint by turns."""
+"""MixSTE: transformer blocks that attend over the joints of a frame and over the frames of a joint, by turns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffpose_jax.models.attention import LayerNorm, TransformerBlock, drop_path_rates, to_tokens
+from diffpose_jax.models.attention import LayerNorm, TransformerBlock, expand_to_tokens, list_drop_path_rates
 from diffpose_jax.models.embeddings import StepEmbedding
 from diffpose_jax.models.linear import Linear
 
@@ -17,18 +17,29 @@ StepInput = Literal["none", "once", "blocks"]
 
 
 class MixSTE(nn.Module):
-    """MixSTE (Zhang et al., CVPR 2022), `x [B, F, J, C] -> [B, F, J, out_channels]`.
+    """MixSTE (Zhang et al., CVPR 2022), sequence to sequence, as a lifter or as a denoiser.
 
-    F = `frames` and J = `num_joints` are fixed by the position tables; `num_layers` counts pairs of a spatial and a
-    temporal block. One normalisation follows all spatial blocks and one all temporal blocks.
+    A token is one joint in one frame. Spatial blocks attend over the J joints of a frame, temporal blocks over the F
+    frames of a joint, by turns; one layer normalisation, shared by all spatial blocks, follows each of them, another
+    one each temporal block.
 
-    As a denoiser it also takes the diffusion step `k`, int32 `[B]` or a scalar: with `step='once'` its embedding is
-    added to the tokens before the first block (Shan et al. 2023), with 'blocks' to those of every block (Zhou et al.
-    2023). `pde` is their graph-diffusion attention. `middle_frame` mixes the frames into one before the head by learned
-    weights, as their released sequence-to-frame variant does: the result is `[B, 1, J, out_channels]`.
-
-    `index [B]` is the identity of each example, from which its stochastic depth derives. `features` asks for the
-    normalised activations before the last linear layer, `[B, F, J, width]`, instead of the result.
+    Attributes:
+        frames: F, fixed by the position table.
+        num_joints: J, fixed by the position table.
+        width: channels of a token.
+        num_layers: pairs of a spatial and a temporal block.
+        num_heads: heads of attention.
+        mlp_ratio: width of a perceptron's hidden layer in units of `width`.
+        drop_path: stochastic depth of the last pair; it rises from zero in equal steps.
+        out_channels: channels of the result.
+        pde: graph-diffusion attention (Zhou et al. 2023), see `SelfAttention`.
+        step: where a timestep enters: not at all; 'once', added to the tokens before the first block (D3DP, Shan et al.
+            2023); or in all 'blocks' (Diff3DHPE, Zhou et al. 2023).
+        middle_frame: mix the frames into one by learned weights before the head, as Diff3DHPE's released
+            sequence-to-frame variant does.
+        epsilon: of all normalisations but the head's.
+        head_epsilon: of the head's normalisation.
+        dtype: type computed in.
     """
 
     frames: int
@@ -56,6 +67,20 @@ class MixSTE(nn.Module):
         index: jax.Array | None = None,
         features: bool = False,
     ) -> jax.Array:
+        """Lift, or predict what the denoiser is trained to predict.
+
+        Args:
+            x: keypoints `[B, F, J, 2]`, or with the noisy pose beside them `[B, F, J, 5]`.
+            k: timestep, int32 `[B]` or a scalar for all; not used if `step` is 'none'.
+            train: whether stochastic depth acts.
+            index: index of each example `[B]`, from which its stochastic depth derives; by default its place in the
+                batch.
+            features: whether to return the normalised activations before the last linear layer `[B, F, J, width]`
+                instead.
+
+        Returns:
+            `[B, F, J, out_channels]`, with one frame if `middle_frame`, float32.
+        """
         zeros = nn.initializers.zeros
         spatial_position = self.param("spatial_position", zeros, (self.num_joints, self.width))
         temporal_position = self.param("temporal_position", zeros, (self.frames, self.width))
@@ -64,10 +89,16 @@ class MixSTE(nn.Module):
 
         x = Linear(self.width, dtype=self.dtype, name="embed")(x)
         x = x + spatial_position.astype(self.dtype)[None, None]
-        step = self._embed_step(k)
+        step = None
         if self.step == "once":
-            x, step = x + to_tokens(step), None
-        for layer, drop_path in enumerate(drop_path_rates(self.drop_path, self.num_layers)):
+            x = x + expand_to_tokens(self._embed_step(k, self.width))
+        elif self.step == "blocks":
+            step = self._embed_step(k, 2 * self.width)
+        # Blocks see [B, groups, tokens, C]: frames and joints swap these two roles after every block. A block's own
+        # normalisations come before its branches, so its sum is not normalised; the shared ones are applied to that sum
+        # and renew the scale of the residual stream after every block. Positions are added once, each before the first
+        # block that attends over them.
+        for layer, drop_path in enumerate(list_drop_path_rates(self.drop_path, self.num_layers)):
             options = (self.num_heads, self.mlp_ratio, drop_path, self.pde, self.epsilon, self.dtype)
             x = spatial_norm(TransformerBlock(*options, name=f"spatial_{layer}")(x, step, train=train, index=index))
             x = jnp.swapaxes(x, 1, 2)
@@ -83,10 +114,7 @@ class MixSTE(nn.Module):
             return x.astype(jnp.float32)
         return Linear(self.out_channels, dtype=self.dtype, name="output")(x).astype(jnp.float32)
 
-    def _embed_step(self, k: jax.Array | None) -> jax.Array | None:
-        if self.step == "none":
-            return None
-        features = self.width if self.step == "once" else 2 * self.width
+    def _embed_step(self, k: jax.Array | None, features: int) -> jax.Array:
         return StepEmbedding(self.width, features, self.dtype, hidden_features=2 * self.width, name="step")(k)
 
 

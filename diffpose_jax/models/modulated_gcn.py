@@ -1,8 +1,7 @@
-"""The modulated GCN, and a denoiser that is the same trunk told the diffusion step."""
+"""The modulated GCN (Zou & Tang, ICCV 2021), and a denoiser with the same trunk, conditioned on the timestep."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -12,18 +11,14 @@ from jax.typing import DTypeLike
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.models.embeddings import StepEmbedding, StepModulation
-from diffpose_jax.models.graph import ModulatedGraphConv, ModulationInit
-from diffpose_jax.models.linear import Linear
-from diffpose_jax.models.non_local import EmbeddedGaussianNonLocal, PooledNonLocal
-from diffpose_jax.models.normalisation import BatchNorm, Dropout, example_rows
+from diffpose_jax.models.graph import ModulatedGraphConv, ModulationInit, from_joint_major, to_joint_major
+from diffpose_jax.models.non_local import POOLING_GROUPS, EmbeddedGaussianNonLocal, Groups, PooledNonLocal
+from diffpose_jax.models.normalisation import BatchNorm, Dropout, index_rows
 from diffpose_jax.skeleton import Skeleton
 
 NonLocal = Literal["none", "pooled", "embedded_gaussian"]
 
-# Pairs of Human3.6M-16 joints that the pooled non-local block of the release max-pools together.
-H36M_16_GROUPS = ((2, 3), (5, 6), (1, 4), (0, 7), (8, 9), (14, 15), (11, 12), (10, 13))
-
-# The two programs of the release as option sets of `ModulatedGCN`: ground-truth 2D on 16 joints, detections on 17.
+# Options of `ModulatedGCN` as the release's two programs set them: ground-truth 2D on 16 joints, detections on 17.
 VARIANTS: dict[str, dict[str, Any]] = {
     "gt": {"width": 128, "num_layers": 4, "dropout": 0.0, "modulation": "ones", "non_local": "none"},
     "benchmark": {
@@ -71,7 +66,7 @@ class GraphBlock(nn.Module):
 
 
 class GraphTrunk(nn.Module):
-    """Input unit and residual blocks of the modulated GCN, joint-major: `[J, N, C] -> [J, N, width]`.
+    """Input unit and residual blocks of the modulated GCN: `[J, N, C] -> [J, N, width]`.
 
     With `groups` a pooled non-local block follows the input unit and every residual block.
     """
@@ -81,7 +76,7 @@ class GraphTrunk(nn.Module):
     num_layers: int
     dropout: float
     modulation: ModulationInit
-    groups: tuple[tuple[int, ...], ...] | None
+    groups: Groups | None
     axis_name: str | None
     dtype: DTypeLike
 
@@ -102,11 +97,22 @@ class GraphTrunk(nn.Module):
 
 
 class ModulatedGCN(nn.Module):
-    """Modulated GCN (Zou & Tang, ICCV 2021), `[..., J, C] -> [..., J, out_channels]`.
+    """Modulated GCN (Zou & Tang, ICCV 2021), a 2D-to-3D lifter of single frames.
 
-    `VARIANTS` holds the released option sets. `index` (the leading shape of x without J and C, or its first axis) is
-    the identity of each example, from which its dropout mask derives; by default the position in the batch. `features`
-    asks for the activations `[..., J, width]` before the output convolution instead.
+    An input unit, residual blocks of two graph units, an optional non-local block, and a graph convolution to the
+    output. `VARIANTS` holds the options of the released programs.
+
+    Attributes:
+        skeleton: joints and the fixed part of the affinity.
+        width: channels of the hidden layers.
+        num_layers: residual blocks.
+        out_channels: channels of the result.
+        dropout: dropout rate of every graph unit.
+        modulation: start of the weight modulation, 'ones' or 'xavier'.
+        non_local: 'none'; 'pooled', a block after every unit; or 'embedded_gaussian', one before the output.
+        groups: joints pooled by the pooled block.
+        axis_name: mapped axis of the devices, for the normalisation.
+        dtype: type computed in.
     """
 
     skeleton: Skeleton
@@ -116,7 +122,7 @@ class ModulatedGCN(nn.Module):
     dropout: float = 0.0
     modulation: ModulationInit = "ones"
     non_local: NonLocal = "none"
-    groups: tuple[tuple[int, ...], ...] = H36M_16_GROUPS
+    groups: Groups = POOLING_GROUPS["h36m16"]
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -124,8 +130,20 @@ class ModulatedGCN(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool, index: jax.Array | None = None, features: bool = False
     ) -> jax.Array:
+        """Lift.
+
+        Args:
+            x: keypoints `[..., J, C]`, normalised image units.
+            train: whether dropout acts and the normalisation uses the batch's statistics.
+            index: index of each example, along the first axis of x, from which its dropout masks derive; by default
+                its place in the batch.
+            features: whether to return the activations `[..., J, width]` before the output convolution instead.
+
+        Returns:
+            Poses `[..., J, out_channels]`, root-relative metres once trained, float32.
+        """
         leading = x.shape[:-2]
-        x, index = _joint_major(x), example_rows(index, leading)
+        x, index = to_joint_major(x), index_rows(index, leading)
         groups = self.groups if self.non_local == "pooled" else None
         x = GraphTrunk(
             self.skeleton,
@@ -141,18 +159,26 @@ class ModulatedGCN(nn.Module):
         if self.non_local == "embedded_gaussian":
             x = EmbeddedGaussianNonLocal(self.axis_name, self.dtype, name="non_local")(x, train=train)
         if features:
-            return _joints_last(x, leading)
+            return from_joint_major(x, leading)
         x = ModulatedGraphConv(self.out_channels, self.skeleton, self.modulation, self.dtype, name="output")(x)
-        return _joints_last(x, leading)
+        return from_joint_major(x, leading)
 
 
 class StepModulatedGCN(nn.Module):
-    """A modulated GCN told the step: pose `x [B, F, J, 3]`, keypoints `cond [B, F, J, 2]`, `k` -> `[B, F, J, 5]`.
+    """The denoiser of DiffuPose (Choi et al., IROS 2023): a modulated GCN conditioned on the timestep.
 
-    Channels 0-2 of the result are the predicted noise, 3-4 the keypoints reconstructed. `k` is int32, `[B]` or a scalar
-    for all; frames are independent. The trunk does not see the step, which modulates the channels before and after the
-    non-local block (Choi et al., IROS 2023, as released). The release also owns a third such block and never calls it:
-    `release_dead_block` keeps its parameters, which the published counts include and which receive no gradient.
+    The timestep modulates the channels before and after the non-local block; the trunk does not depend on it. Frames
+    are independent.
+
+    Attributes:
+        skeleton: joints and the fixed part of the affinity.
+        width: channels of the hidden layers, a multiple of 16, at least 32.
+        num_layers: residual blocks of the trunk.
+        dropout: dropout rate of every graph unit.
+        release_dead_block: keep the parameters of a third modulation, which the release creates and never calls; the
+            published counts include them, and they receive no gradient.
+        axis_name: mapped axis of the devices, for the normalisation.
+        dtype: type computed in.
     """
 
     skeleton: Skeleton
@@ -167,14 +193,29 @@ class StepModulatedGCN(nn.Module):
     def __call__(
         self, x: jax.Array, cond: jax.Array, k: jax.Array, *, train: bool, index: jax.Array | None = None
     ) -> jax.Array:
+        """Predict the noise, and reconstruct the keypoints, which the loss of DiffuPose asks for (eq. 9).
+
+        Args:
+            x: noisy poses `[B, F, J, 3]`.
+            cond: keypoints `[B, F, J, 2]`.
+            k: timestep, int32 `[B]` or a scalar for all.
+            train: whether dropout acts and the normalisation uses the batch's statistics.
+            index: index of each example `[B]`, from which its dropout masks derive; by default its place in the batch.
+
+        Returns:
+            `[B, F, J, 5]`, float32: predicted noise in channels 0-2, reconstructed keypoints in 3-4.
+
+        Raises:
+            UserError: the width is not a multiple of 16 of at least 32.
+        """
         if self.width % 16 or self.width < 32:
             raise UserError(f"StepModulatedGCN width: expected a multiple of 16, at least 32, found {self.width}")
         leading = x.shape[:-2]
-        index = example_rows(index, leading)
+        index = index_rows(index, leading)
         step = StepEmbedding(self.width // 8, self.width // 2, self.dtype, name="step")(k)
         if k.ndim:
             step = jnp.repeat(step, leading[1], axis=0)
-        h = _joint_major(jnp.concatenate([x, cond], axis=-1))
+        h = to_joint_major(jnp.concatenate([x, cond], axis=-1))
         h = GraphTrunk(
             self.skeleton,
             self.width,
@@ -191,40 +232,4 @@ class StepModulatedGCN(nn.Module):
         h = StepModulation(self.dtype, name="modulation_2")(h, step)
         if self.release_dead_block:
             StepModulation(self.dtype, name="modulation_unused")(h, step)
-        return _joints_last(ModulatedGraphConv(5, self.skeleton, dtype=self.dtype, name="output")(h), leading)
-
-
-class RefineHead(nn.Module):
-    """The benchmark program's second stage: mix the x and y of a prediction with those of its back-projection.
-
-    `predicted` and `back_projected [..., J, 3]`, both root-relative metres, give `[..., J, 3]`: z as predicted,
-    (x, y) = s * predicted + (1 - s) * back-projected with s from a two-layer network. The release leaves its dropout on
-    at test time; here it is off unless `train`.
-    """
-
-    hidden: int = 1024
-    dropout: float = 0.5
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, predicted: jax.Array, back_projected: jax.Array, *, train: bool, index: jax.Array | None = None
-    ) -> jax.Array:
-        leading, joints = predicted.shape[:-2], predicted.shape[-2]
-        flat = jnp.concatenate([predicted, back_projected], axis=-1).reshape(1, -1, 6 * joints)
-        hidden = jax.nn.relu(Linear(self.hidden, dtype=self.dtype, name="expand")(flat))
-        hidden = Dropout(self.dropout, name="dropout")(hidden, example_rows(index, leading), train=train)
-        share = jax.nn.sigmoid(Linear(2 * joints, dtype=self.dtype, name="share")(hidden).astype(jnp.float32))
-        share = share.reshape(*leading, joints, 2)
-        mixed = share * predicted[..., :2] + (1 - share) * back_projected[..., :2]
-        return jnp.concatenate([mixed, predicted[..., 2:]], axis=-1)
-
-
-def _joint_major(x: jax.Array) -> jax.Array:
-    """Bring `[..., J, C]` to `[J, N, C]`."""
-    return jnp.moveaxis(x, -2, 0).reshape(x.shape[-2], -1, x.shape[-1])
-
-
-def _joints_last(x: jax.Array, leading: Sequence[int]) -> jax.Array:
-    """Bring `[J, N, C]` back to `[..., J, C]`, float32."""
-    return jnp.moveaxis(x, 0, 1).reshape(*leading, x.shape[0], x.shape[-1]).astype(jnp.float32)
+        return from_joint_major(ModulatedGraphConv(5, self.skeleton, dtype=self.dtype, name="output")(h), leading)

@@ -1,7 +1,8 @@
-"""Non-local blocks: attention of every joint to every other, as graph networks use it. Joint-major, `[J, N, C]`."""
+"""Non-local blocks (Wang et al. 2018): attention of every joint to every other. Joint-major, `[J, N, C]`."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -9,25 +10,34 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffpose_jax.models.linear import Linear
+from diffpose_jax.models.linear import KAIMING, Linear
 from diffpose_jax.models.normalisation import BatchNorm
 
+Groups = tuple[tuple[int, ...], ...]
 
-def pooled_pairs(groups: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    """Return what a max-pooling of two pools when it runs over the joints of `groups`, written one after the other.
+# Neighbouring joints that the pooled non-local block of the releases groups, by layout and in their order.
+POOLING_GROUPS: dict[str, Groups] = {
+    "h36m17": ((2, 3), (5, 6), (1, 4), (0, 7), (8, 9, 10), (15, 16), (12, 13), (11, 14)),
+    "h36m16": ((2, 3), (5, 6), (1, 4), (0, 7), (8, 9), (14, 15), (11, 12), (10, 13)),
+}
 
-    An odd last joint is dropped, and after a group of three pairs no longer match the groups: so in the releases of
-    SemGCN's descendants for 17 joints.
+
+def pair_joints_release(groups: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    """Return the pairs that a max-pooling of window two pools when the joints of `groups` stand one after the other.
+
+    An odd last joint is dropped, and after a group of three the pairs no longer match the groups: so in the releases
+    that descend from SemGCN, for 17 joints.
     """
     order = [joint for group in groups for joint in group]
     return tuple(zip(order[::2], order[1::2], strict=False))
 
 
 class EmbeddedGaussianNonLocal(nn.Module):
-    """Non-local block over joints, `[J, N, C] -> [J, N, C]`: softmax attention without scaling, C/2 channels.
+    """Non-local block with softmax attention without scaling over joints, `[J, N, C] -> [J, N, C]`.
 
-    Its last normalisation starts at zero, so it is the identity at first. Used by the benchmark variant of the
-    modulated GCN and by Choi et al. 2023.
+    `y = x + BatchNorm(Linear(softmax_j(theta_i . phi_j) g_j))`, the embedded Gaussian of Wang et al. 2018, with theta,
+    phi and g of C/2 channels. The scale of the normalisation starts at zero, so the block starts as the identity. Part
+    of the modulated GCN's benchmark variant and of DiffuPose (Choi et al. 2023).
     """
 
     axis_name: str | None = None
@@ -39,36 +49,39 @@ class EmbeddedGaussianNonLocal(nn.Module):
         query, key, value = jnp.split(Linear(channels // 2 * 3, dtype=self.dtype, name="embed")(x), 3, axis=-1)
         scores = jnp.einsum("inc,jnc->nij", query, key, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        y = Linear(channels, dtype=self.dtype, normalised=True, name="project")(
-            jnp.einsum("nij,jnc->inc", weights, value)
-        )
+        y = jnp.einsum("nij,jnc->inc", weights, value)
+        y = Linear(channels, dtype=self.dtype, normalised=True, name="project")(y)
         zeros = nn.initializers.zeros
         return x + BatchNorm(self.axis_name, scale_init=zeros, dtype=self.dtype, name="norm")(y, train=train)
 
 
 class PooledNonLocal(nn.Module):
-    """Non-local block over joints with pooled keys, `[J, N, C] -> [J, N, C]` (the released `--non_local` option).
+    """Non-local block over joints with pooled keys and values, `[J, N, C] -> [J, N, C]`, as released for SemGCN.
 
-    `groups` are sets of joints of equal size, disjoint; a joint in none is a query only. Score of joint i and group j:
-    relu(w_a . theta_i + w_b . phi_j), computed separably, divided by the number of groups; phi and g are max-pooled
-    over each group.
+    The score of joint i and group j is `relu(w . [theta_i, phi_j]) / number of groups`, the concatenation form of Wang
+    et al. 2018 without softmax; phi and g are max-pooled over each group. It starts as the identity.
+
+    Attributes:
+        groups: disjoint sets of joints, all of the same size; a joint in none attends but is not attended to.
+        axis_name: mapped axis of the devices, for the normalisation.
+        dtype: type computed in.
     """
 
-    groups: tuple[tuple[int, ...], ...]
+    groups: Groups
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        channels = x.shape[-1]
-        kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        init = {"kernel_init": kaiming, "bias_init": nn.initializers.zeros, "dtype": self.dtype}
-        theta, phi, g = jnp.split(Linear(channels // 2 * 3, **init, name="embed")(x), 3, axis=-1)
+        channels, zeros = x.shape[-1], nn.initializers.zeros
+        linear = functools.partial(Linear, kernel_init=KAIMING, bias_init=zeros, dtype=self.dtype)
+        theta, phi, g = jnp.split(linear(channels // 2 * 3, name="embed")(x), 3, axis=-1)
         members = jnp.asarray(self.groups)
         phi, g = phi[members].max(axis=1), g[members].max(axis=1)
-        score = self.param("score", kaiming, (channels, 1)).astype(self.dtype)
+        # w . [theta_i, phi_j] = w_a . theta_i + w_b . phi_j: two vectors are computed and added crosswise, and the
+        # tensor of all concatenated pairs [J, groups, N, C] is never built.
+        score = self.param("score", KAIMING, (channels, 1)).astype(self.dtype)
         own, other = theta @ score[: channels // 2, 0], phi @ score[channels // 2 :, 0]
         scores = jax.nn.relu(own[:, None] + other[None]) / len(self.groups)
-        y = Linear(channels, **init, normalised=True, name="project")(jnp.einsum("ijn,jnc->inc", scores, g))
-        zeros = nn.initializers.zeros
+        y = linear(channels, normalised=True, name="project")(jnp.einsum("ijn,jnc->inc", scores, g))
         return x + BatchNorm(self.axis_name, scale_init=zeros, dtype=self.dtype, name="norm")(y, train=train)

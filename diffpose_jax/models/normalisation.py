@@ -1,4 +1,4 @@
-"""Batch normalisation over all devices, and dropout that belongs to the example rather than to its place in a batch."""
+"""Batch normalisation over all devices, and dropout whose masks follow the example, not its place in a batch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
+
+from diffpose_jax.models.linear import Initializer
 
 
 class BatchNorm(nn.Module):
-    """Normalise every channel of `[..., C]` by its statistics over all other axes, as torch's BatchNorm does.
+    """Batch normalisation (Ioffe & Szegedy 2015) of the channels of `[..., C]` over all other axes, as torch's.
 
-    With `axis_name` the statistics are those of the batch over all devices of that mapped axis. Running statistics in
-    'batch_stats' move by a tenth of the way per step, the variance towards its unbiased estimate (factor n / (n - 1)),
-    and are float32 whatever the compute type.
+    Running statistics in 'batch_stats' are float32 whatever the compute type.
+
+    Attributes:
+        axis_name: mapped axis of the devices over which the statistics are taken; None for this device alone.
+        momentum: weight of the old running statistics; torch writes 1 - momentum.
+        epsilon: added to the variance.
+        scale_init: initialiser of the scale `[C]`.
+        bias_init: initialiser of the shift `[C]`.
+        dtype: type computed in.
     """
 
     axis_name: str | None = None
@@ -36,9 +43,11 @@ class BatchNorm(nn.Module):
         running_variance = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if not train or self.is_initializing():
             gain = scale * jax.lax.rsqrt(running_variance.value + self.epsilon)
-            return _affine(x.astype(self.dtype), gain, bias - running_mean.value * gain)
+            return _scale_and_shift(x.astype(self.dtype), gain, bias - running_mean.value * gain)
         axis_name = self.axis_name
         y, mean, variance = normalise_batch(x.astype(self.dtype), scale, bias, self.epsilon, axis_name)
+        # The batch is normalised by its biased variance, the running one follows the unbiased: factor n / (n - 1) with
+        # n counted over all devices. So does torch; Flax's own layer keeps the biased one.
         count = x.size // channels * (1 if axis_name is None else jax.lax.axis_size(axis_name))
         unbiased = variance * (count / max(count - 1, 1))
         running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
@@ -49,29 +58,47 @@ class BatchNorm(nn.Module):
 def normalise_batch(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalise `x [..., C]` by its own statistics; return it with the batch's mean and biased variance, both `[C]`."""
+    """Normalise a batch by its own mean and variance: `scale (x - mean) / sqrt(variance + epsilon) + bias`.
+
+    Args:
+        x: the batch `[..., C]`.
+        scale: `[C]`.
+        bias: `[C]`.
+        epsilon: added to the variance.
+        axis_name: mapped axis of the devices that hold equal shares of the batch; None for one device.
+
+    Returns:
+        The normalised batch `[..., C]`, and its mean and biased variance over all devices, `[C]` each.
+    """
+    # All devices hold as many rows, so the mean of their means is the mean of the batch. Its variance is the mean of
+    # the squared distances from that common mean: the mean of the devices' own variances would lack the part between
+    # devices, and E[x^2] - E[x]^2 loses digits in float32 where the mean is large.
     flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    mean = _over_devices(flat.mean(0), axis_name)
-    variance = _over_devices(jnp.square(flat - mean[None]).mean(0), axis_name)
+    mean = _average_over_devices(flat.mean(0), axis_name)
+    variance = _average_over_devices(jnp.square(flat - mean[None]).mean(0), axis_name)
     gain = scale * jax.lax.rsqrt(variance + epsilon)
-    return _affine(x, gain, bias - mean * gain), mean, variance
+    return _scale_and_shift(x, gain, bias - mean * gain), mean, variance
 
 
-def _affine(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
+def _scale_and_shift(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
     leading = tuple(range(x.ndim - 1))
     return x * jnp.expand_dims(gain.astype(x.dtype), leading) + jnp.expand_dims(offset.astype(x.dtype), leading)
 
 
-def _over_devices(statistic: jax.Array, axis_name: str | None) -> jax.Array:
+def _average_over_devices(statistic: jax.Array, axis_name: str | None) -> jax.Array:
     return statistic if axis_name is None else jax.lax.pmean(statistic, axis_name)
 
 
 class Dropout(nn.Module):
-    """Zero a share `rate` of the values of `x` in training and scale the rest so that the mean is kept.
+    """Dropout: zero a fraction `rate` of the values of `x` in training and scale the rest so that the mean is kept.
 
-    Axis `batch_axis` of x counts examples: `[J, N, C]` by default. The mask of an example is drawn from the 'dropout'
-    key folded with that example's `index [N]`, so it is the same on whatever device and beside whatever other examples
-    it is processed. Masks come from 8 random bits per value: `rate` is rounded to a multiple of 1/256.
+    The mask of an example is drawn from the 'dropout' key folded with that example's `index [N]`, so it is the same on
+    whatever device and beside whatever other examples it is processed. Masks come from 8 random bits per value:
+    `rate` is rounded to a multiple of 1/256.
+
+    Attributes:
+        rate: fraction of values set to zero.
+        batch_axis: the axis of x that counts examples; 1 for `[J, N, C]`.
     """
 
     rate: float
@@ -84,22 +111,22 @@ class Dropout(nn.Module):
             return x
         key = self.make_rng("dropout")
         shape = x.shape[: self.batch_axis] + x.shape[self.batch_axis + 1 :]
-        draw = jax.vmap(lambda number: _random_bytes(jax.random.fold_in(key, number), shape), out_axes=self.batch_axis)
+        draw = jax.vmap(lambda example: _draw_bytes(jax.random.fold_in(key, example), shape), out_axes=self.batch_axis)
         return jnp.where(draw(index) < kept, x * (256 / kept), 0)
 
 
-def _random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform bytes of `shape`, four from each random word, which is several times faster on CPU than one by one."""
+def _draw_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draw uniform bytes of `shape`, four from each 32-bit random word."""
     count = math.prod(shape)
     words = jax.random.bits(key, (-(-count // 4),), jnp.uint32)
     return jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:count].reshape(shape)
 
 
-def example_rows(index: jax.Array | None, leading: Sequence[int]) -> jax.Array:
-    """Return the identity `[N]` of every row when the leading axes `[B, ...]` of a batch are flattened to N.
+def index_rows(index: jax.Array | None, leading: Sequence[int]) -> jax.Array:
+    """Return the index `[N]` of every row when the leading axes `[B, ...]` of a batch are flattened to N rows.
 
-    It derives from the examples' own `index [B]` and the frame's place in its example; without an index, from the place
-    in the batch.
+    A row's index is its example's own `index [B]` times the rows per example, plus the row's place in its example;
+    without `index` an example's is its place in the batch.
     """
     batch, frames = (leading[0], math.prod(leading[1:])) if leading else (1, 1)
     index = jnp.arange(batch, dtype=jnp.int32) if index is None else index.astype(jnp.int32)

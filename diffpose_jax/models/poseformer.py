@@ -9,24 +9,31 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffpose_jax.models.attention import LayerNorm, TransformerBlock, drop_path_rates
+from diffpose_jax.models.attention import LayerNorm, TransformerBlock, list_drop_path_rates
 from diffpose_jax.models.embeddings import StepEmbedding
 from diffpose_jax.models.linear import Linear
 from diffpose_jax.models.mixste import mix_frames
 
 
 class PoseFormer(nn.Module):
-    """PoseFormer (Zheng et al., ICCV 2021), `x [B, F, J, C] -> [B, 1, J, 3]`, the pose of the middle frame.
+    """PoseFormer (Zheng et al., ICCV 2021), sequence to middle frame, as a lifter or as a denoiser.
 
-    `joint_width` channels describe a joint in the spatial stage; side by side, joint after joint, they are the
-    `num_joints * joint_width` channels of a frame in the temporal one. Each stage has `num_layers` blocks.
+    The spatial stage attends over the joints of each frame, `joint_width` channels a joint. Side by side, joint after
+    joint, they are the `num_joints * joint_width` channels of a frame in the temporal stage, which attends over the
+    frames. A learned weighted sum over the frames and a linear layer give the pose. As a denoiser (Diff3DHPE-P, Zhou
+    et al. 2023) it also takes the noisy pose of the middle frame, repeated beside the keypoints of every frame.
 
-    As a denoiser (Zhou et al. 2023) it takes x with the noisy middle pose beside the keypoints of every frame, and the
-    diffusion step `k`, int32 `[B]` or a scalar, which `step='blocks'` adds to the tokens of every block; `pde` is their
-    graph-diffusion attention. No code of theirs was released for this network: where the step enters is our reading.
-
-    `index [B]` is the identity of each example, from which its stochastic depth derives. `features` asks for the
-    normalised activations before the last linear layer, by joint, `[B, 1, J, joint_width]`, instead of the pose.
+    Attributes:
+        frames: F, fixed by the position table.
+        num_joints: J.
+        joint_width: channels of a joint in the spatial stage.
+        num_layers: transformer blocks of each stage.
+        num_heads: heads of attention.
+        mlp_ratio: width of a perceptron's hidden layer in units of the stage's channels.
+        drop_path: stochastic depth of the last block of each stage; it rises from zero in equal steps.
+        pde: graph-diffusion attention (Zhou et al. 2023), see `SelfAttention`.
+        step: where a timestep enters: not at all, or in all 'blocks'. Our reading: no code was released for it.
+        dtype: type computed in.
     """
 
     frames: int
@@ -50,6 +57,20 @@ class PoseFormer(nn.Module):
         index: jax.Array | None = None,
         features: bool = False,
     ) -> jax.Array:
+        """Lift, or predict what the denoiser is trained to predict.
+
+        Args:
+            x: keypoints `[B, F, J, 2]`, or with the noisy pose beside them `[B, F, J, 5]`.
+            k: timestep, int32 `[B]` or a scalar for all; not used if `step` is 'none'.
+            train: whether stochastic depth acts.
+            index: index of each example `[B]`, from which its stochastic depth derives; by default its place in the
+                batch.
+            features: whether to return the normalised activations before the last linear layer, by joint,
+                `[B, 1, J, joint_width]`, instead.
+
+        Returns:
+            The pose of the middle frame `[B, 1, J, 3]`, float32.
+        """
         zeros, batch, frame_width = nn.initializers.zeros, len(x), self.num_joints * self.joint_width
         spatial_position = self.param("spatial_position", zeros, (self.num_joints, self.joint_width))
         temporal_position = self.param("temporal_position", zeros, (self.frames, frame_width))
@@ -59,10 +80,11 @@ class PoseFormer(nn.Module):
 
         x = Linear(self.joint_width, dtype=self.dtype, name="embed")(x)
         x = x + spatial_position.astype(self.dtype)[None, None]
-        x = self._stage("spatial", x, step, train, index)
+        x = self._apply_stage("spatial", x, step, train, index)
+        # One group per example, whose tokens are the frames: stochastic depth now drops whole examples, not frames.
         x = x.reshape(batch, 1, self.frames, frame_width)
         x = x + temporal_position.astype(self.dtype)[None, None]
-        x = self._stage("temporal", x, step, train, index)
+        x = self._apply_stage("temporal", x, step, train, index)
 
         x = mix_frames(Linear(1, dtype=self.dtype, name="frame_mix"), x[:, 0])
         x = LayerNorm(name="head_norm")(x)
@@ -71,10 +93,10 @@ class PoseFormer(nn.Module):
         pose = Linear(3 * self.num_joints, dtype=self.dtype, name="output")(x)
         return pose.astype(jnp.float32).reshape(batch, 1, self.num_joints, 3)
 
-    def _stage(
+    def _apply_stage(
         self, stage: str, x: jax.Array, step: jax.Array | None, train: bool, index: jax.Array | None
     ) -> jax.Array:
-        for layer, drop_path in enumerate(drop_path_rates(self.drop_path, self.num_layers)):
+        for layer, drop_path in enumerate(list_drop_path_rates(self.drop_path, self.num_layers)):
             block = TransformerBlock(
                 self.num_heads, self.mlp_ratio, drop_path, self.pde, dtype=self.dtype, name=f"{stage}_{layer}"
             )

@@ -10,18 +10,27 @@ from jax.typing import DTypeLike
 from diffpose_jax.errors import UserError
 from diffpose_jax.models.embeddings import StepEmbedding
 from diffpose_jax.models.linear import Linear
-from diffpose_jax.models.normalisation import Dropout, example_rows
+from diffpose_jax.models.normalisation import Dropout, index_rows
 from diffpose_jax.skeleton import Skeleton
 
 
 class UNetDenoiser(nn.Module):
-    """Denoiser with the signature of `StepModulatedGCN`: `[B, F, J, 3]`, `[B, F, J, 2]`, k -> `[B, F, J, 5]`.
+    """Denoiser with the signature of `StepModulatedGCN`: noisy pose, keypoints, timestep to noise and keypoints.
 
     OUR RECONSTRUCTION: the paper compares its graph network with "the U-Net" of image diffusion, 2.99 M parameters and
     58.1 mm, and publishes no widths; the release does not hold it. This one is the usual design in one dimension, over
     the joints in their listed order: `num_layers` resolutions of `width`, 2 `width`, 4 `width`, ... channels, two
     residual blocks each way, self-attention at the bottom. The defaults have 2.99 M parameters (within 1 %). Frames are
-    independent. It normalises by groups of channels, so `axis_name` changes nothing and is there for exchangeability.
+    independent.
+
+    Attributes:
+        skeleton: the joints; their number at each resolution is half of the one before, rounded up.
+        width: channels at the full resolution, a multiple of 4.
+        num_layers: resolutions.
+        step_features: entries of the timestep's embedding.
+        dropout: dropout rate of the residual blocks.
+        axis_name: not used, since groups of channels are normalised per row; for exchange with `StepModulatedGCN`.
+        dtype: type computed in.
     """
 
     skeleton: Skeleton
@@ -36,10 +45,25 @@ class UNetDenoiser(nn.Module):
     def __call__(
         self, x: jax.Array, cond: jax.Array, k: jax.Array, *, train: bool, index: jax.Array | None = None
     ) -> jax.Array:
+        """Predict the noise, and reconstruct the keypoints.
+
+        Args:
+            x: noisy poses `[B, F, J, 3]`.
+            cond: keypoints `[B, F, J, 2]`.
+            k: timestep, int32 `[B]` or a scalar for all.
+            train: whether dropout acts.
+            index: index of each example `[B]`, from which its dropout masks derive; by default its place in the batch.
+
+        Returns:
+            `[B, F, J, 5]`, float32: predicted noise in channels 0-2, reconstructed keypoints in 3-4.
+
+        Raises:
+            UserError: the width is not a positive multiple of 4.
+        """
         if self.width % 4 or self.width < 4:
             raise UserError(f"U-Net width: expected a positive multiple of 4, found {self.width}")
         leading, joints = x.shape[:-2], x.shape[-2]
-        rows = example_rows(index, leading)
+        rows = index_rows(index, leading)
         step = StepEmbedding(self.width, self.step_features, self.dtype, name="step")(k)
         step = jnp.broadcast_to(step[:, None] if k.ndim else step[None, None], (*leading, step.shape[-1]))
         step = step.reshape(-1, step.shape[-1])
@@ -53,18 +77,18 @@ class UNetDenoiser(nn.Module):
         skips = []
         for level, channels in enumerate(widths):
             if level:
-                h = Halve(channels, self.dtype, name=f"halve_{level}")(h)
-            for number in (1, 2):
-                h = block(h, channels, f"down_{level}_{number}")
+                h = Downsample(channels, self.dtype, name=f"halve_{level}")(h)
+            for place in (1, 2):
+                h = block(h, channels, f"down_{level}_{place}")
                 skips.append(h)
         h = block(h, widths[-1], "bottom_1")
-        h = SelfAttention(self.dtype, name="attention")(h)
+        h = PositionAttention(self.dtype, name="attention")(h)
         h = block(h, widths[-1], "bottom_2")
         for level in reversed(range(self.num_layers)):
-            for number in (1, 2):
-                h = block(jnp.concatenate([h, skips.pop()], axis=-1), widths[level], f"up_{level}_{number}")
+            for place in (1, 2):
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), widths[level], f"up_{level}_{place}")
             if level:
-                h = Double(widths[level - 1], skips[-1].shape[1], self.dtype, name=f"double_{level}")(h)
+                h = Upsample(widths[level - 1], skips[-1].shape[1], self.dtype, name=f"double_{level}")(h)
         return Linear(5, dtype=self.dtype, name="output")(h).reshape(*leading, joints, 5).astype(jnp.float32)
 
 
@@ -82,7 +106,7 @@ class JointConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions, the first scaled and shifted by the step `[N, T]`, and a linear skip connection."""
+    """Two normalised convolutions, the first scaled and shifted by the timestep `[N, E]`, with a skip connection."""
 
     features: int
     dropout: float
@@ -102,8 +126,8 @@ class ResidualBlock(nn.Module):
         return x + h
 
 
-class SelfAttention(nn.Module):
-    """Four-headed self-attention over the positions of `[N, L, C]`, normalised before, with a skip connection."""
+class PositionAttention(nn.Module):
+    """Self-attention of four heads over the positions of `[N, L, C]`, normalised before, with a skip connection."""
 
     dtype: DTypeLike
 
@@ -113,7 +137,7 @@ class SelfAttention(nn.Module):
         return x + attention(_group_norm(self.dtype, "norm")(x))
 
 
-class Halve(nn.Module):
+class Downsample(nn.Module):
     """Merge neighbouring positions in pairs: `[N, L, C] -> [N, ceil(L / 2), features]`."""
 
     features: int
@@ -125,7 +149,7 @@ class Halve(nn.Module):
         return Linear(self.features, dtype=self.dtype, name="merge")(x.reshape(len(x), -1, 2 * x.shape[-1]))
 
 
-class Double(nn.Module):
+class Upsample(nn.Module):
     """Split every position in two and keep the first `length`: `[N, L, C] -> [N, length, features]`."""
 
     features: int

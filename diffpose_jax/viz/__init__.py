@@ -1,1 +1,1 @@
-"""Figures."""
+"""Figures of poses, predictions and data sets. Everything draws on the `Axes` it is given, without pyplot."""

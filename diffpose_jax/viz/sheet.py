@@ -14,6 +14,7 @@ from diffpose_jax.viz.poses import (
     LEFT_COLOUR,
     RIGHT_COLOUR,
     SIDE_VIEW,
+    PoseStyle,
     View,
     draw_floor,
     draw_pose_2d,
@@ -23,7 +24,7 @@ from diffpose_jax.viz.poses import (
 )
 
 
-def sample_sheet(
+def draw_sample_sheet(
     keypoints: np.ndarray,
     poses: np.ndarray | None,
     labels: Sequence[str],
@@ -33,17 +34,28 @@ def sample_sheet(
     samples_per_row: int = 3,
     half_height: float | None = None,
 ) -> Figure:
-    """Draws M samples in a grid: the whole image with keypoints `[M, J, 2]` (normalised image units), and, where poses
-    `[M, J, 3]` (m, camera frame) are given, the pose as the camera and as someone beside it sees it.
+    """Draw M samples in a grid: the whole image with the keypoints, and the pose from the camera and from the side.
 
-    The 3D panels have one scale, so that wrong units, sizes or axes stand out. `half_height` is h/w of the image; its
-    frame is drawn where that is known.
+    All 3D panels have one scale, so that wrong units, sizes or axes stand out.
+
+    Args:
+        keypoints: `[M, J, 2]`, normalised image units.
+        poses: `[M, J, 3]`, metres, camera frame; None for keypoints only.
+        labels: title of every sample.
+        skeleton: the joints.
+        title: title of the sheet.
+        samples_per_row: samples beside each other.
+        half_height: height over width of the image, whose frame is then drawn.
+
+    Returns:
+        The figure.
     """
     panels = 1 if poses is None else 3
     rows = -(-len(keypoints) // samples_per_row)
     columns = min(samples_per_row, len(keypoints))
     figure = Figure(figsize=(1.75 * (panels + 0.3) * columns + 0.6, 2.15 * rows + 0.7), layout="constrained")
-    figure.suptitle(title or None, fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=10)
     for inch, side, colour in ((0.05, "left side", LEFT_COLOUR), (0.2, "right side", RIGHT_COLOUR)):
         figure.text(0.998, 1 - inch / figure.get_figheight(), side, color=colour, fontsize=8, va="top", ha="right")
     widths = ([1.3] + [1.0] * (panels - 1)) * columns
@@ -62,7 +74,7 @@ def sample_sheet(
 
 
 def _draw_image(axes: Axes, keypoints: np.ndarray, skeleton: Skeleton, half_height: float | None, label: str) -> None:
-    draw_pose_2d(axes, keypoints, skeleton, linewidth=1.0, joint_size=2)
+    draw_pose_2d(axes, keypoints, skeleton, PoseStyle(linewidth=1.0, joint_size=2))
     shown = keypoints * [1, -1]
     if half_height is not None:
         corners = half_height * np.array([-1, -1, 1, 1, -1])
@@ -75,7 +87,7 @@ def _draw_image(axes: Axes, keypoints: np.ndarray, skeleton: Skeleton, half_heig
 
 def _draw_view(axes: Axes, pose: np.ndarray, skeleton: Skeleton, view: View, reach: float, label: str) -> None:
     draw_floor(axes, pose, view)
-    draw_pose_3d(axes, pose, skeleton, view, linewidth=1.5, joint_size=5)
+    draw_pose_3d(axes, pose, skeleton, view, PoseStyle(linewidth=1.5, joint_size=5))
     centre = view_points(pose, view)[:, :2].mean(axis=0)
     frame_axes(axes, centre + reach * np.array([[-1, -1], [1, 1]]), 0.0)
     axes.set_title(label, fontsize=7)

@@ -14,9 +14,9 @@ from diffpose_jax.models.attention import (
     DropPath,
     SelfAttention,
     TransformerBlock,
-    drop_path_rates,
     gelu,
     layer_norm,
+    list_drop_path_rates,
 )
 
 RNG = np.random.default_rng(0)
@@ -158,8 +158,8 @@ def test_stochastic_depth_is_off_outside_training_and_grows_from_zero():
     x = normal(2, 3, 4, 5)
     assert DropPath(0.5).apply({}, x, train=False) is x
     assert dropped(x, rate=0.0) is x
-    np.testing.assert_allclose(drop_path_rates(0.1, 5), [0, 0.025, 0.05, 0.075, 0.1])
-    assert drop_path_rates(0.1, 1) == [0]
+    np.testing.assert_allclose(list_drop_path_rates(0.1, 5), [0, 0.025, 0.05, 0.075, 0.1])
+    assert list_drop_path_rates(0.1, 1) == [0]
 
 
 def test_the_two_branches_of_a_block_are_dropped_separately():

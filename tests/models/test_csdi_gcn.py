@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.models.csdi_gcn import CSDIGCN, GROUPS
-from diffpose_jax.models.embeddings import step_table
-from diffpose_jax.models.graph import PreAggregatedGraphConv, row_stochastic
-from diffpose_jax.models.modulated_gcn import H36M_16_GROUPS
-from diffpose_jax.models.non_local import pooled_pairs
+from diffpose_jax.models.csdi_gcn import CSDIGCN
+from diffpose_jax.models.embeddings import tabulate_steps
+from diffpose_jax.models.graph import PreAggregatedGraphConv, normalise_rows
+from diffpose_jax.models.non_local import POOLING_GROUPS, pair_joints_release
 from diffpose_jax.skeleton import H36M_16, H36M_17, HUMANEVA_15
 
 RNG = np.random.default_rng(0)
@@ -58,7 +57,7 @@ def test_it_has_the_published_number_of_parameters(skeleton, channels, options, 
 
 
 def test_the_graph_divides_rows_by_their_sum():
-    graph = row_stochastic(H36M_17.adjacency())
+    graph = normalise_rows(H36M_17.adjacency())
     np.testing.assert_allclose(graph.sum(axis=1), 1, rtol=1e-6)
     sums = 1 / np.diag(graph)
     np.testing.assert_allclose(sums, [4, 3, 3, 2, 3, 3, 2, 3, 5, 3, 2, 3, 3, 2, 3, 3, 2], rtol=1e-6)
@@ -67,7 +66,7 @@ def test_the_graph_divides_rows_by_their_sum():
 def test_the_convolution_transforms_by_the_source_joint_and_then_gathers():
     x, layer = normal(17, 3, 4), PreAggregatedGraphConv(5, H36M_17)
     params = {"weight": normal(2, 17, 4, 5), "bias": normal(5)}
-    graph, expected = row_stochastic(H36M_17.adjacency()), np.zeros((17, 3, 5)) + np.asarray(params["bias"])
+    graph, expected = normalise_rows(H36M_17.adjacency()), np.zeros((17, 3, 5)) + np.asarray(params["bias"])
     for target in range(17):
         for source in range(17):
             matrix = params["weight"][int(target != source), source]
@@ -84,12 +83,12 @@ def test_the_convolution_starts_uniform_within_the_releases_bounds(features: int
 
 def test_pooling_pairs_the_joints_as_written_and_leaves_the_last_out():
     pairs = ((2, 3), (5, 6), (1, 4), (0, 7), (8, 9), (10, 15), (16, 12), (13, 11))
-    assert pooled_pairs(GROUPS["h36m17"]) == pairs
-    assert pooled_pairs(GROUPS["h36m16"]) == GROUPS["h36m16"] == H36M_16_GROUPS
+    assert pair_joints_release(POOLING_GROUPS["h36m17"]) == pairs
+    assert pair_joints_release(POOLING_GROUPS["h36m16"]) == POOLING_GROUPS["h36m16"]
 
 
 def test_step_frequencies_run_from_one_to_ten_thousand():
-    table = step_table(50, 128)
+    table = tabulate_steps(50, 128)
     assert table.shape == (50, 128)
     np.testing.assert_array_equal(table[0], np.repeat([0, 1], 64).astype(np.float32))
     steps = np.arange(50)

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.models.embeddings import StepEmbedding, StepModulation, sinusoidal_embedding
+from diffpose_jax.models.embeddings import StepEmbedding, StepModulation, embed_sinusoidally
 
 
 def test_sines_come_before_cosines_at_frequencies_from_one_to_a_ten_thousandth():
     k = np.array([0, 1, 99])
     frequencies = 10000.0 ** (-np.arange(4) / 3)
     expected = np.concatenate([np.sin(k[:, None] * frequencies), np.cos(k[:, None] * frequencies)], axis=-1)
-    np.testing.assert_allclose(sinusoidal_embedding(jnp.asarray(k), 8), expected, atol=1e-5)
+    np.testing.assert_allclose(embed_sinusoidally(jnp.asarray(k), 8), expected, atol=1e-5)
 
 
 def test_one_step_for_all_is_embedded_as_each_of_a_batch():

@@ -12,8 +12,8 @@ import pytest
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.interop.graformer import graformer_variables
-from diffpose_jax.models.graformer import DeviationNorm, GraFormer, GraphNet
-from diffpose_jax.models.graph import ChebyshevConv, chebyshev_basis, row_stochastic
+from diffpose_jax.models.graformer import GraFormer, GraphNet, UnbiasedLayerNorm
+from diffpose_jax.models.graph import ChebyshevConv, build_chebyshev_basis, normalise_rows
 from diffpose_jax.skeleton import H36M_16, H36M_17
 
 RNG = np.random.default_rng(0)
@@ -88,27 +88,27 @@ def test_weights_start_as_the_release_draws_them_but_each_for_itself(initial):
 
 
 def test_the_chebyshev_basis_follows_its_recurrence_on_a_graph_that_is_not_symmetric():
-    graph = row_stochastic(H36M_17.adjacency()).astype(np.float64)
+    graph = normalise_rows(H36M_17.adjacency()).astype(np.float64)
     np.testing.assert_allclose(graph.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(graph[8][[7, 8, 9, 11, 14]], 0.2, rtol=1e-6)
     assert np.abs(graph - graph.T).max() > 0.1
     laplacian = np.eye(17) - graph
     expected = [np.eye(17), laplacian, 2 * laplacian @ laplacian - np.eye(17)]
-    np.testing.assert_allclose(chebyshev_basis(H36M_17.adjacency()), expected, atol=1e-6)
+    np.testing.assert_allclose(build_chebyshev_basis(H36M_17.adjacency()), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("channels", "features"), [(3, 6), (6, 3)])
 def test_the_chebyshev_convolution_is_the_sum_over_its_terms(channels, features):
     layer, x = ChebyshevConv(features, H36M_16), normal(16, 4, channels)
     params = {"weight": normal(3, channels, features), "bias": normal(features)}
-    expected = np.einsum("kij,jnc,kcd->ind", chebyshev_basis(H36M_16.adjacency()), x, params["weight"])
+    expected = np.einsum("kij,jnc,kcd->ind", build_chebyshev_basis(H36M_16.adjacency()), x, params["weight"])
     expected = expected + np.asarray(params["bias"])
     np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=1e-5)
 
 
 def test_the_norm_divides_by_the_unbiased_deviation_plus_epsilon():
     x, scale, bias = normal(3, 4, 8), normal(8), normal(8)
-    found = DeviationNorm().apply({"params": {"scale": scale, "bias": bias}}, 1e-5 * x)
+    found = UnbiasedLayerNorm().apply({"params": {"scale": scale, "bias": bias}}, 1e-5 * x)
     tiny = 1e-5 * np.asarray(x, np.float64)
     centred = tiny - tiny.mean(-1, keepdims=True)
     expected = np.asarray(scale) * centred / (tiny.std(-1, ddof=1, keepdims=True) + 1e-6) + np.asarray(bias)
@@ -117,7 +117,7 @@ def test_the_norm_divides_by_the_unbiased_deviation_plus_epsilon():
 
 def test_the_norm_of_equal_channels_has_a_gradient():
     variables = {"params": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}}
-    gradient = jax.grad(lambda x: DeviationNorm().apply(variables, x)[0, 0, 0])(jnp.ones((1, 1, 4)))
+    gradient = jax.grad(lambda x: UnbiasedLayerNorm().apply(variables, x)[0, 0, 0])(jnp.ones((1, 1, 4)))
     assert np.all(np.isfinite(gradient))
 
 
@@ -261,5 +261,5 @@ def released_shapes(width: int, joints: int) -> dict[str, tuple[int, ...]]:
 def test_impossible_widths_and_a_forgotten_step_are_refused(network, variables):
     with pytest.raises(UserError, match="GraFormer width"):
         shapes(GraFormer(H36M_17, width=18, num_heads=4), normal(1, 1, 17, 2))
-    with pytest.raises(ValueError, match="without a step"):
+    with pytest.raises(ValueError, match="expected a timestep"):
         network.apply(variables, normal(1, 1, 17, 5), train=False)

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.models.graph import ModulatedGraphConv, affinity, modulated_graph_conv
+from diffpose_jax.models.graph import ModulatedGraphConv, build_affinity, modulated_graph_conv
 from diffpose_jax.models.linear import Linear, matmul
-from diffpose_jax.models.modulated_gcn import H36M_16_GROUPS
-from diffpose_jax.models.non_local import EmbeddedGaussianNonLocal, PooledNonLocal
+from diffpose_jax.models.non_local import POOLING_GROUPS, EmbeddedGaussianNonLocal, PooledNonLocal
 from diffpose_jax.skeleton import H36M_16, H36M_17, SKELETONS, Skeleton
 
 RNG = np.random.default_rng(0)
+GROUPS = POOLING_GROUPS["h36m16"]
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -57,14 +57,14 @@ def operands():
 
 @pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
 def test_affinity_rows_sum_to_two_with_a_unit_diagonal(skeleton: Skeleton):
-    fixed = affinity(skeleton.adjacency())
+    fixed = build_affinity(skeleton.adjacency())
     np.testing.assert_allclose(fixed.sum(1), 2, rtol=1e-6)
     np.testing.assert_array_equal(np.diag(fixed), 1)
     np.testing.assert_array_equal(fixed > 0, skeleton.adjacency() + np.eye(skeleton.num_joints) > 0)
 
 
 def test_affinity_divides_by_the_degrees_of_the_release():
-    degrees = 1 / affinity(H36M_16.adjacency()).min(axis=1, where=H36M_16.adjacency() > 0, initial=1)
+    degrees = 1 / build_affinity(H36M_16.adjacency()).min(axis=1, where=H36M_16.adjacency() > 0, initial=1)
     np.testing.assert_allclose(degrees, [3, 2, 2, 1, 2, 2, 1, 2, 4, 1, 2, 2, 1, 2, 2, 1], rtol=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_the_product_over_the_last_axis_and_its_gradient():
 def test_affinity_is_symmetrised_after_the_learned_part_is_added():
     x, layer = normal(17, 2, 3), ModulatedGraphConv(4, H36M_17)
     params = jax.tree.map(np.asarray, layer.init(jax.random.key(0), x)["params"]) | {"affinity": normal(17, 17)}
-    mixing = affinity(H36M_17.adjacency()) + params["affinity"]
+    mixing = build_affinity(H36M_17.adjacency()) + params["affinity"]
     expected = conv_by_loops(x, params["weight"], params["modulation"], (mixing + mixing.T) / 2) + params["bias"]
     np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=1e-4)
 
@@ -146,7 +146,7 @@ def test_linear_layers_start_as_torch_does():
         assert 0.19 < np.abs(values).max() <= 0.2
 
 
-@pytest.mark.parametrize("block", [EmbeddedGaussianNonLocal(), PooledNonLocal(H36M_16_GROUPS)])
+@pytest.mark.parametrize("block", [EmbeddedGaussianNonLocal(), PooledNonLocal(GROUPS)])
 def test_non_local_blocks_start_as_the_identity(block):
     x = normal(16, 3, 8)
     variables = block.init(jax.random.key(0), x, train=False)
@@ -178,17 +178,17 @@ def test_embedded_gaussian_block_is_unscaled_softmax_attention_over_joints():
 
 
 def test_pooled_block_scores_concatenated_pairs_and_divides_by_their_number():
-    x, block = normal(16, 2, 8), PooledNonLocal(H36M_16_GROUPS)
+    x, block = normal(16, 2, 8), PooledNonLocal(GROUPS)
     variables = randomised(block.init(jax.random.key(0), x, train=False))
     variables["params"]["score"] = normal(8, 1)
     theta, phi, g = embed(variables["params"], x)
     y = np.zeros_like(theta)
     for n in range(2):
         for i in range(16):
-            for group in H36M_16_GROUPS:
+            for group in GROUPS:
                 pooled_phi, pooled_g = (np.max([part[j, n] for j in group], axis=0) for part in (phi, g))
                 score = np.concatenate([theta[i, n], pooled_phi]) @ variables["params"]["score"][:, 0]
-                y[i, n] += max(score, 0) / len(H36M_16_GROUPS) * pooled_g
+                y[i, n] += max(score, 0) / len(GROUPS) * pooled_g
     np.testing.assert_allclose(block.apply(variables, x, train=False), finish(variables, x, y), rtol=1e-4, atol=1e-4)
 
 

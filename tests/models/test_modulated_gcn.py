@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.models.modulated_gcn import VARIANTS, ModulatedGCN, RefineHead, StepModulatedGCN
+from diffpose_jax.models.modulated_gcn import VARIANTS, ModulatedGCN, StepModulatedGCN
 from diffpose_jax.skeleton import H36M_16, H36M_17, HUMANEVA_15, Skeleton
+
+from ..parity.systems.modulated_gcn import RefineHead
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.models.normalisation import BatchNorm, Dropout, example_rows
+from diffpose_jax.models.normalisation import BatchNorm, Dropout, index_rows
 
 RNG = np.random.default_rng(0)
 AXIS = "devices"
@@ -106,7 +106,7 @@ def test_dropout_is_nothing_at_evaluation_and_at_rate_zero():
 
 def test_rows_of_an_example_keep_their_identity_wherever_it_stands():
     index = jnp.array([5, 2])
-    both, alone = example_rows(index, (2, 3)), example_rows(index[1:], (1, 3))
+    both, alone = index_rows(index, (2, 3)), index_rows(index[1:], (1, 3))
     np.testing.assert_array_equal(both, [15, 16, 17, 6, 7, 8])
     np.testing.assert_array_equal(both[3:], alone)
-    np.testing.assert_array_equal(example_rows(None, ()), [0])
+    np.testing.assert_array_equal(index_rows(None, ()), [0])

@@ -14,14 +14,15 @@ from diffpose_jax.viz.poses import (
     RIGHT_COLOUR,
     SIDE_VIEW,
     View,
+    colour_by_value,
+    colour_joints,
     draw_floor,
     draw_pose_2d,
     draw_pose_3d,
-    hypotheses_figure,
-    joint_colours,
     save_figure,
     view_points,
 )
+from diffpose_jax.viz.prediction import draw_prediction
 
 SKELETON = get_skeleton("h36m17")
 
@@ -80,7 +81,7 @@ def test_near_bones_are_drawn_over_far_ones(pose, axes):
 @pytest.mark.parametrize("name", SKELETONS)
 def test_left_and_right_have_their_colours_in_every_layout(name, axes):
     skeleton = get_skeleton(name)
-    colours = joint_colours(skeleton)
+    colours = colour_joints(skeleton)
     assert {tuple(colours[joint]) for joint in skeleton.left} == {to_rgba(LEFT_COLOUR)}
     assert {tuple(colours[joint]) for joint in skeleton.right} == {to_rgba(RIGHT_COLOUR)}
     bones, _ = draw_pose_3d(axes, np.random.default_rng(0).normal(size=(skeleton.num_joints, 3)), skeleton)
@@ -88,8 +89,9 @@ def test_left_and_right_have_their_colours_in_every_layout(name, axes):
 
 
 def test_joint_values_colour_the_joint_they_belong_to(pose, axes):
-    values = np.arange(17.0)
-    _, joints = draw_pose_3d(axes, pose, SKELETON, View(0, 0), joint_values=values, value_range=(0, 16))
+    values, view = np.arange(17.0), View(0, 0)
+    _, joints = draw_pose_3d(axes, pose, SKELETON, view)
+    colour_by_value(joints, values, pose, view)
     shown = dict(zip(map(tuple, np.round(joints.get_offsets(), 6)), joints.get_array(), strict=True))
     for joint in range(17):
         assert shown[tuple(np.round(pose[joint, :2] * [1, -1], 6))] == joint
@@ -104,7 +106,7 @@ def test_the_floor_lies_under_the_lowest_joint(pose, axes):
 def test_the_figure_of_a_prediction_overlays_all_hypotheses_and_has_a_colour_bar_in_mm(pose, tmp_path):
     hypotheses = pose[None] + np.random.default_rng(1).normal(size=(5, 17, 3)) * 0.05
     spread = np.linspace(0, 60, 17)
-    figure = hypotheses_figure(pose[:, :2], hypotheses, hypotheses.mean(0), spread, SKELETON, truth=pose)
+    figure = draw_prediction(pose[:, :2], hypotheses, hypotheses.mean(0), spread, SKELETON, truth=pose)
     titles = {axes.get_title(): axes for axes in figure.axes}
     overlaid = next(axes for title, axes in titles.items() if title.startswith("5 hypotheses, camera"))
     skeletons = [c for c in overlaid.collections if isinstance(c, LineCollection) and len(c.get_segments()) == 16]

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffpose_jax.interop.mixste import d3dp_denoiser_variables, diff3dhpe_backbone_variables, mixste_variables
 from diffpose_jax.interop.poseformer import poseformer_variables
-from diffpose_jax.models.embeddings import sinusoidal_embedding
+from diffpose_jax.models.embeddings import embed_sinusoidally
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.poseformer import PoseFormer
 
@@ -125,7 +125,7 @@ def _mixste_taps(taps: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
 def _step_taps(network: MixSTE, k: jax.Array, taps: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
     if network.step == "none":
         return {}
-    return {"time_sinusoid": np.asarray(sinusoidal_embedding(k, network.width)), "time_embed": taps["step"][0]}
+    return {"time_sinusoid": np.asarray(embed_sinusoidally(k, network.width)), "time_embed": taps["step"][0]}
 
 
 SYSTEMS = {

@@ -1,4 +1,7 @@
-"""The modulated GCN's two released programs and its refinement head, through the project's own modules."""
+"""The modulated GCN's two released programs, through the project's own modules, and its refinement head.
+
+The head needs the true depth of the root at test time, so the library has no use for it: it is written out here.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from diffpose_jax.evaluation.protocols import back_projected
 from diffpose_jax.geometry import Camera
-from diffpose_jax.interop.modulated_gcn import modulated_gcn_variables, refine_head_variables
-from diffpose_jax.models.graph import affinity
-from diffpose_jax.models.modulated_gcn import ModulatedGCN, RefineHead
+from diffpose_jax.interop.layers import linear, split_collections
+from diffpose_jax.interop.modulated_gcn import modulated_gcn_variables
+from diffpose_jax.interop.state_dict import StateDict
+from diffpose_jax.models.graph import build_affinity
+from diffpose_jax.models.linear import Linear
+from diffpose_jax.models.modulated_gcn import ModulatedGCN
+from diffpose_jax.models.normalisation import Dropout, index_rows
 
 from .base import System
 
@@ -21,7 +29,7 @@ from .base import System
 def modulated_gcn(vector: Any) -> dict[str, np.ndarray]:
     """Either program of the release, with or without its non-local blocks, layer by layer."""
     config, skeleton = vector.config, vector.skeleton
-    np.testing.assert_array_equal(affinity(skeleton.adjacency()), vector.inputs["adj"])
+    np.testing.assert_array_equal(build_affinity(skeleton.adjacency()), vector.inputs["adj"])
     groups = config.get("nodes_group")
     non_local = "pooled" if groups else "none" if config["variant"] == "Modulated_GCN_gt" else "embedded_gaussian"
     network = ModulatedGCN(
@@ -52,10 +60,34 @@ def post_refine(vector: Any) -> dict[str, np.ndarray]:
     predicted, keypoints = jnp.asarray(vector.inputs["pred"]), jnp.asarray(vector.inputs["uv"])
     root = jnp.asarray(vector.inputs["gt3d"])[..., 0, :]
     moved = back_projected(predicted, keypoints, root, lens(vector.inputs["cam"]))
-    network = RefineHead(vector.config["hidden"], vector.config["dropout"])
-    refined = network.apply(refine_head_variables(vector.weights), predicted, moved, train=False)
+    network, source = RefineHead(vector.config["hidden"], vector.config["dropout"]), StateDict(vector.weights)
+    variables = split_collections({"expand": linear(source, "post_refine.0"), "share": linear(source, "post_refine.3")})
+    source.finish()
+    refined = network.apply(variables, predicted, moved, train=False)
     # Root-relative points have their root at zero before the release sets it so.
     return {"xyz_raw": np.asarray(moved), "xyz": np.asarray(moved), "refined": np.asarray(refined)}
+
+
+class RefineHead(nn.Module):
+    """The benchmark program's second stage: mix the x and y of a prediction with those of its back-projection.
+
+    `predicted` and `back_projected [..., J, 3]`, both root-relative metres, give `[..., J, 3]`: z as predicted,
+    (x, y) = s * predicted + (1 - s) * back-projected with s from a two-layer network. The release leaves its dropout on
+    at test time; here it is off unless `train`.
+    """
+
+    hidden: int = 1024
+    dropout: float = 0.5
+
+    @nn.compact
+    def __call__(self, predicted: jax.Array, back_projected: jax.Array, *, train: bool) -> jax.Array:
+        leading, joints = predicted.shape[:-2], predicted.shape[-2]
+        flat = jnp.concatenate([predicted, back_projected], axis=-1).reshape(1, -1, 6 * joints)
+        hidden = jax.nn.relu(Linear(self.hidden, name="expand")(flat))
+        hidden = Dropout(self.dropout, name="dropout")(hidden, index_rows(None, leading), train=train)
+        share = jax.nn.sigmoid(Linear(2 * joints, name="share")(hidden)).reshape(*leading, joints, 2)
+        mixed = share * predicted[..., :2] + (1 - share) * back_projected[..., :2]
+        return jnp.concatenate([mixed, predicted[..., 2:]], axis=-1)
 
 
 def lens(vectors: np.ndarray) -> Camera:

@@ -1,1 +1,1 @@
-"""The mathematics of noise: arrays and functions, no networks."""
+"""The mathematics of diffusion: schedules, the forward process, samplers and hypotheses; no networks."""

@@ -1,9 +1,12 @@
-"""Many hypotheses of one pose: sampling them under `vmap`, and aggregating them to one pose."""
+"""Hypotheses of a pose: draw many of them under `vmap`, and aggregate them to one pose.
+
+P-Agg, J-Agg, P-Best and J-Best are the names of Shan et al. 2023 (D3DP).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +21,16 @@ _UNIT_AXES = {"joint": (), "pose": (-1,), "clip": (-2, -1), "batch": (-3, -2, -1
 def sample_hypotheses(
     sample_one: Callable[[Array], Array], key: Array, num_hypotheses: int, chunk: int | None = None
 ) -> Array:
-    """Draw hypotheses `[H, B, F, J, 3]`: `sample_one(key_h) -> [B, F, J, 3]` under `vmap`, `key_h = fold_in(key, h)`.
+    """Draw hypotheses of poses, each from a key of its own, so that hypothesis 3 is the same whether H is 5 or 20.
 
-    `key` is one key or a key per example `[B]`, and so is each key_h: hypothesis 3 is the same whether H is 5 or 20.
-    `chunk` bounds how many hypotheses are in memory at once.
+    Args:
+        sample_one: `key_h -> [B, F, J, 3]`, with `key_h = fold_in(key, h)`.
+        key: One key, or a key per example `[B]`; each key_h then is too.
+        num_hypotheses: H.
+        chunk: How many hypotheses are computed, and in memory, at once; None for all.
+
+    Returns:
+        Hypotheses `[H, B, F, J, 3]`.
     """
     keys = hypothesis_keys(key, num_hypotheses)
     if chunk is None or chunk >= num_hypotheses:
@@ -30,116 +39,141 @@ def sample_hypotheses(
 
 
 def hypothesis_keys(key: Array, num_hypotheses: int) -> Array:
-    """Keys `[H]` or, from keys `[B]`, `[H, B]`: hypothesis h folds in h."""
+    """Derive a key for each hypothesis by folding in its index: `[H]` of one key, `[H, B]` of a key array `[B]`."""
     return jax.vmap(fold_in, in_axes=(None, 0))(key, jnp.arange(num_hypotheses))
 
 
 def mean(hypotheses: Array) -> Array:
-    """The mean pose: `[H, B, F, J, 3] -> [B, F, J, 3]` (P-Agg of Shan et al. 2023)."""
+    """Average hypotheses: `[H, B, F, J, 3] -> [B, F, J, 3]` (P-Agg)."""
     return jnp.mean(hypotheses, axis=0)
 
 
 def medoid(hypotheses: Array, per: str = "pose") -> Array:
-    """The hypothesis with the least summed distance to the others: `[H, B, F, J, 3] -> [B, F, J, 3]`.
+    """Select the hypothesis with the least summed distance to the others: `[H, B, F, J, 3] -> [B, F, J, 3]`.
 
-    The distance is the mean joint distance over one unit: chosen per "pose" (each frame for itself), per "clip" (one
-    hypothesis for all frames), or per "joint". Unlike the mean it is a pose that was sampled.
+    Unlike the mean it is a pose that was sampled. The distance is the mean joint distance over the unit `per`: 'pose'
+    (each frame by itself), 'clip' (one hypothesis for all frames) or 'joint'.
     """
 
     def summed_distance(one: Array) -> Array:
         return jnp.sum(jnp.linalg.norm(hypotheses - one[None], axis=-1), axis=0)
 
-    # One hypothesis after the other: [H, H, B, F, J, 3] would not fit for large H.
+    # One hypothesis after the other: differences of all pairs, [H, H, B, F, J, 3], would not fit for a large H.
     return select_by_error(hypotheses, lax.map(summed_distance, hypotheses), per)
 
 
 def joint_median(hypotheses: Array) -> Array:
-    """The coordinate-wise median of each joint: `[H, B, F, J, 3] -> [B, F, J, 3]`, deaf to a few wild hypotheses.
+    """Take the median of each coordinate: `[H, B, F, J, 3] -> [B, F, J, 3]`, robust to a few outlying hypotheses.
 
-    Coordinate-wise rather than geometric: exact and cheap, but it depends on the orientation of the axes.
+    It is exact and cheap where the geometric median is neither, but it depends on the orientation of the axes.
     """
     return jnp.median(hypotheses, axis=0)
 
 
 def select_by_error(hypotheses: Array, errors: Array, per: str = "pose") -> Array:
-    """Take the hypothesis of least error: `[H, B, F, J, 3]`, errors `[H, B, F, J] -> [B, F, J, 3]`.
+    """Select the hypothesis of least error; of equal ones the first.
 
-    per: "joint" combines joints of different hypotheses, "pose" chooses by the mean error of a frame's joints, "clip"
-    by the mean over frames and joints, "batch" one hypothesis for all, so that it depends on the batch.
-    Ties go to the first hypothesis. An unknown unit is a UserError.
+    Args:
+        hypotheses: `[H, B, F, J, 3]`.
+        errors: `[H, B, F, J]`.
+        per: 'joint' combines joints of different hypotheses, 'pose' selects by the mean error of a frame's joints,
+            'clip' by the mean over frames and joints, 'batch' one hypothesis for all examples, which makes the result
+            depend on the batch.
+
+    Returns:
+        Poses `[B, F, J, 3]`.
+
+    Raises:
+        UserError: for an unknown unit.
     """
-    best = jnp.argmin(_pooled(errors, per), axis=0, keepdims=True)[..., None]
+    best = jnp.argmin(_pool(errors, per), axis=0, keepdims=True)[..., None]
     best = jnp.broadcast_to(best, (1, *hypotheses.shape[1:-1], 1))
     return jnp.take_along_axis(hypotheses, best, axis=0)[0]
 
 
 def reprojection(hypotheses: Array, errors: Array, per: str = "joint") -> Array:
-    """Take what reprojects best onto the 2D input; per joint it is JPMA, the J-Agg of Shan et al. 2023.
+    """Select what reprojects best onto the 2D input; per 'joint' it is J-Agg, joint-wise aggregation (JPMA).
 
-    `[H, B, F, J, 3]` and 2D distances `[H, B, F, J]` -> `[B, F, J, 3]`. It is no oracle as long as the root position
-    and the camera used for the errors are not ground truth.
+    It does not use the ground truth as long as the errors do not: as long as the root's position and the camera that
+    hypotheses are reprojected with are estimates or known to the user.
+
+    Args:
+        hypotheses: `[H, B, F, J, 3]`.
+        errors: 2D distances to the input keypoints `[H, B, F, J]`.
+        per: The unit of selection, see `select_by_error`.
+
+    Returns:
+        Poses `[B, F, J, 3]`.
     """
     return select_by_error(hypotheses, errors, per)
 
 
 def reprojection_expectation(hypotheses: Array, errors: Array, temperature: float = 1.0, per: str = "joint") -> Array:
-    """The mean over hypotheses weighted by softmax(-error / temperature), `[H, B, F, J, 3] -> [B, F, J, 3]`.
+    """Average hypotheses with the weights softmax(-error / temperature).
 
-    errors `[H, B, F, J]` are 2D distances and temperature has their unit. In normalised image units 1 leaves hardly
-    more than the mean; 0.01 is 5 pixels in an image 1000 wide. Towards 0 it becomes `reprojection`, towards infinity
-    the mean. per: "joint" weights each joint by its own error, others pool as `select_by_error` does. An unknown unit
-    or a temperature that is not positive is a UserError.
+    Args:
+        hypotheses: `[H, B, F, J, 3]`.
+        errors: 2D distances to the input keypoints `[H, B, F, J]`.
+        temperature: In the unit of the errors, above 0. Towards 0 the result becomes that of `reprojection`, towards
+            infinity the mean. In normalised image units 0.01 is 5 pixels in an image 1000 wide, and 1 hardly differs
+            from the mean.
+        per: 'joint' weights each joint by its own error; others average errors as `select_by_error` does.
+
+    Returns:
+        Poses `[B, F, J, 3]`.
+
+    Raises:
+        UserError: for an unknown unit, or a temperature that is not positive.
     """
     if not temperature > 0:
         raise UserError(f"reprojection_expectation: expected a temperature above 0, found {temperature}")
-    weights = jax.nn.softmax(-_pooled(errors, per) / temperature, axis=0)
+    weights = jax.nn.softmax(-_pool(errors, per) / temperature, axis=0)
     return jnp.sum(weights[..., None] * hypotheses, axis=0)
 
 
 def oracle_best(hypotheses: Array, target: Array, per: str = "pose") -> Array:
-    """ORACLE, uses the ground truth: the hypothesis nearest to `target` `[B, F, J, 3]`, a bound and not a result.
+    """Select the hypothesis nearest to the ground truth `target` `[B, F, J, 3]`: an oracle, a bound and not a result.
 
-    Per "joint" it is J-Best of Shan et al. 2023, per "batch" the P-Best they compute over each batch.
+    Per 'joint' it is J-Best, per 'batch' the P-Best that the release of Shan et al. 2023 computes over each batch.
     """
     return select_by_error(hypotheses, jnp.linalg.norm(hypotheses - target[None], axis=-1), per)
 
 
-def _pooled(errors: Array, per: str) -> Array:
-    """Errors `[H, B, F, J]` averaged over one unit, with axes of length one in its place."""
+def _pool(errors: Array, per: str) -> Array:
+    """Average errors `[H, B, F, J]` over a unit, with axes of length 1 in its place."""
     if per not in _UNIT_AXES:
         raise UserError(f"hypothesis selection: expected one of {', '.join(_UNIT_AXES)}, found {per!r}")
     return jnp.mean(errors, axis=_UNIT_AXES[per], keepdims=True) if _UNIT_AXES[per] else errors
 
 
-class Aggregation(NamedTuple):
-    """An aggregation and what it needs besides the hypotheses."""
-
-    function: Callable[..., Array]
-    needs: str | None = None  # None, "errors" or "target"
-
-    @property
-    def oracle(self) -> bool:
-        """Whether it looks at the ground truth, so that a report can say so."""
-        return self.needs == "target"
-
-
-AGGREGATIONS: dict[str, Aggregation] = {
-    "mean": Aggregation(mean),
-    "medoid": Aggregation(medoid),
-    "joint_median": Aggregation(joint_median),
-    "reprojection": Aggregation(reprojection, "errors"),
-    "reprojection_expectation": Aggregation(reprojection_expectation, "errors"),
-    "oracle_best": Aggregation(oracle_best, "target"),
+# What each aggregation takes besides the hypotheses: "errors", or "target" where it is an oracle.
+AGGREGATIONS: dict[str, tuple[Callable[..., Array], str | None]] = {
+    "mean": (mean, None),
+    "medoid": (medoid, None),
+    "joint_median": (joint_median, None),
+    "reprojection": (reprojection, "errors"),
+    "reprojection_expectation": (reprojection_expectation, "errors"),
+    "oracle_best": (oracle_best, "target"),
 }
 
 
 def aggregate(
     name: str, hypotheses: Array, errors: Array | None = None, target: Array | None = None, **options: Any
 ) -> Array:
-    """Aggregate `[H, B, F, J, 3] -> [B, F, J, 3]` by name.
+    """Aggregate hypotheses by the name of an aggregation.
 
-    `errors [H, B, F, J]` or `target [B, F, J, 3]` are given where the aggregation needs them;
-    options go to the function, such as `per`. An unknown name or a missing input is a UserError.
+    Args:
+        name: A key of `AGGREGATIONS`.
+        hypotheses: `[H, B, F, J, 3]`.
+        errors: 2D distances `[H, B, F, J]`, where the aggregation needs them.
+        target: The ground truth `[B, F, J, 3]`, where the aggregation is an oracle.
+        **options: Passed to the aggregation's function, such as `per`.
+
+    Returns:
+        Poses `[B, F, J, 3]`.
+
+    Raises:
+        UserError: for an unknown name, or without the errors or the target where they are needed.
     """
     if name not in AGGREGATIONS:
         raise UserError(f"aggregation: expected one of {', '.join(AGGREGATIONS)}, found {name!r}")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import OptionError, Options, option
-from diffpose_jax.diffusion.samplers import Plan, ddim_plan, ddpm_plan
+from diffpose_jax.diffusion.plans import Plan, ddim_plan, ddpm_plan
 from diffpose_jax.diffusion.schedules import Schedule, make_schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import Skeleton
@@ -79,10 +79,15 @@ def make_process(config: ConfigDict, *targets: str) -> tuple[Schedule, Plan]:
     if diffusion.predict not in targets:
         raise UserError(f"config.diffusion.predict: expected {' or '.join(targets)} for {config.lifter.name}, "
                         f"found {diffusion.predict!r}")  # fmt: skip
+    schedule = make_schedule_of(diffusion)
+    return schedule, make_plan(diffusion, schedule)
+
+
+def make_schedule_of(diffusion: ConfigDict) -> Schedule:
+    """The noise schedule of a config's diffusion section."""
     cosine = diffusion.schedule == "cosine"
     limits = {"max_beta": diffusion.max_beta} if cosine else {"start": diffusion.beta_start, "end": diffusion.beta_end}
-    schedule = make_schedule(diffusion.schedule, diffusion.steps, **limits)
-    return schedule, make_plan(diffusion, schedule)
+    return make_schedule(diffusion.schedule, diffusion.steps, **limits)
 
 
 def make_plan(diffusion: ConfigDict, schedule: Schedule, steps: int | None = None) -> Plan:

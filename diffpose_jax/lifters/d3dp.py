@@ -18,8 +18,9 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import option, read_options
-from diffpose_jax.diffusion.process import at_step, diffuse, predictions, uniform_steps
-from diffpose_jax.diffusion.samplers import Denoiser, Plan, clip_x0, flip_average, initial_noise, sample
+from diffpose_jax.diffusion.plans import Plan
+from diffpose_jax.diffusion.process import at_step, diffuse, draw_timesteps, predictions
+from diffpose_jax.diffusion.samplers import Denoiser, clip_x0, flip_average, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import (
@@ -90,7 +91,7 @@ class D3DP(Lifter):
         """
         check_batch(batch, self.skeleton, self.frames)
         keys = example_keys(key, batch.index)
-        k = uniform_steps(keys, len(keys), self.schedule.num_steps)
+        k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
         noise = initial_noise(keys, batch.poses.shape)
         x_k = diffuse(self.schedule, self.options.signal_scale * batch.poses, k, noise)
         x = self.network_input(batch.keypoints, x_k)

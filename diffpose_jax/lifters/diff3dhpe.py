@@ -19,12 +19,12 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import option, read_options
-from diffpose_jax.diffusion.process import at_step, diffuse, predictions, snr_weight, uniform_steps
+from diffpose_jax.diffusion.process import at_step, diffuse, draw_timesteps, predictions, snr_weight
 from diffpose_jax.diffusion.samplers import (
     Denoiser,
     Plan,
     clip_x0,
-    eps_without_root,
+    eps_without_root_release,
     flip_average,
     initial_noise,
     sample,
@@ -116,7 +116,7 @@ class Diff3DHPE(Lifter):
         """
         check_batch(batch, self.skeleton, self.frames)
         x0, keys = self.clean_poses(batch), example_keys(key, batch.index)
-        k = uniform_steps(keys, len(keys), self.schedule.num_steps)
+        k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
         x = network_input(batch.keypoints, diffuse(self.schedule, x0, k, initial_noise(keys, x0.shape)))
         output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x, k)
         weight = snr_weight(self.schedule, self.options.k_clip, release=self.options.weight_release)
@@ -145,7 +145,7 @@ class Diff3DHPE(Lifter):
 
         averaged = flip_average(predict, partial(mirror, skeleton=self.skeleton)) if flip else predict
         clipped = clip_x0(averaged, alpha_bar, -self.clip, self.clip)
-        return eps_without_root(clipped, alpha_bar) if self.options.eps_release else clipped
+        return eps_without_root_release(clipped, alpha_bar) if self.options.eps_release else clipped
 
     def clean_poses(self, batch: Batch) -> Array:
         """What is diffused: poses `[B, F, J, 3]`, or the middle one `[B, 1, J, 3]`, in units of `scale`."""

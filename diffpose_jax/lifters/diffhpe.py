@@ -19,8 +19,9 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import Options, option, read_options
-from diffpose_jax.diffusion.process import align, at_step, diffuse, predictions, uniform_steps
-from diffpose_jax.diffusion.samplers import Denoiser, Plan, initial_noise, sample
+from diffpose_jax.diffusion.plans import Plan
+from diffpose_jax.diffusion.process import align, at_step, diffuse, draw_timesteps, predictions
+from diffpose_jax.diffusion.samplers import Denoiser, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys
@@ -137,7 +138,7 @@ class DiffHPE(Lifter):
     def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
         """Mean squared error of the predicted noise (equation 3)."""
         keys = example_keys(key, batch.index)
-        k = uniform_steps(keys, len(keys), self.schedule.num_steps)
+        k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
         noise = initial_noise(keys, batch.poses.shape)
         condition = self.encode(variables, batch).condition
         if self.options.p_uncond:

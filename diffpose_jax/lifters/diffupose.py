@@ -17,8 +17,9 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import Options, option, read_options
-from diffpose_jax.diffusion.process import at_step, diffuse, predictions, target, uniform_steps
-from diffpose_jax.diffusion.samplers import Denoiser, Plan, clip_x0, initial_noise, sample
+from diffpose_jax.diffusion.plans import Plan
+from diffpose_jax.diffusion.process import at_step, diffuse, draw_timesteps, predictions, target
+from diffpose_jax.diffusion.samplers import Denoiser, clip_x0, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import (
@@ -91,7 +92,7 @@ class DiffuPose(Lifter):
         """Absolute error of the prediction and of the reconstructed keypoints, see `denoising_loss`."""
         check_batch(batch, self.skeleton, self.frames)
         keys = example_keys(key, batch.index)
-        k = uniform_steps(keys, len(keys), self.schedule.num_steps)
+        k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
         noise = initial_noise(keys, batch.poses.shape)
         x_k = diffuse(self.schedule, batch.poses, k, noise)
         output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x_k, batch.keypoints, k)

@@ -10,7 +10,8 @@ import jax
 from jax import Array
 
 from diffpose_jax.diffusion.hypotheses import sample_hypotheses
-from diffpose_jax.diffusion.samplers import Denoiser, Plan, initial_noise
+from diffpose_jax.diffusion.plans import Plan
+from diffpose_jax.diffusion.samplers import Denoiser, initial_noise
 from diffpose_jax.keys import example_keys
 
 

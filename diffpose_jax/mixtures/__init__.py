@@ -1,1 +1,1 @@
-"""mixtures"""
+"""Mixtures of Gaussians: the type, fitting them to points, and their stored form."""

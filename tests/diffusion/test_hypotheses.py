@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax.diffusion import hypotheses as hyp
-from diffpose_jax.diffusion import samplers, schedules
+from diffpose_jax.diffusion import plans, samplers, schedules
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys
 
@@ -40,7 +40,7 @@ def sample(key, number, chunk=None):
 def sample_one(key, batch):
     denoiser = samplers.predict_with("x0", lambda x, k: jnp.tanh(x), SCHEDULE)
     x_init = samplers.initial_noise(key, (batch, 2, 5, 3))
-    return samplers.sample(key, denoiser, x_init, samplers.ddpm_plan(SCHEDULE))
+    return samplers.sample(key, denoiser, x_init, plans.ddpm_plan(SCHEDULE))
 
 
 @pytest.fixture
@@ -91,13 +91,13 @@ def test_medoid_is_the_brute_force_one(drawn, per):
             np.testing.assert_array_equal(found[b, f], poses[int(np.argmin(spread)), b, f])
 
 
-def test_medoid_and_median_ignore_one_wild_hypothesis(drawn):
+def test_medoid_and_median_ignore_one_outlying_hypothesis(drawn):
     poses, _ = drawn
-    wild = poses.copy()
-    wild[3] += 1e3
+    outlier = poses.copy()
+    outlier[3] += 1e3
     for aggregation in (hyp.medoid, hyp.joint_median):
-        assert np.max(np.abs(aggregation(jnp.asarray(wild)))) < 10.0
-    assert np.max(np.abs(hyp.mean(jnp.asarray(wild)))) > 100.0
+        assert np.max(np.abs(aggregation(jnp.asarray(outlier)))) < 10.0
+    assert np.max(np.abs(hyp.mean(jnp.asarray(outlier)))) > 100.0
 
 
 @pytest.mark.parametrize("per", ["joint", "pose", "clip", "batch"])
@@ -158,8 +158,8 @@ def test_identical_hypotheses_aggregate_to_themselves(drawn):
         np.testing.assert_allclose(found, truth, atol=1e-6)
 
 
-def test_only_the_oracle_is_marked_as_one():
-    assert [name for name, aggregation in hyp.AGGREGATIONS.items() if aggregation.oracle] == ["oracle_best"]
+def test_only_the_oracle_takes_the_ground_truth():
+    assert [name for name, (_, needs) in hyp.AGGREGATIONS.items() if needs == "target"] == ["oracle_best"]
 
 
 def test_mistakes_in_an_aggregation_are_told(drawn):

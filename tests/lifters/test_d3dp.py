@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from diffpose_jax.diffusion.hypotheses import hypothesis_keys
-from diffpose_jax.diffusion.process import uniform_steps
-from diffpose_jax.diffusion.samplers import ddim_plan, initial_noise
+from diffpose_jax.diffusion.plans import ddim_plan
+from diffpose_jax.diffusion.process import draw_timesteps
+from diffpose_jax.diffusion.samplers import initial_noise
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Batch, flip_averaged
@@ -69,7 +70,7 @@ def test_the_loss_is_mpjpe_in_metres_of_what_the_clamped_noisy_poses_give(batch,
     lifter = d3dp(network, H36M_17, SCHEDULE, PLAN, frames=F, signal_scale=signal_scale)
     value, aux = lifter.loss(VARIABLES, KEY, batch)
     keys = example_keys(KEY, batch.index)
-    k = uniform_steps(keys, B, 1000)
+    k = draw_timesteps(keys, B, 1000)
     noise = initial_noise(keys, batch.poses.shape)
     alpha_bar = np.float64(SCHEDULE.alpha_bar)[k][:, None, None, None]
     x_k = np.sqrt(alpha_bar) * signal_scale * np.asarray(batch.poses) + np.sqrt(1 - alpha_bar) * np.asarray(noise)
@@ -83,7 +84,7 @@ def test_the_loss_is_mpjpe_in_metres_of_what_the_clamped_noisy_poses_give(batch,
 
 def test_one_step_is_drawn_for_a_clip_and_noise_for_every_coordinate(batch):
     keys = example_keys(KEY, batch.index)
-    assert uniform_steps(keys, B, 1000).shape == (B,)
+    assert draw_timesteps(keys, B, 1000).shape == (B,)
     assert np.unique(np.asarray(initial_noise(keys, batch.poses.shape))).size > 0.99 * batch.poses.size
 
 

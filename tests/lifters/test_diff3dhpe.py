@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.diffusion.process import diffuse, snr_weight, uniform_steps
-from diffpose_jax.diffusion.samplers import ddim_plan, initial_noise, sample
+from diffpose_jax.diffusion.plans import ddim_plan
+from diffpose_jax.diffusion.process import diffuse, draw_timesteps, snr_weight
+from diffpose_jax.diffusion.samplers import initial_noise, sample_trajectory
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.interop.mixste import diff3dhpe_backbone_variables
 from diffpose_jax.keys import example_keys
@@ -176,7 +177,7 @@ def test_equation_13_keeps_one_noise_and_the_release_does_not(batch, released_ep
     reverse = diff3dhpe_reverse(Oracle(batch.poses), H36M_17, SCHEDULE, PLAN, frames=F, released_eps=released_eps)
     eps = initial_noise(KEY, batch.poses.shape)
     start = diffuse(SCHEDULE, batch.poses, jnp.asarray(999), eps)
-    _, history = sample(None, bound_denoiser(reverse, {}, batch)[0], start, PLAN, trajectory=True)
+    _, history = sample_trajectory(None, bound_denoiser(reverse, {}, batch)[0], start, PLAN)
     off = [
         float(np.abs(state - diffuse(SCHEDULE, batch.poses, jnp.asarray(k), eps)).max())
         for state, k in zip(history.x, PLAN.step[1:], strict=False)
@@ -222,7 +223,7 @@ def test_the_loss_is_the_weighted_squared_error_of_scaled_poses(batch, released,
     options = {"frames": F, "scale": 1.25, "released_weight": released, "middle_frame": middle_frame}
     value, _ = diff3dhpe(network, H36M_17, SCHEDULE, PLAN, **options).loss({}, KEY, batch)
     keys = example_keys(KEY, batch.index)
-    k = uniform_steps(keys, B, 1000)
+    k = draw_timesteps(keys, B, 1000)
     y0 = np.asarray(batch.poses[:, 1:2] if middle_frame else batch.poses) / 1.25
     noise = np.asarray(initial_noise(keys, y0.shape))
     abar = np.float64(SCHEDULE.alpha_bar)[k]
@@ -239,7 +240,7 @@ def test_the_loss_is_the_weighted_squared_error_of_scaled_poses(batch, released,
 def test_the_weights_of_the_published_table():
     t = [300, 400, 500, 700, 900, 999]
     np.testing.assert_allclose(snr_weight(SCHEDULE)[t], [2.9144, 2.3508, 1.9847, 1.5029, 1.1555, 1.0], atol=1e-4)
-    released = snr_weight(SCHEDULE, released=True)
+    released = snr_weight(SCHEDULE, release=True)
     np.testing.assert_allclose(released[t], [2.6968, 2.0857, 1.6909, 1.2260, 1.0239, 1.0], atol=1e-4)
     np.testing.assert_allclose(released[[266, 288]], [2.992, 2.79], atol=5e-3)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from diffpose_jax.diffusion.plans import ddim_plan, ddpm_plan
 from diffpose_jax.diffusion.process import to_eps
-from diffpose_jax.diffusion.samplers import ddim_plan, ddpm_plan
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.errors import UserError
 from diffpose_jax.interop.csdi_gcn import diffhpe_2d_variables, diffhpe_wrapper_variables

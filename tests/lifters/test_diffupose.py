@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffpose_jax.diffusion.plans import ddim_plan, ddpm_plan
 from diffpose_jax.diffusion.process import target, to_eps
-from diffpose_jax.diffusion.samplers import ddim_plan, ddpm_plan
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.lifters.base import Batch, Lifter
 from diffpose_jax.lifters.diffupose import denoising_loss, diffupose

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffpose_jax.diffusion.plans import ddim_plan
 from diffpose_jax.diffusion.process import at_step, predictions, to_eps
-from diffpose_jax.diffusion.samplers import clip_x0, ddim_plan, sample
+from diffpose_jax.diffusion.samplers import clip_x0, sample
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.lifters.base import Batch, flip_batch
 from diffpose_jax.lifters.reverse import (

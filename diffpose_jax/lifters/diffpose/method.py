@@ -35,8 +35,9 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import option, read_options
+from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.diffusion.process import at_step, diffuse, to_eps, to_x0
-from diffpose_jax.diffusion.samplers import Denoiser, Plan, centred, initial_noise, sample
+from diffpose_jax.diffusion.samplers import Denoiser, centred, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys, fold_in

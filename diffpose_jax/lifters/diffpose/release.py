@@ -24,8 +24,9 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import option, read_options
-from diffpose_jax.diffusion.process import at_step, diffuse, predictions, uniform_steps
-from diffpose_jax.diffusion.samplers import Denoiser, Plan, sample
+from diffpose_jax.diffusion.plans import Plan
+from diffpose_jax.diffusion.process import at_step, diffuse, draw_timesteps, predictions
+from diffpose_jax.diffusion.samplers import Denoiser, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys, split, standard_normal
@@ -196,7 +197,7 @@ def antithetic_steps(key: Array, index: Array, num_steps: int) -> Array:
     The releases pair the first half of a batch with the second; pairs by example index do not depend on the number of
     devices that a batch is spread over.
     """
-    k = uniform_steps(example_keys(key, index // 2), len(index), num_steps)
+    k = draw_timesteps(example_keys(key, index // 2), len(index), num_steps)
     return jnp.where(index % 2 == 0, k, num_steps - 1 - k)
 
 

@@ -9,8 +9,9 @@ import optax
 import pytest
 from scipy.stats import ks_2samp
 
+from diffpose_jax.diffusion.plans import ddim_plan
 from diffpose_jax.diffusion.process import diffuse
-from diffpose_jax.diffusion.samplers import ddim_plan, initial_noise
+from diffpose_jax.diffusion.samplers import initial_noise
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Batch, Lifter, flip_averaged, flip_batch

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffpose_jax.diffusion.plans import ddim_plan
 from diffpose_jax.diffusion.process import diffuse, to_eps
-from diffpose_jax.diffusion.samplers import ddim_plan
 from diffpose_jax.diffusion.schedules import linear
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Batch, Lifter, flip_averaged
@@ -26,7 +26,7 @@ from diffpose_jax.skeleton import H36M_17, mirror
 
 FRAMES = 3
 SCHEDULE = linear(51, 1e-4, 1e-3)
-PLAN = ddim_plan(SCHEDULE, 2, spacing="even", span=24)
+PLAN = ddim_plan(SCHEDULE, 2, spacing="even", num_timesteps=24)
 KEY = jax.random.key(3)
 RNG = np.random.default_rng(0)
 
@@ -176,7 +176,7 @@ class Oracle:
         {},
         {"start": noised_estimate(SCHEDULE, 24)},
         {"plan": ddim_plan(SCHEDULE, 5, 1.0, "even", 50)},
-        {"plan": ddim_plan(SCHEDULE, 1, spacing="even", span=6)},
+        {"plan": ddim_plan(SCHEDULE, 1, spacing="even", num_timesteps=6)},
         {"centre_estimate": False},
     ],
 )

@@ -1,13 +1,13 @@
-"""Turn published PyTorch weights into a work directory that evaluate and predict accept:
+"""Turns published PyTorch weights into a work directory that evaluate and predict accept:
 
     python -m diffpose_jax.convert --system mixste --input best_epoch_cpn.bin --output runs/mixste_cpn
 
-Reads the file without PyTorch and executes nothing in it. Sizes are read off the tensors; what tensors do not tell (the
-number of attention heads, say) is the release's and can be set: --options lifter.num_heads=4,data.source=data/own.npz.
-A system that refines another lifter's estimate needs that one, converted or trained before: --context runs/mixste_cpn.
+Reads the file without PyTorch and executes nothing in it. Sizes follow from the tensors' shapes; what shapes do not
+tell, such as the number of attention heads, is the release's and can be set: --options lifter.num_heads=4. A system
+that refines another lifter's estimate needs that one, converted or trained before: --context runs/mixste_cpn.
 
-Prints how many tensors were used and why the others were not; conversion.json in the work directory tells of each.
-Anything that does not fit stops the conversion before a file is written.
+Prints how many tensors were used and why the others were not; conversion.json in the work directory lists each. Nothing
+is written unless every tensor fits.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from diffpose_jax.config import save_config
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.torch_checkpoint import read_checkpoint
 from diffpose_jax.interop.conversion import Conversion, convert_weights
-from diffpose_jax.interop.systems import SYSTEMS, System, check_schedule, published_config
-from diffpose_jax.interop.weights import Weights, weights_of
+from diffpose_jax.interop.systems import SYSTEMS, System, build_config, check_schedule
+from diffpose_jax.interop.weights import Weights, find_weights
 from diffpose_jax.lifters.base import example_batch
 from diffpose_jax.registry import build_lifter, validate
-from diffpose_jax.workdir.checkpoints import Checkpoints, with_context
+from diffpose_jax.workdir.checkpoints import Checkpoints
+from diffpose_jax.workdir.trained import resolve_context
 
 
 def convert(
@@ -48,12 +49,23 @@ def convert(
     layout: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Converts the checkpoint `source` of a published system into the new work directory `output`.
+    """Converts the checkpoint of a published system into a new work directory.
 
-    context is the work directory of the frozen lifter whose estimate is refined; averaged asks for the moving average
-    of the weights or against it, None takes what the release evaluates; layout names the joints where their number does
-    not; options override the config by key. Returns what conversion.json says. Raises UserError, and writes nothing
-    then.
+    Args:
+      system: a name of `interop.systems.SYSTEMS`.
+      source: the checkpoint.
+      output: the work directory to write.
+      context: work directory of the frozen lifter whose estimate is refined, for systems that need one.
+      averaged: True for the moving average of the weights, False for the weights themselves, None for what the release
+        evaluates.
+      layout: name of the joint layout; needed where the number of joints does not tell.
+      options: values by config key that override those of the release.
+
+    Returns:
+      The contents of conversion.json.
+
+    Raises:
+      UserError: anything does not fit; nothing is written then.
     """
     if system not in SYSTEMS:
         raise UserError(f"--system: expected one of {', '.join(SYSTEMS)}, found {system!r}")
@@ -62,8 +74,8 @@ def convert(
     _check_context(system, published, context)
     structure = read_checkpoint(source)
     with _about(source):
-        weights, unused = weights_of(structure, system, averaged)
-        config = published_config(published, weights, layout, options or {})
+        weights, unused = find_weights(structure, system, averaged)
+        config = build_config(published, weights, layout, options or {})
     config.name = f"{system} from {Path(source).name}"
     config, frozen = _with_context(config, context, path)
     validate(config)
@@ -72,7 +84,7 @@ def convert(
     if frozen:
         template.pop("frozen")
     with _about(source):
-        check_schedule(config, weights)
+        check_schedule(weights, getattr(lifter, "schedule", None), config.diffusion)
         conversion = convert_weights(published.variables, weights, template)
     report = _report(system, source, weights, conversion, unused, published.notes)
     variables = {**conversion.variables, **({"frozen": frozen} if frozen else {})}
@@ -100,7 +112,7 @@ def _with_context(config: ConfigDict, context: str | None, output: Path) -> tupl
     if context is None:
         return config, {}
     config.lifter.context = context
-    return with_context(config, output)
+    return resolve_context(config, output)
 
 
 def _new_directory(output: str) -> Path:
@@ -127,12 +139,12 @@ def _report(
     notes: tuple[str, ...],
 ) -> dict[str, Any]:
     unused = {**left_out, **conversion.unused}
-    shapes = {weights.name(key): list(value.shape) for key, value in weights.entries.items()}
+    shapes = {weights.full_name(key): list(value.shape) for key, value in weights.entries.items()}
     return {
         "system": system,
         "input": str(source),
         "weights": "moving average" if weights.averaged else "as trained",
-        "place": "/".join([*map(str, weights.place), weights.prefix]) or "(top)",
+        "found_at": "/".join([*map(str, weights.path), weights.prefix]) or "(top)",
         "counts": {"used": len(conversion.used), "unused": len(unused), "missing": len(conversion.missing)},
         "notes": list(notes),
         "used": {name: {"shape": shapes[name], "becomes": paths} for name, paths in sorted(conversion.used.items())},
@@ -166,7 +178,7 @@ def print_report(report: Mapping[str, Any], output: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     counts = report["counts"]
-    say(f"{report['system']} from {report['input']}: {report['weights']}, at {report['place']}")
+    say(f"{report['system']} from {report['input']}: {report['weights']}, at {report['found_at']}")
     say(f"used     {counts['used']:5} tensors")
     say(f"unused   {counts['unused']:5} tensors" + _reasons(report["unused"]))
     say(f"missing  {counts['missing']:5} variables" + _reasons(report["missing"]))

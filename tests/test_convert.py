@@ -25,10 +25,10 @@ from diffpose_jax.data.windows import Batch
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.interop.systems import SYSTEMS
-from diffpose_jax.interop.weights import weights_of
+from diffpose_jax.interop.weights import find_weights
 from diffpose_jax.predict import predict
 from diffpose_jax.skeleton import H36M_17
-from diffpose_jax.workdir.checkpoints import restore_workdir
+from diffpose_jax.workdir.trained import load_trained
 
 from .published import PUBLISHED, checkpoint, recorded, weights
 from .torch_files import save
@@ -51,12 +51,12 @@ def converted(folder: Path, system: str, form: str = "zip", name: str = "out", *
     [(system, form) for system in SYSTEMS for form in ("zip", "torch zip", "torch legacy")] + [("d3dp", "legacy")],
 )
 def test_what_went_into_the_file_comes_out_of_the_work_directory(tmp_path, system, form):
-    trained = restore_workdir(converted(tmp_path, system, form))
+    trained = load_trained(converted(tmp_path, system, form))
     variables = dict(trained.variables)
     if system in CONTEXTS:
-        frozen = restore_workdir(tmp_path / "context").variables
+        frozen = load_trained(tmp_path / "context").variables
         chex.assert_trees_all_equal(variables.pop("frozen"), frozen)
-    found, _ = weights_of(checkpoint(system), system)
+    found, _ = find_weights(checkpoint(system), system)
     expected = SYSTEMS[system].variables(found.entries)
     expected["params"].pop("step_unused", None)
     variables["params"] = {name: part for name, part in variables["params"].items() if name != "step_unused"}
@@ -68,7 +68,7 @@ def test_what_went_into_the_file_comes_out_of_the_work_directory(tmp_path, syste
     [("mixste", "pose_2d", "pred"), ("diffpose_gcnpose", "uv", "xyz"), ("modulated_gcn_benchmark", "x", "y")],
 )
 def test_the_converted_lifter_gives_the_poses_that_the_release_gave(tmp_path, system, given, returned):
-    vector, trained = recorded(system), restore_workdir(converted(tmp_path, system))
+    vector, trained = recorded(system), load_trained(converted(tmp_path, system))
     keypoints = jnp.asarray(vector.inputs[given].reshape(-1, trained.lifter.frames, 17, 2))
     leading, index = keypoints.shape[:-1], jnp.arange(len(keypoints), dtype=jnp.int32)
     batch = Batch(keypoints, jnp.zeros((*leading, 3)), jnp.ones(leading), index)
@@ -86,7 +86,7 @@ def test_every_tensor_is_accounted_for(tmp_path):
     assert len(report["unused"]) == 161
     entry = report["used"]["ema/ema_model.module.denoise_fn.gconv_output.W"]
     assert entry == {"shape": [2, 64, 5], "becomes": ["params/output/weight"]}
-    assert restore_workdir(path).step == 70
+    assert load_trained(path).step == 70
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Weights of DiffHPE, from a torch state_dict to this project's variables. Pure functions of `{key: numpy array}`."""
+"""Weights of DiffHPE, from a torch state_dict to flax variables. Pure functions of `{key: numpy array}`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from diffpose_jax.interop.layers import batch_norm, collect, linear, stacked
+from diffpose_jax.interop.layers import batch_norm, linear, split_collections, stack_linear
 from diffpose_jax.interop.mixste import mixste_features_variables
 from diffpose_jax.interop.state_dict import StateDict, Variables
 
@@ -15,37 +15,38 @@ _CONTEXT = "conditioning."  # prefix of the frozen MixSTE, and of the trained po
 
 
 def diffhpe_2d_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of the lifter `diffhpe` without a context, from a whole model's entries ('diffmodel.')."""
+    """The variables of the lifter `diffhpe` without a context (DiffHPE-2D), from a whole model's entries."""
     source = StateDict(entries)
     parts = {"denoiser": _csdi_gcn(source, "diffmodel.")}
     source.finish()
-    return collect(parts)
+    return split_collections(parts)
 
 
 def diffhpe_wrapper_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of the lifter `diffhpe` around a supervised MixSTE, 'frozen', from a whole model's entries.
+    """The variables of the lifter `diffhpe` around a frozen MixSTE (DiffHPE-Wrapper), from a whole model's entries.
 
-    The frozen MixSTE ('conditioning.') comes without its last linear layer. Its features do not need it; zeros take its
-    place, so that the variables have the form in which a trained MixSTE is frozen.
+    The release keeps the MixSTE ('conditioning.') without its last linear layer, which its features do not need; zeros
+    take its place, so that 'frozen' has the form of a trained MixSTE.
     """
     named = {key.removeprefix("module."): value for key, value in entries.items()}
-    context = {key.removeprefix(_CONTEXT): named.pop(key) for key in list(named) if _of_context(key)}
+    context = {key.removeprefix(_CONTEXT): named.pop(key) for key in list(named) if _is_context(key)}
     source = StateDict(named)
     parts = {"denoiser": _csdi_gcn(source, "diffmodel."), "pose_encoder": linear(source, f"{_CONTEXT}data_enc")}
     source.finish()
     frozen = mixste_features_variables(context)
     width = len(frozen["params"]["head_norm"]["scale"])
     frozen["params"]["output"] = {"kernel": np.zeros((width, 3), np.float32), "bias": np.zeros(3, np.float32)}
-    return {**collect(parts), "frozen": frozen}
+    return {**split_collections(parts), "frozen": frozen}
 
 
-def _of_context(key: str) -> bool:
+def _is_context(key: str) -> bool:
     return key.startswith(_CONTEXT) and not key.startswith(f"{_CONTEXT}data_enc.")
 
 
 def _csdi_gcn(source: StateDict, prefix: str) -> Variables:
     count = source.count(f"{prefix}residual_layers.{{}}.mid_projection.weight")
     blocks = [_block(source, f"{prefix}residual_layers.{layer}") for layer in range(count)]
+    # Layers of equal shapes are scanned: their weights are stacked along a first axis.
     embedding = f"{prefix}diffusion_embedding.projection"
     return {
         "input": linear(source, f"{prefix}input_projection", 1),
@@ -78,7 +79,7 @@ def _graph_layer(source: StateDict, prefix: str) -> Variables:
 
 def _non_local(source: StateDict, prefix: str) -> Variables:
     return {
-        "embed": stacked([linear(source, f"{prefix}.{name}", 1) for name in ("theta", "phi.0", "g.0")]),
+        "embed": stack_linear([linear(source, f"{prefix}.{name}", 1) for name in ("theta", "phi.0", "g.0")]),
         "score": source.take(f"{prefix}.concat_project.0.weight", (1, None, 1, 1)).reshape(-1, 1),
         "project": linear(source, f"{prefix}.W.0", 1),
         "norm": batch_norm(source, f"{prefix}.W.1"),

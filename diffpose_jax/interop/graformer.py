@@ -1,7 +1,7 @@
 """Weights of both networks of the DiffPose releases, from a torch state_dict to the variables of `GraFormer`.
 
-Pure functions of `{key: numpy array}`. The skeleton's Chebyshev polynomials are not among the entries; they are
-rebuilt. Keys of DataParallel, with 'module.' in front, are understood as well.
+Pure functions of `{key: numpy array}`. The skeleton's Chebyshev polynomials are not among the entries; the network
+computes them from its skeleton.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from diffpose_jax.interop.layers import collect, linear, stacked
+from diffpose_jax.interop.layers import linear, split_collections, stack_linear
 from diffpose_jax.interop.state_dict import StateDict, Variables
 
 
 def graformer_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of `GraFormer`: the denoiser's if the entries have step projections, else the lifter's.
+    """The variables of `GraFormer`: the denoiser's if the entries have step projections, else the lifter's.
 
-    The lifter's unused step embedding is kept when it is there; a network without `release_dead_embedding` ignores it.
+    The lifter's timestep embedding, which nothing uses, is kept where the release has it; a network without
+    `release_dead_embedding` ignores it.
     """
     source = StateDict(entries)
     has_step = "gconv_layers.0.temb_proj.weight" in source
@@ -32,18 +33,18 @@ def graformer_variables(entries: Mapping[str, np.ndarray]) -> Variables:
             block["step"] = linear(source, f"gconv_layers.{layer}.temb_proj")
         parts[f"block_{layer}"] = block
     source.finish()
-    return collect(parts)
+    return split_collections(parts)
 
 
 def _attention_layer(source: StateDict, prefix: str) -> Variables:
-    query, key, value, output = (linear(source, f"{prefix}.self_attn.linears.{number}") for number in range(4))
+    query, key, value, output = (linear(source, f"{prefix}.self_attn.linears.{index}") for index in range(4))
     graph_net = {
         "graph": source.take(f"{prefix}.feed_forward.A_hat", (None, None)),
         "expand": linear(source, f"{prefix}.feed_forward.gconv1.fc"),
         "project": linear(source, f"{prefix}.feed_forward.gconv2.fc"),
     }
-    norms = {f"norm_{number + 1}": _norm(source, f"{prefix}.sublayer.{number}.norm") for number in range(2)}
-    return {"attention": {"qkv": stacked([query, key, value]), "project": output}, "graph_net": graph_net, **norms}
+    norms = {f"norm_{index + 1}": _norm(source, f"{prefix}.sublayer.{index}.norm") for index in range(2)}
+    return {"attention": {"qkv": stack_linear([query, key, value]), "project": output}, "graph_net": graph_net, **norms}
 
 
 def _norm(source: StateDict, prefix: str) -> Variables:
@@ -52,5 +53,6 @@ def _norm(source: StateDict, prefix: str) -> Variables:
 
 
 def _chebyshev(source: StateDict, prefix: str) -> Variables:
+    # One kernel for each of the three Chebyshev polynomials T_0, T_1, T_2; the release keeps axes of size one.
     weight = source.take(f"{prefix}.weight", (3, 1, None, None))[:, 0]
     return {"weight": weight, "bias": source.take(f"{prefix}.bias", (1, 1, weight.shape[-1])).reshape(-1)}

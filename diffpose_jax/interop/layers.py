@@ -1,4 +1,7 @@
-"""The layers that released networks share, from entries of a torch state_dict to flax variables."""
+"""The layers that released networks share, from entries of a torch state_dict to flax variables.
+
+Torch keeps the kernel of a linear layer as `[out, in]` and multiplies from the left; flax keeps `[in, out]`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from diffpose_jax.interop.state_dict import StateDict, Variables
 
 
 def batch_norm(source: StateDict, prefix: str) -> Variables:
-    """A batch normalisation with its running statistics."""
+    """A batch normalisation: scale and bias `[C]`, and its running statistics for `split_collections`."""
     scale = source.take(f"{prefix}.weight", (None,))
     return {
         "scale": scale,
@@ -21,7 +24,7 @@ def batch_norm(source: StateDict, prefix: str) -> Variables:
 
 
 def linear(source: StateDict, prefix: str, kernel_axes: int = 0) -> Variables:
-    """A linear layer, or a 1x1 convolution whose kernel has `kernel_axes` axes of size one."""
+    """A linear layer, or a convolution of kernel size one with `kernel_axes` axes: kernel `[in, out]`, bias `[out]`."""
     weight = source.take(f"{prefix}.weight", (None, None) + (1,) * kernel_axes)
     weight = weight.reshape(weight.shape[:2])
     return {"kernel": weight.T, "bias": source.take(f"{prefix}.bias", (len(weight),))}
@@ -33,13 +36,13 @@ def layer_norm(source: StateDict, prefix: str) -> Variables:
     return {"scale": scale, "bias": source.take(f"{prefix}.bias", scale.shape)}
 
 
-def stacked(layers: list[Variables]) -> Variables:
-    """Linear layers of one input as one, their outputs side by side."""
+def stack_linear(layers: list[Variables]) -> Variables:
+    """Joins linear layers of one input into one, their outputs side by side."""
     return {name: np.concatenate([layer[name] for layer in layers], axis=-1) for name in ("kernel", "bias")}
 
 
-def collect(parts: Variables) -> Variables:
-    """Split a tree of layers into flax collections: what stands under 'running' is batch statistics."""
+def split_collections(parts: Variables) -> Variables:
+    """Splits a tree of layers into flax's collections: what is under 'running' are batch statistics."""
     params, batch_stats = _split(parts)
     return {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
 

@@ -1,6 +1,6 @@
-"""Weights of the released MixSTE and of the denoisers made from it, from a torch state_dict to `MixSTE`'s variables.
+"""Weights of the released MixSTE and of the denoisers that descend from it, from a torch state_dict to flax variables.
 
-Pure functions of `{key: numpy array}`, keys relative to the network.
+Pure functions of `{key: numpy array}`, keys relative to the network, to the variables of `models.mixste.MixSTE`.
 """
 
 from __future__ import annotations
@@ -9,33 +9,33 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from diffpose_jax.interop.layers import collect, layer_norm, linear
+from diffpose_jax.interop.layers import layer_norm, linear, split_collections
 from diffpose_jax.interop.state_dict import StateDict, Variables
 
 
 def mixste_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of the supervised `MixSTE`."""
+    """The variables of the supervised `MixSTE`."""
     source = StateDict(entries)
-    return _finished(source, {**_trunk(source), **_head(source)})
+    return _finish(source, {**_trunk(source), **_head(source)})
 
 
 def mixste_features_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of a `MixSTE` that is only asked for features, as DiffHPE-Wrapper's frozen conditioner is.
+    """The variables of a `MixSTE` without its last linear layer, as in the frozen conditioner of DiffHPE-Wrapper.
 
-    There the head is the bare normalisation `head.weight`, `head.bias`.
+    Its head is the normalisation alone, under the keys `head.weight` and `head.bias`.
     """
     source = StateDict(entries)
-    return _finished(source, {**_trunk(source), "head_norm": layer_norm(source, "head")})
+    return _finish(source, {**_trunk(source), "head_norm": layer_norm(source, "head")})
 
 
 def d3dp_denoiser_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of D3DP's denoiser, `MixSTE(step='once')`; keys without 'pose_estimator.'."""
+    """The variables of D3DP's denoiser, `MixSTE(step='once')`; keys without 'pose_estimator.'."""
     source = StateDict(entries)
-    return _finished(source, {**_trunk(source), **_step(source), **_head(source)})
+    return _finish(source, {**_trunk(source), **_step(source), **_head(source)})
 
 
 def diff3dhpe_backbone_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of Diff3DHPE's denoiser; keys without 'model.'.
+    """The variables of Diff3DHPE's denoiser; keys without 'model.'.
 
     That is `MixSTE(step='blocks')`, or `step='none'` where the state_dict has no step embedding, and with
     `middle_frame` where it has the `weighted_mean` of frames (sequence to frame).
@@ -44,11 +44,11 @@ def diff3dhpe_backbone_variables(entries: Mapping[str, np.ndarray]) -> Variables
     parts = {**_trunk(source, "fusion_layer"), **_step(source), **_head(source)}
     if "weighted_mean.weight" in source:
         parts["frame_mix"] = linear(source, "weighted_mean", 1)
-    return _finished(source, parts)
+    return _finish(source, parts)
 
 
 def transformer_block(source: StateDict, prefix: str) -> Variables:
-    """A transformer block, with its own layer for the step embedding if it has one."""
+    """A transformer block, with its own layer for the timestep embedding if it has one."""
     block = {
         "attention_norm": layer_norm(source, f"{prefix}.norm1"),
         "attention": {
@@ -65,13 +65,13 @@ def transformer_block(source: StateDict, prefix: str) -> Variables:
 
 
 def transformer_stage(source: StateDict, stage: str, prefix: str) -> Variables:
-    """All blocks `{prefix}.0`, `{prefix}.1`, ... of a stage, by our names `{stage}_0`, ..."""
-    number = source.count(prefix + ".{}.norm1.weight")
-    return {f"{stage}_{layer}": transformer_block(source, f"{prefix}.{layer}") for layer in range(number)}
+    """All blocks `{prefix}.0`, `{prefix}.1`, ... of a stage, by their flax names `{stage}_0`, ..."""
+    count = source.count(prefix + ".{}.norm1.weight")
+    return {f"{stage}_{layer}": transformer_block(source, f"{prefix}.{layer}") for layer in range(count)}
 
 
 def position_table(source: StateDict, key: str) -> np.ndarray:
-    """A position table `[T, C]`; the release keeps it with a leading axis of one."""
+    """A table of positional embeddings `[positions, C]`, which the release keeps with a leading axis of one."""
     return source.take(key, (1, None, None))[0]
 
 
@@ -97,6 +97,6 @@ def _head(source: StateDict) -> Variables:
     return {"head_norm": layer_norm(source, "head.0"), "output": linear(source, "head.1")}
 
 
-def _finished(source: StateDict, parts: Variables) -> Variables:
+def _finish(source: StateDict, parts: Variables) -> Variables:
     source.finish()
-    return collect(parts)
+    return split_collections(parts)

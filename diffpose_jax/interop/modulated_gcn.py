@@ -1,6 +1,7 @@
 """Weights of the released modulated GCN and of DiffuPose, from a torch state_dict to this project's variables.
 
-Pure functions of `{key: numpy array}`. The skeleton's fixed affinity is not among the entries; it is rebuilt.
+Pure functions of `{key: numpy array}`. The skeleton's fixed affinity is not among the entries; the network computes it
+from its skeleton and adds the learned one (`adj2`).
 """
 
 from __future__ import annotations
@@ -9,23 +10,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from diffpose_jax.interop.layers import batch_norm, collect, linear, stacked
+from diffpose_jax.interop.layers import batch_norm, linear, split_collections, stack_linear
 from diffpose_jax.interop.state_dict import StateDict, Variables
 
 
 def modulated_gcn_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of `ModulatedGCN` for either released variant, with or without its non-local blocks."""
+    """The variables of `ModulatedGCN` for either released variant, with or without its non-local blocks."""
     source = StateDict(entries)
     trunk = _trunk(source)
     parts = {"trunk": trunk, "output": _graph_conv(source, "gconv_output")}
     if "non_local.theta.weight" in source:
         parts["non_local"] = _embedded_gaussian(source, "non_local")
     source.finish()
-    return collect(parts)
+    return split_collections(parts)
 
 
 def diffupose_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of `StepModulatedGCN`; keys are those of the denoiser, without 'denoise_fn.'."""
+    """The variables of `StepModulatedGCN`, DiffuPose's denoiser; keys without 'denoise_fn.'."""
     source = StateDict(entries)
     parts = {
         "trunk": _trunk(source),
@@ -38,15 +39,7 @@ def diffupose_variables(entries: Mapping[str, np.ndarray]) -> Variables:
     if "block3.mlp.1.weight" in source:
         parts["modulation_unused"] = {"project": linear(source, "block3.mlp.1")}
     source.finish()
-    return collect(parts)
-
-
-def refine_head_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of `RefineHead`."""
-    source = StateDict(entries)
-    parts = {"expand": linear(source, "post_refine.0"), "share": linear(source, "post_refine.3")}
-    source.finish()
-    return collect(parts)
+    return split_collections(parts)
 
 
 def _trunk(source: StateDict) -> Variables:
@@ -54,7 +47,7 @@ def _trunk(source: StateDict) -> Variables:
     pooled = "gconv_input.1.non_local.theta.weight" in source
     if pooled:
         trunk["input_non_local"] = _pooled(source, "gconv_input.1.non_local")
-    stride = 2 if pooled else 1  # the release interleaves residual and pooled blocks in one list
+    stride = 2 if pooled else 1  # the release alternates residual and pooled blocks in one list
     layer = 0
     while f"gconv_layers.{stride * layer}.gconv1.gconv.W" in source:
         prefix = f"gconv_layers.{stride * layer}"
@@ -84,7 +77,7 @@ def _graph_conv(source: StateDict, prefix: str) -> Variables:
 
 def _embedded_gaussian(source: StateDict, prefix: str) -> Variables:
     return {
-        "embed": stacked([linear(source, f"{prefix}.{name}", 2) for name in ("theta", "phi", "g")]),
+        "embed": stack_linear([linear(source, f"{prefix}.{name}", 2) for name in ("theta", "phi", "g")]),
         "project": linear(source, f"{prefix}.W.0", 2),
         "norm": batch_norm(source, f"{prefix}.W.1"),
     }
@@ -92,7 +85,7 @@ def _embedded_gaussian(source: StateDict, prefix: str) -> Variables:
 
 def _pooled(source: StateDict, prefix: str) -> Variables:
     return {
-        "embed": stacked([linear(source, f"{prefix}.{name}", 1) for name in ("theta", "phi.0", "g.0")]),
+        "embed": stack_linear([linear(source, f"{prefix}.{name}", 1) for name in ("theta", "phi.0", "g.0")]),
         "score": source.take(f"{prefix}.concat_project.0.weight", (1, None, 1, 1)).reshape(-1, 1),
         "project": linear(source, f"{prefix}.W.0", 1),
         "norm": batch_norm(source, f"{prefix}.W.1"),

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from diffpose_jax.interop.layers import collect, layer_norm, linear
+from diffpose_jax.interop.layers import layer_norm, linear, split_collections
 from diffpose_jax.interop.mixste import position_table, transformer_stage
 from diffpose_jax.interop.state_dict import StateDict, Variables
 
 
 def poseformer_variables(entries: Mapping[str, np.ndarray]) -> Variables:
-    """Return the variables of `PoseFormer`; there is no released weight of its use as a denoiser."""
+    """The variables of the supervised `PoseFormer`; no weights of its use as a denoiser were released."""
     source = StateDict(entries)
     parts = {
         "embed": linear(source, "Spatial_patch_to_embedding"),
@@ -27,4 +27,4 @@ def poseformer_variables(entries: Mapping[str, np.ndarray]) -> Variables:
         "output": linear(source, "head.1"),
     }
     source.finish()
-    return collect(parts)
+    return split_collections(parts)

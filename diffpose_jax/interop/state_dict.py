@@ -1,7 +1,8 @@
-"""Reading a torch state_dict, already parsed into numpy arrays, entry by entry and without leftovers."""
+"""Takes the entries of a torch state_dict, already parsed into numpy arrays, one by one and without leftovers."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,7 @@ Variables = dict[str, Any]
 class StateDict:
     """The entries of a state_dict, each to be taken exactly once.
 
-    A 'module.' prefix (of torch's DataParallel) and the counters `num_batches_tracked` are dropped. `take` names a
-    missing entry or a wrong shape in a UserError; `finish` names entries that nobody took.
+    A 'module.' prefix (of torch's DataParallel) and the counters `num_batches_tracked` are dropped.
     """
 
     def __init__(self, entries: Mapping[str, np.ndarray]) -> None:
@@ -28,14 +28,14 @@ class StateDict:
         return key in self._entries
 
     def count(self, pattern: str) -> int:
-        """Return how many of the keys `pattern.format(0)`, `pattern.format(1)`, ... are there without a gap."""
-        number = 0
-        while pattern.format(number) in self._entries:
-            number += 1
-        return number
+        """Counts the keys `pattern.format(0)`, `pattern.format(1)`, ... up to the first that is missing."""
+        return next(index for index in itertools.count() if pattern.format(index) not in self._entries)
 
     def take(self, key: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        """Return entry `key` as float32; None in `shape` stands for any size."""
+        """Takes the entry `key` as float32; None in `shape` stands for any size.
+
+        Raises UserError where the entry is missing or has another shape.
+        """
         if key not in self._entries:
             raise UserError(f"state_dict: entry '{key}' is missing (found {len(self._entries)} other entries)")
         value = self._entries[key]
@@ -49,7 +49,7 @@ class StateDict:
         return value.astype(np.float32)
 
     def finish(self) -> None:
-        """Raise a UserError if an entry was not taken."""
+        """Raises UserError where an entry was not taken."""
         left = sorted(set(self._entries) - self._taken)
         if left:
             raise UserError(f"state_dict: {len(left)} entries not understood, the first is '{left[0]}'")

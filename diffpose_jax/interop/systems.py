@@ -1,4 +1,4 @@
-"""The published systems: which lifter each is, and what the shapes of its weights say about that lifter's sizes."""
+"""The published systems: which method each is, and how its options follow from the shapes of the weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffpose_jax.diffusion.schedules import make_schedule
+from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.interop.csdi_gcn import diffhpe_2d_variables, diffhpe_wrapper_variables
 from diffpose_jax.interop.graformer import graformer_variables
@@ -26,49 +26,53 @@ _LAYOUTS = {17: "h36m17", 16: "h36m16", 15: "humaneva15"}
 
 
 class System(NamedTuple):
-    """A published system: the lifter it is, how its weights are converted, and what its release sets.
+    """A published system: the method it is, how its weights are converted, and what its release sets."""
 
-    sizes reads lifter options off the shapes, joints is the entry and axis that has the number of joints; settings are
-    the release's, by config key. needs_context: a frozen lifter comes from another checkpoint.
-    """
-
-    lifter: str
-    variables: Callable[[Entries], Variables]
-    sizes: Callable[[Entries], dict[str, Any]]
-    joints: tuple[str, int]
-    settings: Mapping[str, Any] = {}
-    needs_context: bool = False
-    notes: tuple[str, ...] = ()
+    lifter: str  # a name of `registry.METHODS`
+    variables: Callable[[Entries], Variables]  # converts the entries
+    sizes: Callable[[Entries], dict[str, Any]]  # lifter options that follow from the entries' shapes
+    joints: tuple[str, int]  # the entry and its axis whose size is the number of joints
+    settings: Mapping[str, Any] = {}  # the release's settings by config key, such as 'evaluation.flip'
+    needs_context: bool = False  # whether a frozen lifter comes from another checkpoint
+    notes: tuple[str, ...] = ()  # what a user should know, one line each
 
 
-def published_config(system: System, weights: Weights, layout: str | None, options: Mapping[str, Any]) -> ConfigDict:
-    """The config of a published system with the sizes of these weights; options (by key, as text) override it.
+def build_config(system: System, weights: Weights, layout: str | None, options: Mapping[str, Any]) -> ConfigDict:
+    """Builds the config of a published system.
 
-    layout names the joints where their number does not tell. Raises UserError where a shape is not to be understood.
+    Args:
+      system: the published system.
+      weights: its weights, whose shapes give the sizes of the network.
+      layout: name of the joint layout; needed where the number of joints does not tell.
+      options: values by config key, as text, that override those of the release.
+
+    Raises:
+      UserError: a tensor or an axis is missing, the layout has another number of joints, or an option is unknown or of
+        the wrong type.
     """
     config = config_for(system.lifter)
-    config.data.layout = _layout(_size(weights.entries, *system.joints), layout)
+    config.data.layout = _find_layout(_read_size(weights.entries, *system.joints), layout)
     config.lifter.update(system.sizes(weights.entries))
     if "betas" in weights.buffers:
         config.diffusion.steps = len(weights.buffers["betas"])
     if config.lifter.get("frames", 1) > 1:
         config.evaluation.batch_size = max(1, 2048 // config.lifter.frames)
     if system.lifter == "diffhpe" and "conditioning.Spatial_pos_embed" in weights.entries:
-        config.context = _conditioner(weights.entries)
+        config.context = _build_context_section(weights.entries)
     for name, value in {**system.settings, **options}.items():
-        _set(config, name, value)
+        _override(config, name, value)
     return config
 
 
-def check_schedule(config: ConfigDict, weights: Weights) -> None:
-    """Raises UserError where the checkpoint's own schedule is not the config's."""
-    diffusion, found = config.diffusion, weights.buffers.get("alphas_cumprod")
-    if found is None:
+def check_schedule(weights: Weights, schedule: Schedule | None, diffusion: ConfigDict) -> None:
+    """Raises UserError where the schedule in the checkpoint, if it has one, is not the lifter's.
+
+    `diffusion` is the section of the config that the lifter's schedule was made from.
+    """
+    found = weights.buffers.get("alphas_cumprod")
+    if found is None or schedule is None:
         return
-    limits = {"max_beta": diffusion.max_beta}
-    if diffusion.schedule != "cosine":
-        limits = {"start": diffusion.beta_start, "end": diffusion.beta_end}
-    expected = make_schedule(diffusion.schedule, diffusion.steps, **limits).alpha_bar
+    expected = schedule.alpha_bar
     if found.shape != expected.shape or np.abs(found - expected).max() > 1e-4:
         raise UserError(
             f"the schedule of the checkpoint ({len(found)} steps, alpha_bar {found[0]:.6f} to {found[-1]:.6f}) is not "
@@ -77,7 +81,7 @@ def check_schedule(config: ConfigDict, weights: Weights) -> None:
         )
 
 
-def _layout(joints: int, given: str | None) -> str:
+def _find_layout(joints: int, given: str | None) -> str:
     name = given or _LAYOUTS.get(joints)
     if name is None:
         raise UserError(f"--layout: required for {joints} joints, found none")
@@ -86,7 +90,7 @@ def _layout(joints: int, given: str | None) -> str:
     return name
 
 
-def _set(config: ConfigDict, name: str, value: Any) -> None:
+def _override(config: ConfigDict, name: str, value: Any) -> None:
     *sections, last = name.split(".")
     section = config
     for part in sections:
@@ -95,10 +99,10 @@ def _set(config: ConfigDict, name: str, value: Any) -> None:
             break
     if not isinstance(section, ConfigDict) or last not in section or isinstance(section[last], ConfigDict):
         raise UserError(f"--options {name}: no such config key of {config.lifter.name}")
-    section[last] = _parsed(name, value, section[last]) if isinstance(value, str) else value
+    section[last] = _parse_value(name, value, section[last]) if isinstance(value, str) else value
 
 
-def _parsed(name: str, text: str, default: Any) -> Any:
+def _parse_value(name: str, text: str, default: Any) -> Any:
     if isinstance(default, bool) and text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -109,7 +113,7 @@ def _parsed(name: str, text: str, default: Any) -> Any:
         raise UserError(f"--options {name}: expected {type(default).__name__}, found {text!r}") from None
 
 
-def _size(entries: Entries, key: str, axis: int) -> int:
+def _read_size(entries: Entries, key: str, axis: int) -> int:
     if key not in entries:
         raise UserError(f"tensor '{key}' is missing")
     if not -entries[key].ndim <= axis < entries[key].ndim or not entries[key].size:
@@ -117,76 +121,80 @@ def _size(entries: Entries, key: str, axis: int) -> int:
     return entries[key].shape[axis]
 
 
-# --- what shapes say
+# --- lifter options that follow from shapes
 
 
-def _transformer(entries: Entries, blocks: str = "STEblocks") -> dict[str, Any]:
-    width = _size(entries, "Spatial_pos_embed", 2)
+def _transformer_sizes(entries: Entries, blocks: str = "STEblocks") -> dict[str, Any]:
+    width = _read_size(entries, "Spatial_pos_embed", 2)
     return {
-        "frames": _size(entries, "Temporal_pos_embed", 1),
+        "frames": _read_size(entries, "Temporal_pos_embed", 1),
         "width": width,
         "num_layers": StateDict(entries).count(blocks + ".{}.norm1.weight"),
-        "mlp_ratio": _size(entries, f"{blocks}.0.mlp.fc1.weight", 0) / width,
+        "mlp_ratio": _read_size(entries, f"{blocks}.0.mlp.fc1.weight", 0) / width,
     }
 
 
-def _poseformer(entries: Entries) -> dict[str, Any]:
-    return _transformer(entries, "Spatial_blocks")
+def _poseformer_sizes(entries: Entries) -> dict[str, Any]:
+    return _transformer_sizes(entries, "Spatial_blocks")
 
 
-def _graformer(entries: Entries) -> dict[str, Any]:
+def _graformer_sizes(entries: Entries) -> dict[str, Any]:
     layers = StateDict(entries).count("gconv_layers.{}.gconv1.gconv.weight")
-    return {"width": _size(entries, "gconv_input.weight", 3), "num_layers": layers}
+    return {"width": _read_size(entries, "gconv_input.weight", 3), "num_layers": layers}
 
 
-def _modulated_gcn(entries: Entries) -> dict[str, Any]:
+def _modulated_gcn_sizes(entries: Entries) -> dict[str, Any]:
     layers = StateDict(entries).count("gconv_layers.{}.gconv1.gconv.W")
-    return {"width": _size(entries, "gconv_input.0.gconv.W", 2), "num_layers": layers}
+    return {"width": _read_size(entries, "gconv_input.0.gconv.W", 2), "num_layers": layers}
 
 
-def _modulated_gcn_gt(entries: Entries) -> dict[str, Any]:
-    return {**_modulated_gcn(entries), "variant": "gt", "dropout": 0.0}
+def _modulated_gcn_gt_sizes(entries: Entries) -> dict[str, Any]:
+    return {**_modulated_gcn_sizes(entries), "variant": "gt", "dropout": 0.0}
 
 
-def _modulated_gcn_benchmark(entries: Entries) -> dict[str, Any]:
+def _modulated_gcn_benchmark_sizes(entries: Entries) -> dict[str, Any]:
     loss = {"loss": "distance_and_absolute"}
-    return {**_modulated_gcn(entries), "variant": "benchmark", "dropout": 0.2, **loss}
+    return {**_modulated_gcn_sizes(entries), "variant": "benchmark", "dropout": 0.2, **loss}
 
 
-def _diff3dhpe(entries: Entries) -> dict[str, Any]:
+def _diff3dhpe_sizes(entries: Entries) -> dict[str, Any]:
     return {
-        **_transformer(entries),
+        **_transformer_sizes(entries),
         "backbone": "mixste_middle" if "weighted_mean.weight" in entries else "mixste",
         "step_embedding": "time_mlp.1.weight" in entries,
     }
 
 
-def _diffhpe(entries: Entries) -> dict[str, Any]:
+def _diffhpe_sizes(entries: Entries) -> dict[str, Any]:
     prefix = "diffmodel."
     time = f"{prefix}residual_layers.0.time_layer.gconv.W"
-    width = _size(entries, f"{prefix}input_projection.weight", 0)
-    sizes = {
-        "frames": _size(entries, time, 3) if time in entries else 1,
+    width = _read_size(entries, f"{prefix}input_projection.weight", 0)
+    sizes: dict[str, Any] = {
+        "frames": _read_size(entries, time, 3) if time in entries else 1,
         "width": width,
         "num_layers": StateDict(entries).count(prefix + "residual_layers.{}.mid_projection.weight"),
-        "step_width": _size(entries, f"{prefix}diffusion_embedding.projection1.weight", 0),
+        "step_width": _read_size(entries, f"{prefix}diffusion_embedding.projection1.weight", 0),
         "non_local": f"{prefix}residual_layers.0.non_local.non_local.theta.weight" in entries,
     }
     if "conditioning.Spatial_pos_embed" in entries:
-        seen = _size(entries, f"{prefix}input_projection.weight", 1)
-        context = _size(entries, "conditioning.Spatial_pos_embed", 2)
-        sizes["encode_pose"] = "conditioning.data_enc.weight" in entries
-        sizes["encoding"] = "sum" if seen == context else "concat"
-        sizes["context"] = "(in the checkpoint it was converted from)"
+        # 'sum' adds the context's features to the pose, so that the network's input is as wide as they are; 'concat'
+        # puts the two side by side.
+        inputs = _read_size(entries, f"{prefix}input_projection.weight", 1)
+        features = _read_size(entries, "conditioning.Spatial_pos_embed", 2)
+        sizes |= {
+            "encode_pose": "conditioning.data_enc.weight" in entries,
+            "encoding": "sum" if inputs == features else "concat",
+            "context": "(in the checkpoint it was converted from)",
+        }
     return sizes
 
 
-def _conditioner(entries: Entries) -> ConfigDict:
-    """The frozen MixSTE inside a checkpoint of DiffHPE-Wrapper as a context section."""
+def _build_context_section(entries: Entries) -> ConfigDict:
+    """The config's context section for the frozen MixSTE inside a checkpoint of DiffHPE-Wrapper."""
     prefix = "conditioning."
     own = {key.removeprefix(prefix): value for key, value in entries.items() if key.startswith(prefix)}
     section = config_for("mixste").lifter
-    section.update(_transformer(own))
+    section.update(_transformer_sizes(own))
     return section
 
 
@@ -202,32 +210,32 @@ _VIDEO = {
 }
 
 SYSTEMS: dict[str, System] = {
-    "mixste": System("mixste", mixste_variables, _transformer, _SPATIAL),
-    "poseformer": System("poseformer", poseformer_variables, _poseformer, _SPATIAL),
-    "modulated_gcn_gt": System("modulated_gcn", modulated_gcn_variables, _modulated_gcn_gt, _MODULATED, _NO_FLIP),
+    "mixste": System("mixste", mixste_variables, _transformer_sizes, _SPATIAL),
+    "poseformer": System("poseformer", poseformer_variables, _poseformer_sizes, _SPATIAL),
+    "modulated_gcn_gt": System("modulated_gcn", modulated_gcn_variables, _modulated_gcn_gt_sizes, _MODULATED, _NO_FLIP),
     "modulated_gcn_benchmark": System(
-        "modulated_gcn", modulated_gcn_variables, _modulated_gcn_benchmark, _MODULATED
+        "modulated_gcn", modulated_gcn_variables, _modulated_gcn_benchmark_sizes, _MODULATED
     ),
-    "diffpose_gcnpose": System("graformer", graformer_variables, _graformer, _GRAPH, _NO_FLIP),
+    "diffpose_gcnpose": System("graformer", graformer_variables, _graformer_sizes, _GRAPH, _NO_FLIP),
     "diffpose_gcndiff": System(
-        *("diffpose_release", graformer_variables, _graformer, _GRAPH, _NO_FLIP),
+        *("diffpose_release", graformer_variables, _graformer_sizes, _GRAPH, _NO_FLIP),
         needs_context=True,
         notes=("the release samples CPN keypoints with diffusion.span 24 (as here) and exact ones with 12",),
     ),
     "diffpose_video": System(
-        *("diffpose_release", graformer_variables, _graformer, _GRAPH, _VIDEO),
+        *("diffpose_release", graformer_variables, _graformer_sizes, _GRAPH, _VIDEO),
         needs_context=True,
         notes=("the release samples CPN keypoints with diffusion.sampling_steps 1 and span 6 (as here) and exact ones "
                "with 2 and 12",),
     ),
-    "diffupose": System("diffupose", diffupose_variables, _modulated_gcn, _MODULATED),
-    "diffhpe_2d": System("diffhpe", diffhpe_2d_variables, _diffhpe, _DIFFHPE_JOINTS, _DIFFHPE),
-    "diffhpe_wrapper": System("diffhpe", diffhpe_wrapper_variables, _diffhpe, _DIFFHPE_JOINTS, _DIFFHPE),
+    "diffupose": System("diffupose", diffupose_variables, _modulated_gcn_sizes, _MODULATED),
+    "diffhpe_2d": System("diffhpe", diffhpe_2d_variables, _diffhpe_sizes, _DIFFHPE_JOINTS, _DIFFHPE),
+    "diffhpe_wrapper": System("diffhpe", diffhpe_wrapper_variables, _diffhpe_sizes, _DIFFHPE_JOINTS, _DIFFHPE),
     "diff3dhpe": System(
-        *("diff3dhpe", diff3dhpe_backbone_variables, _diff3dhpe, _SPATIAL),
-        {"evaluation.hypotheses": 1, "lifter.released_weight": True, "lifter.released_eps": True},
+        *("diff3dhpe", diff3dhpe_backbone_variables, _diff3dhpe_sizes, _SPATIAL),
+        {"evaluation.hypotheses": 1, "lifter.weight_release": True, "lifter.eps_release": True},
         notes=("lifter.scale (the length in metres that became 1 in training) is not in the weights: set it by "
                "--options lifter.scale=...",),
     ),
-    "d3dp": System("d3dp", d3dp_denoiser_variables, _transformer, _SPATIAL, {"evaluation.hypotheses": 20}),
+    "d3dp": System("d3dp", d3dp_denoiser_variables, _transformer_sizes, _SPATIAL, {"evaluation.hypotheses": 20}),
 }  # fmt: skip

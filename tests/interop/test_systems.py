@@ -1,4 +1,4 @@
-"""Weights are found wherever a release nests them, their sizes read off the shapes, and every tensor accounted for."""
+"""Weights are found wherever a release nests them, sizes follow from their shapes, every tensor is accounted for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.interop.conversion import convert_weights
-from diffpose_jax.interop.systems import SYSTEMS, check_schedule, published_config
-from diffpose_jax.interop.weights import copies_in, weights_of
+from diffpose_jax.interop.systems import SYSTEMS, build_config, check_schedule
+from diffpose_jax.interop.weights import find_copies, find_weights
 from diffpose_jax.lifters.base import example_batch
 from diffpose_jax.registry import build_lifter
 
@@ -24,12 +24,12 @@ def template(config):
 
 
 def config_of(system, found):
-    return published_config(SYSTEMS[system], found, None, PUBLISHED[system].options)
+    return build_config(SYSTEMS[system], found, None, PUBLISHED[system].options)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_weights_of_a_system_are_found_as_they_went_in(system):
-    found, _ = weights_of(checkpoint(system), system, averaged=False)
+    found, _ = find_weights(checkpoint(system), system, averaged=False)
     expected = weights(system)
     assert found.entries.keys() == expected.keys()
     for key, value in expected.items():
@@ -38,20 +38,20 @@ def test_the_weights_of_a_system_are_found_as_they_went_in(system):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("other", SYSTEMS)
-def test_a_checkpoint_of_another_system_is_called_by_its_name(system, other):
+def test_a_checkpoint_of_another_system_is_refused_and_named(system, other):
     structure, same = checkpoint(other), {"diffpose_gcndiff", "diffpose_video"}
     if system == other or {system, other} == same:
-        assert weights_of(structure, system)[0].entries
+        assert find_weights(structure, system)[0].entries
         return
     with pytest.raises(UserError, match=f"expected weights of {system}, found a checkpoint that looks like .*{other}"):
-        weights_of(structure, system)
+        find_weights(structure, system)
 
 
 @pytest.mark.parametrize("system", ALONE)
-def test_shapes_tell_the_sizes_and_every_tensor_is_used_or_its_reason_given(system):
-    found, unused = weights_of(checkpoint(system), system)
+def test_every_tensor_is_used_or_has_a_reason(system):
+    found, unused = find_weights(checkpoint(system), system)
     conversion = convert_weights(SYSTEMS[system].variables, found, template(config_of(system, found)))
-    assert conversion.used.keys() | conversion.unused.keys() == {found.name(key) for key in found.entries}
+    assert conversion.used.keys() | conversion.unused.keys() == {found.full_name(key) for key in found.entries}
     assert not conversion.used.keys() & unused.keys()
     tensors = sum(
         isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(checkpoint(system), is_leaf=lambda node: node is None)
@@ -61,13 +61,13 @@ def test_shapes_tell_the_sizes_and_every_tensor_is_used_or_its_reason_given(syst
         assert conversion.missing == []
 
 
-def test_a_variable_names_the_tensors_it_was_made_of():
-    found, _ = weights_of(checkpoint("diffpose_gcnpose"), "diffpose_gcnpose")
+def test_the_tensors_of_a_variable_are_reported():
+    found, _ = find_weights(checkpoint("diffpose_gcnpose"), "diffpose_gcnpose")
     conversion = convert_weights(
         SYSTEMS["diffpose_gcnpose"].variables, found, template(config_of("diffpose_gcnpose", found))
     )
-    for number in range(3):
-        name = f"0/module.atten_layers.0.self_attn.linears.{number}.weight"
+    for index in range(3):
+        name = f"0/module.atten_layers.0.self_attn.linears.{index}.weight"
         assert conversion.used[name] == ["params/attention_0/attention/qkv/kernel"]
     expected = np.concatenate(
         [weights("diffpose_gcnpose")[f"atten_layers.0.self_attn.linears.{n}.weight"].T for n in range(3)], axis=1
@@ -76,7 +76,7 @@ def test_a_variable_names_the_tensors_it_was_made_of():
 
 
 def test_the_frozen_lifter_of_a_wrapper_needs_no_output_layer():
-    found, _ = weights_of(checkpoint("diffhpe_wrapper"), "diffhpe_wrapper")
+    found, _ = find_weights(checkpoint("diffhpe_wrapper"), "diffhpe_wrapper")
     config = config_of("diffhpe_wrapper", found)
     assert config.context.name == "mixste"
     assert (config.context.width, config.context.num_layers, config.context.frames) == (16, 2, 9)
@@ -86,26 +86,26 @@ def test_the_frozen_lifter_of_a_wrapper_needs_no_output_layer():
 
 def test_the_moving_average_is_what_diffupose_evaluates_and_others_do_not():
     structure = checkpoint("diffupose")
-    average, raw = (weights_of(structure, "diffupose", averaged)[0] for averaged in (None, False))
+    average, raw = (find_weights(structure, "diffupose", averaged)[0] for averaged in (None, False))
     assert average.averaged
     assert not raw.averaged
     key = "gconv_output.W"
     np.testing.assert_allclose(average.entries[key] - raw.entries[key], 1, atol=1e-6)
     structure = checkpoint("diffpose_gcndiff")
-    assert not weights_of(structure, "diffpose_gcndiff")[0].averaged
-    assert weights_of(structure, "diffpose_gcndiff", averaged=True)[0].place == (4,)
+    assert not find_weights(structure, "diffpose_gcndiff")[0].averaged
+    assert find_weights(structure, "diffpose_gcndiff", averaged=True)[0].path == (4,)
     with pytest.raises(UserError, match=r"expected the moving average \(--ema\) of mixste, found the weights"):
-        weights_of(checkpoint("mixste"), "mixste", averaged=True)
+        find_weights(checkpoint("mixste"), "mixste", averaged=True)
 
 
 def test_reasons_are_given_for_what_is_left_out():
-    _, unused = weights_of(checkpoint("diffupose"), "diffupose")
+    _, unused = find_weights(checkpoint("diffupose"), "diffupose")
     reasons = {name: reason for name, reason in unused.items() if "0.bn" in name or "betas" in name or "step" in name}
     assert reasons["ema/ema_model.module.betas"] == "schedule buffer"
     assert reasons["ema/step"] == "counter"
     assert reasons["ema/ema_model.module.denoise_fn.gconv_input.0.bn.num_batches_tracked"] == "counter"
     assert unused["model/module.denoise_fn.gconv_output.W"] == "another copy"
-    _, unused = weights_of(checkpoint("mixste"), "mixste")
+    _, unused = find_weights(checkpoint("mixste"), "mixste")
     assert unused == {"optimizer/state/0/exp_avg": "not of the network (optimiser or another part of training)"}
 
 
@@ -114,28 +114,28 @@ def test_reasons_are_given_for_what_is_left_out():
     "nest", [lambda t: t, lambda t: in_training("state_dict", t), lambda t: {"a": {"b": [t]}}, listed], ids=range(4)
 )
 def test_prefixes_and_nesting_do_not_matter(prefix, nest):
-    found, _ = weights_of(nest(prefixed(prefix, weights("mixste"))), "mixste", averaged=False)
+    found, _ = find_weights(nest(prefixed(prefix, weights("mixste"))), "mixste", averaged=False)
     assert found.entries.keys() == weights("mixste").keys()
 
 
-def test_a_conditioner_of_diffhpe_is_a_mixste():
-    found, _ = weights_of({"model_pos": weights("mixste")}, "mixste")
+def test_the_supervised_mixste_of_diffhpe_is_found():
+    found, _ = find_weights({"model_pos": weights("mixste")}, "mixste")
     assert found.entries.keys() == weights("mixste").keys()
 
 
-def test_a_supervised_network_beside_another_tensor_is_refused():
+def test_a_network_beside_a_tensor_of_unknown_purpose_is_refused():
     structure = prefixed("model.", weights("mixste")) | {"projector.weight": np.zeros((3, 2), np.float32)}
     with pytest.raises(UserError, match=r"tensor 'projector\.weight' of shape \(3, 2\): not understood"):
-        weights_of(structure, "mixste")
+        find_weights(structure, "mixste")
 
 
 def test_other_contents_are_described():
     with pytest.raises(UserError, match=r"found 2 tensors of another network, the first is 'fc\.weight'"):
-        weights_of({"net": {"fc.weight": np.zeros((2, 3)), "fc.bias": np.zeros(2)}}, "d3dp")
+        find_weights({"net": {"fc.weight": np.zeros((2, 3)), "fc.bias": np.zeros(2)}}, "d3dp")
     with pytest.raises(UserError, match="found 0 tensors of another network"):
-        weights_of({"epoch": 3}, "d3dp")
+        find_weights({"epoch": 3}, "d3dp")
     with pytest.raises(UserError, match="the refinement head of Modulated GCN"):
-        weights_of({"post_refine.0.weight": np.zeros((2, 3))}, "modulated_gcn_benchmark")
+        find_weights({"post_refine.0.weight": np.zeros((2, 3))}, "modulated_gcn_benchmark")
 
 
 MISMATCHES = {
@@ -176,14 +176,14 @@ def test_a_mismatch_names_the_tensor_and_the_shapes(case):
 
 
 def converted(structure):
-    found, _ = weights_of(structure, "mixste")
+    found, _ = find_weights(structure, "mixste")
     return convert_weights(SYSTEMS["mixste"].variables, found, template(config_of("mixste", found)))
 
 
 def test_another_number_of_heads_or_key_of_the_config_can_be_set():
-    found, _ = weights_of(checkpoint("mixste"), "mixste")
+    found, _ = find_weights(checkpoint("mixste"), "mixste")
     given = {"lifter.num_heads": "2", "data.source": "data/own.npz", "data.flip": "false"}
-    config = published_config(SYSTEMS["mixste"], found, None, given)
+    config = build_config(SYSTEMS["mixste"], found, None, given)
     assert (config.lifter.num_heads, config.data.source, config.data.flip) == (2, "data/own.npz", False)
     for name, value, message in [
         ("lifter.number_heads", "2", "--options lifter.number_heads: no such config key of mixste"),
@@ -193,25 +193,25 @@ def test_another_number_of_heads_or_key_of_the_config_can_be_set():
         ("data.flip", "maybe", "expected bool, found 'maybe'"),
     ]:
         with pytest.raises(UserError, match=message):
-            published_config(SYSTEMS["mixste"], found, None, {name: value})
+            build_config(SYSTEMS["mixste"], found, None, {name: value})
 
 
 def test_the_layout_must_have_as_many_joints():
-    found, _ = weights_of(checkpoint("mixste"), "mixste")
-    assert published_config(SYSTEMS["mixste"], found, "mpi_inf_3dhp17", {}).data.layout == "mpi_inf_3dhp17"
+    found, _ = find_weights(checkpoint("mixste"), "mixste")
+    assert build_config(SYSTEMS["mixste"], found, "mpi_inf_3dhp17", {}).data.layout == "mpi_inf_3dhp17"
     with pytest.raises(UserError, match="--layout h36m16: expected a layout of 17 joints, found 16"):
-        published_config(SYSTEMS["mixste"], found, "h36m16", {})
+        build_config(SYSTEMS["mixste"], found, "h36m16", {})
 
 
 @pytest.mark.parametrize("system", ["diffupose", "diff3dhpe", "d3dp"])
 def test_the_schedule_in_the_checkpoint_is_the_one_used(system):
-    found, _ = weights_of(checkpoint(system), system)
+    found, _ = find_weights(checkpoint(system), system)
     config = config_of(system, found)
     assert config.diffusion.steps == (100 if system == "diffupose" else 1000)
-    check_schedule(config, found)
+    check_schedule(found, build_lifter(config).schedule, config.diffusion)
     config.diffusion.schedule = "linear"
     with pytest.raises(UserError, match=r"the schedule of the checkpoint .* is not 'linear'"):
-        check_schedule(config, found)
+        check_schedule(found, build_lifter(config).schedule, config.diffusion)
 
 
 def test_sequence_to_frame_and_a_network_without_steps_are_told_from_the_tensors():
@@ -220,14 +220,14 @@ def test_sequence_to_frame_and_a_network_without_steps_are_told_from_the_tensors
     without = {key: value for key, value in tensors.items() if "time_mlp" not in key}
     nest = denoiser("model.", "model_diffusion", np.float32)
     for given, backbone, step in [(middle, "mixste_middle", True), (without, "mixste", False)]:
-        found, _ = weights_of(nest(given), "diff3dhpe")
+        found, _ = find_weights(nest(given), "diff3dhpe")
         config = config_of("diff3dhpe", found)
         assert (config.lifter.backbone, config.lifter.step_embedding) == (backbone, step)
         assert convert_weights(SYSTEMS["diff3dhpe"].variables, found, template(config)).missing == []
 
 
 def test_a_checkpoint_with_endless_copies_is_searched_once():
-    crowd = {f"{'a.' * number}gconv_input.weight": np.zeros(1) for number in range(200)}
-    assert next(copies_in(crowd)).systems == ()
+    crowd = {f"{'a.' * depth}gconv_input.weight": np.zeros(1) for depth in range(200)}
+    assert next(find_copies(crowd)).systems == ()
     with pytest.raises(UserError, match="200 tensors of another network"):
-        weights_of(crowd, "diffpose_gcnpose")
+        find_weights(crowd, "diffpose_gcnpose")

@@ -8,16 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.diffusion import hypotheses, samplers
+from diffpose_jax.diffusion import hypotheses, plans, samplers
 from diffpose_jax.diffusion.process import at_step, diffuse, snr_weight
 from diffpose_jax.diffusion.schedules import Schedule, make_schedule
 from diffpose_jax.evaluation.multi_hypothesis import multi_hypothesis_errors
 from diffpose_jax.geometry import denormalise_screen, project
 from diffpose_jax.interop.mixste import d3dp_denoiser_variables, diff3dhpe_backbone_variables
-from diffpose_jax.lifters.base import Batch
-from diffpose_jax.lifters.d3dp import d3dp_reverse
-from diffpose_jax.lifters.diff3dhpe import diff3dhpe_reverse, seen, weighted_square
-from diffpose_jax.lifters.reverse import Reverse, bound_denoiser, bound_denoiser_flipped
+from diffpose_jax.lifters.d3dp import D3DP, D3DPOptions
+from diffpose_jax.lifters.diff3dhpe import Diff3DHPE, Diff3DHPEOptions, network_input, weighted_square
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.skeleton import Skeleton, mirror
 
@@ -41,16 +39,17 @@ def d3dp_sampler(vector: Any) -> dict[str, np.ndarray]:
     variables = d3dp_denoiser_variables(vector.weights)
     np.testing.assert_array_equal(mirror(inputs["x2d"], skeleton), inputs["x2d_flip"])
     schedule = make_schedule("cosine", config["timestep"])
-    plan = samplers.ddim_plan(schedule, config["sampling_timesteps"], config["eta"])
+    plan = plans.ddim_plan(schedule, config["sampling_timesteps"], config["eta"])
     # [B, H, ...] and [K - 1, B, H, ...] become [H, B, ...] and [H, K, B, ...]; the last step draws nothing.
     start = jnp.moveaxis(inputs["init_noise"], 1, 0)
     steps = jnp.moveaxis(inputs["step_noise"], 2, 0)
     steps = jnp.concatenate([steps, jnp.zeros((len(steps), 1, *steps.shape[2:]))], axis=1)
     outputs = {"times": _times(plan), "alphas_cumprod": schedule.alpha_bar.astype(np.float64)}
     for run in config["runs"]:
-        reverse = d3dp_reverse(network, skeleton, schedule, plan, frames=frames, signal_scale=run["scale"])
-        _, history = _walk(reverse, variables, inputs["x2d"], start, steps, run["flip"])
-        outputs[f"x0_{run['name']}"] = np.asarray(history.x0).transpose(2, 1, 0, 3, 4, 5)
+        options = D3DPOptions(frames=frames, signal_scale=run["scale"])
+        lifter = D3DP(network, skeleton, schedule, plan, options)
+        trajectory = _replay(lifter, variables, inputs["x2d"], start, steps, run["flip"])
+        outputs[f"x0_{run['name']}"] = np.asarray(trajectory.x0).transpose(2, 1, 0, 3, 4, 5)
     return outputs
 
 
@@ -92,21 +91,20 @@ def diff3dhpe_sampler(vector: Any) -> dict[str, np.ndarray]:
     network = mixste_network(config, step="blocks" if config["with_time_emb"] else "none")
     variables = diff3dhpe_backbone_variables(vector.weights)
     schedule = make_schedule(config["beta_schedule"], config["timesteps"])
-    plan = samplers.ddim_plan(schedule, config["sampling_timesteps"], config["eta"])
+    plan = plans.ddim_plan(schedule, config["sampling_timesteps"], config["eta"])
     outputs = {"times": _times(plan), "alphas_cumprod": schedule.alpha_bar}
     clip = 1.0 if config["clip_denoised"] else np.inf
     keypoints = np.concatenate([inputs["pose_2d"], inputs["pose_2d_flip"]])
     start = np.concatenate([inputs["init_noise"], inputs["init_noise_flip"]])
     for variant in ("paper", "released"):
-        reverse = diff3dhpe_reverse(
-            network, skeleton, schedule, plan, frames=frames, clip=clip, released_eps=variant == "released"
-        )
+        options = Diff3DHPEOptions(frames=frames, eps_release=variant == "released")
+        lifter = Diff3DHPE(network, skeleton, schedule, plan, options, clip)
         # Both chains of the flip average at once, each with its own noise: first the input, then its mirror image.
-        poses, history = _walk(reverse, variables, keypoints, start[None])
-        straight, flipped = jnp.split(poses[0], 2)
+        trajectory = _replay(lifter, variables, keypoints, start[None])
+        straight, flipped = jnp.split(trajectory.x[0, -1], 2)
         outputs |= {
-            f"{variant}_x0": np.moveaxis(history.x0[0], 0, 1)[: len(straight)],
-            f"{variant}_y": np.moveaxis(history.x[0], 0, 1)[: len(straight)],
+            f"{variant}_x0": np.moveaxis(trajectory.x0[0], 0, 1)[: len(straight)],
+            f"{variant}_y": np.moveaxis(trajectory.x[0], 0, 1)[: len(straight)],
             f"{variant}_pred": straight,
             f"{variant}_pred_flip_raw": flipped,
             f"{variant}_pred_tta": (straight + mirror(flipped, skeleton)) / 2,
@@ -117,27 +115,30 @@ def diff3dhpe_sampler(vector: Any) -> dict[str, np.ndarray]:
 def _loss(network: Any, variables: Any, schedule: Schedule, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
     k, x0 = jnp.asarray(inputs["loss_t"], jnp.int32), jnp.asarray(inputs["loss_y0"])
     y_t = diffuse(schedule, x0, k, inputs["loss_noise"])
-    output = network.apply(variables, seen(jnp.asarray(inputs["loss_pose_2d"]), y_t), k, train=False)
+    output = network.apply(variables, network_input(jnp.asarray(inputs["loss_pose_2d"]), y_t), k, train=False)
     outputs = {"loss_y_t": y_t, "loss_model_out": output}
     for variant in ("paper", "released"):
-        weight = at_step(snr_weight(schedule, released=variant == "released"), k, x0)
+        weight = at_step(snr_weight(schedule, release=variant == "released"), k, x0)
         outputs |= {f"loss_weight_{variant}": weight.ravel(), f"loss_{variant}": weighted_square(output, x0, weight)}
     return outputs
 
 
-def _walk(
-    reverse: Reverse, variables: Any, keypoints: np.ndarray, start: Any, noise: Any = None, flip: bool = False
-) -> tuple[Any, samplers.Trajectory]:
-    """The final states `[H, B, F, J, 3]` and trajectories from recorded noise `[H, S, B, F, J, 3]`."""
-    shape = keypoints.shape[:-1]
-    batch = Batch(jnp.asarray(keypoints), jnp.zeros((*shape, 3)), jnp.ones(shape), jnp.arange(shape[0]))
+def _replay(
+    lifter: D3DP | Diff3DHPE,
+    variables: Any,
+    keypoints: np.ndarray,
+    start: Any,
+    noise: Any = None,
+    flip: bool = False,
+) -> samplers.Trajectory:
+    """The lifter's reverse steps from recorded noise `[H, B, F, J, 3]`, with that of the steps `[H, S, B, F, J, 3]`."""
 
     @jax.jit
-    def walk(state: jax.Array, noise: jax.Array | None) -> Any:
-        denoiser, _ = (bound_denoiser_flipped if flip else bound_denoiser)(reverse, variables, batch)
-        return samplers.sample(None, denoiser, state, reverse.plan, noise, trajectory=True)
+    def replay(state: jax.Array, noise: jax.Array | None) -> samplers.Trajectory:
+        denoiser = lifter.denoiser(variables, jnp.asarray(keypoints), flip)
+        return samplers.sample_trajectory(None, denoiser, state, lifter.plan, noise)[1]
 
-    return jax.vmap(walk, in_axes=(0, None if noise is None else 0))(jnp.asarray(start), noise)
+    return jax.vmap(replay, in_axes=(0, None if noise is None else 0))(jnp.asarray(start), noise)
 
 
 def _skeleton(config: dict[str, Any], joints: int) -> Skeleton:
@@ -146,7 +147,7 @@ def _skeleton(config: dict[str, Any], joints: int) -> Skeleton:
     return Skeleton("recorded", tuple(f"joint_{j}" for j in range(joints)), (-1,) + (0,) * (joints - 1), left, right)
 
 
-def _times(plan: samplers.Plan) -> np.ndarray:
+def _times(plan: plans.Plan) -> np.ndarray:
     return np.append(plan.step, -1).astype(np.int64)
 
 

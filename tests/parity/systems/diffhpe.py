@@ -17,11 +17,12 @@ import optax
 
 from diffpose_jax.data.occlusions import Draws, observed_joints
 from diffpose_jax.diffusion import hypotheses
+from diffpose_jax.diffusion.plans import ddpm_plan
 from diffpose_jax.diffusion.process import diffuse
-from diffpose_jax.diffusion.samplers import ddpm_plan, predict_with, sample
+from diffpose_jax.diffusion.samplers import Trajectory, sample_trajectory
 from diffpose_jax.diffusion.schedules import Schedule, make_schedule
 from diffpose_jax.interop.csdi_gcn import diffhpe_2d_variables, diffhpe_wrapper_variables
-from diffpose_jax.lifters.diffhpe import Conditioned, denoising_loss
+from diffpose_jax.lifters.diffhpe import Conditioned, DiffHPE, DiffHPEOptions, denoising_loss
 from diffpose_jax.models.csdi_gcn import CSDIGCN
 from diffpose_jax.models.embeddings import tabulate_steps
 from diffpose_jax.models.mixste import MixSTE
@@ -47,34 +48,32 @@ def denoiser_wrapper(vector: Any) -> dict[str, np.ndarray]:
 
 def sampler(vector: Any) -> dict[str, np.ndarray]:
     """Ancestral sampling with recorded noise, one hypothesis after the other."""
-    config = vector.config
-    network, variables, schedule = _denoiser(vector), diffhpe_2d_variables(vector.weights), _schedule(config)
+    config, variables, schedule = vector.config, diffhpe_2d_variables(vector.weights), _schedule(vector.config)
     keypoints = _frames_first(vector.inputs["pose_2d"])
-    plan = ddpm_plan(schedule, mean="eps")
-
-    def predict(x: jax.Array, k: jax.Array) -> jax.Array:
-        return network.apply(variables, x, keypoints, k, train=False)
+    options = DiffHPEOptions(frames=config["seq_len"])
+    lifter = DiffHPE(_denoiser(vector), _skeleton(config), schedule, ddpm_plan(schedule, mean="eps"), options)
+    denoiser = lifter.denoiser(variables, keypoints)
 
     @jax.jit
-    def run(x_init: jax.Array, noise: jax.Array) -> Any:
-        return sample(None, predict_with("eps", predict, schedule), x_init, plan, noise, trajectory=True)
+    def run(x_init: jax.Array, noise: jax.Array) -> Trajectory:
+        return sample_trajectory(None, denoiser, x_init, lifter.plan, noise)[1]
 
     drawn = _frames_first(vector.inputs["noise"])
     # After the last step nothing is added.
     runs = [run(noise[0], jnp.concatenate([noise[1:], noise[:1]])) for noise in drawn]
-    poses = jnp.stack([poses for poses, _ in runs])
-    states = jnp.concatenate([drawn[0, :1], runs[0][1].x])
+    poses = jnp.stack([trajectory.x[-1] for trajectory in runs])
+    states = jnp.concatenate([drawn[0, :1], runs[0].x])
     outputs = {
         "samples": _frames_last(jnp.moveaxis(poses, 0, 1)),
         "mean": _frames_last(hypotheses.mean(poses)),
         "beta": schedule.beta,
         "alpha_bar": schedule.alpha_bar,
-        "sigma": np.sqrt(schedule.posterior_variance[1:]),
+        "sigma": lifter.plan.table[-2::-1, 3],
     }
     for k in {int(k) for k in re.findall(r"_t(\d+)", " ".join(vector.outputs))}:
         x = states[config["num_steps"] - 1 - k]
         outputs[f"x_before_t{k}"] = _frames_last(x)
-        outputs[f"eps_at_t{k}"] = _frames_last(jax.jit(predict)(x, jnp.int32(k)))
+        outputs[f"eps_at_t{k}"] = _frames_last(jax.jit(denoiser)(x, jnp.int32(k))[1])
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 

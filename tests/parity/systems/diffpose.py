@@ -13,21 +13,21 @@ import numpy as np
 
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import Batch, device_clips, end_aligned_windows, gather
+from diffpose_jax.diffusion.plans import Plan, ddim_plan
 from diffpose_jax.diffusion.process import diffuse
-from diffpose_jax.diffusion.samplers import Trajectory, ddim_plan, predict_with, sample
+from diffpose_jax.diffusion.samplers import Trajectory, sample_trajectory
 from diffpose_jax.diffusion.schedules import Schedule, make_schedule
 from diffpose_jax.evaluation import metrics
 from diffpose_jax.geometry import normalise_screen
 from diffpose_jax.interop.graformer import graformer_variables
 from diffpose_jax.interop.mixste import mixste_variables
-from diffpose_jax.lifters.base import Lifter, flip_averaged
-from diffpose_jax.lifters.diffpose.release import denoising_loss, diffpose_release
-from diffpose_jax.lifters.pose_losses import squared_and_absolute
-from diffpose_jax.lifters.reverse import subtract_root, zero_root
-from diffpose_jax.lifters.supervised import supervised
-from diffpose_jax.models.embeddings import sinusoidal_embedding
+from diffpose_jax.lifters.base import Sampling, subtract_root, zero_root
+from diffpose_jax.lifters.diffpose.release import DiffPoseRelease, DiffPoseReleaseOptions, denoising_loss
+from diffpose_jax.lifters.supervised import MixSTELifter, MixSTEOptions
+from diffpose_jax.lifters.wrappers import with_flips
+from diffpose_jax.models.embeddings import embed_sinusoidally
 from diffpose_jax.models.graformer import GraFormer
-from diffpose_jax.models.graph import chebyshev_basis, row_stochastic
+from diffpose_jax.models.graph import build_chebyshev_basis, normalise_rows
 from diffpose_jax.skeleton import H36M_17, Skeleton
 
 from .base import System
@@ -44,12 +44,12 @@ def gcndiff(vector: Any) -> dict[str, np.ndarray]:
     outputs = {
         "eps": eps,
         "eps_mask2": _apply(network, variables, inputs["x"], k, mask=inputs["mask2"])[0],
-        "temb_sinusoid": sinusoidal_embedding(k, vector.config["hid_dim"]),
+        "temb_sinusoid": embed_sinusoidally(k, vector.config["hid_dim"]),
         "temb_mlp": taps["step"],
         "laplacian": np.eye(17, dtype=np.float32) - inputs["adj"],
-        "cheb_stack": chebyshev_basis(H36M_17.adjacency()),
+        "cheb_stack": build_chebyshev_basis(H36M_17.adjacency()),
     }
-    np.testing.assert_allclose(row_stochastic(H36M_17.adjacency()), inputs["adj"], atol=1e-7)
+    np.testing.assert_allclose(normalise_rows(H36M_17.adjacency()), inputs["adj"], atol=1e-7)
     return {name: np.asarray(value) for name, value in (outputs | _layers(taps)).items()}
 
 
@@ -63,28 +63,29 @@ def gcnpose(vector: Any) -> dict[str, np.ndarray]:
 
 
 def sampler(vector: Any) -> dict[str, np.ndarray]:
-    """Reverse walks over several index lists, with replayed noise where there is any; and the training loss."""
+    """Reverse steps over several lists of timesteps, with replayed noise where there is any; and the training loss."""
     config, inputs = vector.config, vector.inputs
     schedule = _schedule(config)
     network, variables = _network(config, vector.weights), graformer_variables(vector.weights)
+    lifter = _lifter(network, schedule)
     np.testing.assert_allclose(schedule.beta, inputs["betas"], rtol=1e-6)
     outputs = {"alpha_bar_from_minus1": np.append(1, schedule.alpha_bar)}
 
-    def walk(case: str, x: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, Trajectory]:
+    def replay(case: str, x: np.ndarray, noise: np.ndarray | None) -> Trajectory:
         plan = ddim_plan(schedule, inputs[f"{case}_seq"][::-1], float(inputs[f"{case}_eta"]))
-        return _walk(network, variables, schedule, plan, x, noise)
+        return _replay(lifter, variables, plan, x, noise)
 
     for case in (case["name"] for case in config["cases"]):
-        _, history = walk(case, inputs["x"], inputs.get(f"{case}_z"))
-        outputs |= {f"{case}_xs": np.stack([inputs["x"], *history.x]), f"{case}_x0": history.x0}
+        trajectory = replay(case, inputs["x"], inputs.get(f"{case}_z"))
+        outputs |= {f"{case}_xs": np.stack([inputs["x"], *trajectory.x]), f"{case}_x0": trajectory.x0}
     hypotheses = int(inputs["hyp_H"])
-    final, _ = walk("hyp", np.tile(inputs["x"], (hypotheses, 1, 1)), inputs["hyp_z"])
+    final = replay("hyp", np.tile(inputs["x"], (hypotheses, 1, 1)), inputs["hyp_z"]).x[-1]
     mean = final.reshape(hypotheses, *inputs["x"].shape).mean(0)
     outputs |= {"hyp_final_uvxyz": final, "hyp_mean_uvxyz": mean}
     outputs["hyp_xyz_root_relative"] = subtract_root(jnp.asarray(mean[..., 2:]), H36M_17)
 
     noise = inputs["train_e"] * inputs["train_noise_scale"]
-    xt, eps = _predict_noise(network, variables, schedule, inputs["train_x0"], inputs["train_t"], noise)
+    xt, eps = _predict_noise(lifter, variables, inputs["train_x0"], inputs["train_t"], noise)
     outputs |= {"train_xt": xt, "train_pred": eps, "train_loss": _loss(eps, noise)}
     return {name: np.asarray(value, np.float32) for name, value in outputs.items()}
 
@@ -94,27 +95,27 @@ def video_denoiser(vector: Any) -> dict[str, np.ndarray]:
     config, inputs = vector.config, vector.inputs
     schedule = _schedule(config)
     network, variables = _network(config, vector.weights), graformer_variables(vector.weights)
-    noise = inputs["eps_raw"] * inputs["noise_scale"]
+    lifter, noise = _lifter(network, schedule), inputs["eps_raw"] * inputs["noise_scale"]
 
     @jax.value_and_grad
     def loss(params: Any) -> jax.Array:
-        _, eps = _predict_noise(network, {"params": params}, schedule, inputs["x0"], inputs["t"], noise)
+        _, eps = _predict_noise(lifter, {"params": params}, inputs["x0"], inputs["t"], noise)
         return _loss(eps, noise)
 
     value, gradient = jax.jit(loss)(variables["params"])
     k = jnp.asarray(inputs["t"], jnp.int32)
-    xt, eps = _predict_noise(network, variables, schedule, inputs["x0"], k, noise)
+    xt, eps = _predict_noise(lifter, variables, inputs["x0"], k, noise)
     _, taps = _apply(network, variables, np.asarray(xt), k, mask=np.ones((1, 1, 17), bool))
-    basis = chebyshev_basis(H36M_17.adjacency())
+    basis = build_chebyshev_basis(H36M_17.adjacency())
     outputs = {
         "xt": xt,
         "eps_pred": eps,
         "loss": value,
-        "adj": row_stochastic(H36M_17.adjacency()),
+        "adj": normalise_rows(H36M_17.adjacency()),
         "laplacian": basis[1],
         "betas": schedule.beta,
         "alphas_bar": schedule.alpha_bar,
-        "sinusoid": sinusoidal_embedding(k, config["hid_dim"]),
+        "sinusoid": embed_sinusoidally(k, config["hid_dim"]),
         "temb": taps["step"],
         "h_in_0": taps["input"][0],
         "h_att0_0": taps["attention_0"][0],
@@ -132,19 +133,18 @@ def video_denoiser(vector: Any) -> dict[str, np.ndarray]:
 
 
 def video_pipeline(vector: Any) -> dict[str, np.ndarray]:
-    """Videos from pixels to errors: end-aligned windows, MixSTE with flip averaging, the released start and steps."""
+    """Videos from pixels to errors: end-aligned windows, MixSTE with flip averaging, the release's start and steps."""
     config, inputs = vector.config, vector.inputs
     skeleton = replace(H36M_17, left=tuple(inputs["kps_left"].tolist()), right=tuple(inputs["kps_right"].tolist()))
     schedule, network = _schedule(config["diffusion"]), _network(config["denoiser"], _part(vector, "model_diff."))
+    lifter = _lifter(network, schedule, config["mixste"], skeleton)
     frozen = mixste_variables(_part(vector, "model_pose."))
     variables = {**graformer_variables(_part(vector, "model_diff.")), "frozen": frozen}
-    context = _context(config["mixste"], skeleton)
     videos = [_windows(inputs, number, config["receptive_field"], skeleton) for number in range(len(inputs["res_wh"]))]
     batch = jax.tree.map(lambda *parts: jnp.concatenate(parts), *videos)
     bounds = np.cumsum([len(video.index) for video in videos])[:-1]
-    estimate, plain = jax.jit(lambda *given: [one.sample(*given, 1)[0] for one in (flip_averaged(context), context)])(
-        frozen, jax.random.key(0), batch
-    )
+    lift = jax.jit(with_flips(lifter.context).sample)
+    estimate, plain = (lift(frozen, jax.random.key(0), batch, Sampling(flip=flip))[0] for flip in (True, False))
     outputs: dict[str, Any] = {}
 
     def record(name: str, windows: Any) -> list[np.ndarray]:
@@ -165,47 +165,48 @@ def video_pipeline(vector: Any) -> dict[str, np.ndarray]:
             schedule, options["test_timesteps"], options["eta"], "even", options["test_num_diffusion_timesteps"]
         )
         np.testing.assert_array_equal(plan.step[::-1], options["seq"])
-        lifter = diffpose_release(network, skeleton, schedule, plan, context=context, centre_estimate=False)
-        poses = jax.jit(lifter.sample_flipped, static_argnums=3)(
-            variables, jax.random.key(0), batch, options["test_times"]
-        )
+        sampling = Sampling(options["test_times"], flip=True, plan=plan)
+        poses = jax.jit(with_flips(lifter).sample)(variables, jax.random.key(0), batch, sampling)
         centred = record(f"{name}_xyz_centred", poses.mean(0))
         frames = start.reshape(-1, *start.shape[2:])
-        final, history = _walk(network, variables, schedule, plan, frames)
-        record_frames(f"{name}_eps_first", _eps(network, variables, frames, plan.step[0]))
-        record_frames(f"{name}_uvxyz_mid", history.x[0])
-        record_frames(f"{name}_uvxyz_final", final)
-        unshifted = zero_root(jnp.asarray(final[..., 2:].reshape(estimate.shape)), skeleton)
+        states = _replay(lifter, variables, plan, frames).x
+        record_frames(f"{name}_eps_first", _eps(lifter, variables, frames, plan.step[0]))
+        record_frames(f"{name}_uvxyz_mid", states[0])
+        record_frames(f"{name}_uvxyz_final", states[-1])
+        unshifted = zero_root(jnp.asarray(states[-1][..., 2:].reshape(estimate.shape)), skeleton)
         outputs[f"{name}_metrics_centred"] = _errors(centred, videos)
         outputs[f"{name}_metrics_executed"] = _errors(np.split(unshifted, bounds), videos)
     starts = np.split(start, bounds)[config["extra"]["source_sequence"]]
-    outputs |= _noised(vector, network, variables, schedule, starts.reshape(-1, *start.shape[2:]))
+    outputs |= _noised(vector, lifter, variables, starts.reshape(-1, *start.shape[2:]))
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 
-def _noised(vector: Any, network: GraFormer, variables: Any, schedule: Schedule, start: np.ndarray) -> dict[str, Any]:
+def _noised(vector: Any, lifter: DiffPoseRelease, variables: Any, start: np.ndarray) -> dict[str, Any]:
     """Hypotheses from a start with recorded noise added, which the release leaves out."""
     options, inputs = vector.config["extra"], vector.inputs
     span, hypotheses = options["test_num_diffusion_timesteps"], options["test_times"]
     spacing = {"uniform": "even", "quad": "quadratic"}[options["skip_type"]]
-    plan = ddim_plan(schedule, options["test_timesteps"], options["eta"], spacing, span)
+    plan = ddim_plan(lifter.schedule, options["test_timesteps"], options["eta"], spacing, span)
     np.testing.assert_array_equal(plan.step[::-1], options["seq"])
     x = jnp.asarray(np.tile(start, (hypotheses, 1, 1)))
     if options["start_noised"]:
-        x = diffuse(schedule, x, jnp.int32(span), jnp.asarray(inputs["extra_noise_init"] * inputs["extra_noise_scale"]))
-    final, _ = _walk(network, variables, schedule, plan, x, inputs["extra_noise_steps"])
+        noise = jnp.asarray(inputs["extra_noise_init"] * inputs["extra_noise_scale"])
+        x = diffuse(lifter.schedule, x, jnp.int32(span), noise)
+    final = _replay(lifter, variables, plan, x, inputs["extra_noise_steps"]).x[-1]
     mean = final.reshape(hypotheses, *start.shape).mean(0)
     centred = subtract_root(jnp.asarray(mean[..., 2:]), H36M_17)
     return {"extra_uvxyz_final": mean, "extra_xyz_centred": centred}
 
 
-def _context(config: dict[str, Any], skeleton: Skeleton) -> Lifter:
-    """MixSTE as a lifter whose poses are left where the network puts them, as the video release takes them."""
-    network = mixste_network(config)
-    lifter = supervised(network, skeleton, squared_and_absolute, config["num_frame"])
-    return lifter._replace(
-        sample=lambda variables, key, batch, count: network.apply(variables, batch.keypoints, train=False)[None]
-    )
+def _lifter(
+    network: GraFormer, schedule: Schedule, mixste: dict[str, Any] | None = None, skeleton: Skeleton = H36M_17
+) -> DiffPoseRelease:
+    """The video release around a MixSTE whose poses are left where the network puts them."""
+    frames = mixste["num_frame"] if mixste else 1
+    estimator = mixste_network(mixste) if mixste else None
+    context = MixSTELifter(estimator, skeleton, MixSTEOptions(frames=frames, root_relative=False))
+    options, plan = DiffPoseReleaseOptions(centre_estimate=False), ddim_plan(schedule, 1)
+    return DiffPoseRelease(network, skeleton, schedule, plan, context, options)
 
 
 def _windows(inputs: dict[str, np.ndarray], number: int, frames: int, skeleton: Skeleton) -> Batch:
@@ -242,29 +243,24 @@ def _schedule(config: dict[str, Any]) -> Schedule:
     return schedule._replace(alpha_bar=alpha_bar, one_minus_alpha_bar=1 - alpha_bar)
 
 
-def _walk(
-    network: GraFormer, variables: Any, schedule: Schedule, plan: Any, x: Any, noise: np.ndarray | None = None
-) -> tuple[np.ndarray, Trajectory]:
-    """Walk a plan from poses `[N, J, 5]`: the final state, and all of them `[S, N, J, 5]`."""
-    denoiser = predict_with("eps", functools.partial(network.apply, variables, train=False), schedule)
+def _replay(lifter: DiffPoseRelease, variables: Any, plan: Plan, x: Any, noise: np.ndarray | None = None) -> Trajectory:
+    """The reverse steps of a plan from poses `[N, J, 5]`: all states and clean predictions `[S, N, J, 5]`."""
     noise = None if noise is None else jnp.asarray(noise)[:, :, None]
-    run = jax.jit(lambda x: sample(None, denoiser, x[:, None], plan, noise, trajectory=True))
-    final, history = run(jnp.asarray(x))
-    return np.asarray(final[:, 0]), Trajectory(*(np.asarray(part[:, :, 0]) for part in history))
+    run = jax.jit(lambda x: sample_trajectory(None, lifter.denoiser(variables), x[:, None], plan, noise)[1])
+    return Trajectory(*(np.asarray(part[:, :, 0]) for part in run(jnp.asarray(x))))
 
 
-def _eps(network: GraFormer, variables: Any, x: np.ndarray, k: Any) -> jax.Array:
-    apply = jax.jit(functools.partial(network.apply, train=False))
-    return apply(variables, jnp.asarray(x)[:, None], jnp.asarray(k, jnp.int32))[:, 0]
+def _eps(lifter: DiffPoseRelease, variables: Any, x: np.ndarray, k: Any) -> jax.Array:
+    return jax.jit(lifter.denoiser(variables))(jnp.asarray(x)[:, None], jnp.asarray(k, jnp.int32))[1][:, 0]
 
 
 def _predict_noise(
-    network: GraFormer, variables: Any, schedule: Schedule, x0: np.ndarray, t: np.ndarray, noise: np.ndarray
+    lifter: DiffPoseRelease, variables: Any, x0: np.ndarray, t: np.ndarray, noise: np.ndarray
 ) -> tuple[jax.Array, jax.Array]:
-    """Diffuse poses `[N, J, 5]` to their steps and predict the noise."""
+    """Diffuse poses `[N, J, 5]` to their timesteps and predict the noise."""
     k = jnp.asarray(t, jnp.int32)
-    xt = diffuse(schedule, jnp.asarray(x0), k, jnp.asarray(noise))
-    return xt, _eps(network, variables, xt, k)
+    xt = diffuse(lifter.schedule, jnp.asarray(x0), k, jnp.asarray(noise))
+    return xt, _eps(lifter, variables, xt, k)
 
 
 def _loss(eps: jax.Array, noise: np.ndarray) -> jax.Array:

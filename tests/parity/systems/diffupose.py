@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax.diffusion import hypotheses
-from diffpose_jax.diffusion.process import diffuse, p2_weight
-from diffpose_jax.diffusion.samplers import clip_x0, ddpm_plan, predict_with, sample
+from diffpose_jax.diffusion.plans import ddpm_plan
+from diffpose_jax.diffusion.process import diffuse
+from diffpose_jax.diffusion.samplers import Trajectory, sample_trajectory
 from diffpose_jax.diffusion.schedules import Schedule, make_schedule
 from diffpose_jax.evaluation import metrics
 from diffpose_jax.evaluation.protocols import Frames, back_projected, official_backprojection, with_true_root_depth
 from diffpose_jax.interop.modulated_gcn import diffupose_variables
-from diffpose_jax.lifters.diffupose import denoising_loss
+from diffpose_jax.lifters.diffupose import DiffuPose, denoising_loss
 from diffpose_jax.lifters.joint_weights import joint_weights
-from diffpose_jax.models.embeddings import sinusoidal_embedding
-from diffpose_jax.models.graph import affinity
+from diffpose_jax.models.embeddings import embed_sinusoidally
+from diffpose_jax.models.graph import build_affinity
 from diffpose_jax.models.modulated_gcn import StepModulatedGCN
 from diffpose_jax.skeleton import get_skeleton, mirror
 
@@ -36,7 +37,7 @@ def denoiser(vector: Any) -> dict[str, np.ndarray]:
     network, variables = _network(vector)
     k = inputs["t"].astype(np.int32)
     y, taps = apply_and_tap(network, variables, inputs["x"], inputs["cond"], k)
-    outputs = {"y": y, "sin_emb": np.asarray(sinusoidal_embedding(jnp.asarray(k), width // 8))}
+    outputs = {"y": y, "sin_emb": np.asarray(embed_sinusoidally(jnp.asarray(k), width // 8))}
     names = {
         "time_emb": "step",
         "after_input": "trunk/input",
@@ -74,22 +75,18 @@ def sampler(vector: Any) -> dict[str, np.ndarray]:
     assert config["clip_denoised"]
     network, variables = _network(vector)
     schedule = _schedule(config["beta_schedule"], config["timesteps"])
-    plan = ddpm_plan(schedule)
+    lifter = DiffuPose(network, skeleton, schedule, ddpm_plan(schedule))
     mirrored = mirror(jnp.asarray(inputs["cond"]), skeleton)
 
     @jax.jit
-    def run(keypoints: jax.Array, x_init: jax.Array, noise: jax.Array) -> Any:
-        def pose_part(x: jax.Array, k: jax.Array) -> jax.Array:
-            return network.apply(variables, x, keypoints, k, train=False)[..., :3]
-
-        clipped = clip_x0(predict_with("eps", pose_part, schedule), schedule.alpha_bar)
-        return sample(None, clipped, x_init, plan, noise, trajectory=True)
+    def run(keypoints: jax.Array, x_init: jax.Array, noise: jax.Array) -> Trajectory:
+        return sample_trajectory(None, lifter.denoiser(variables, keypoints), x_init, lifter.plan, noise)[1]
 
     runs, traces = [], []
     for number, (x_init, noise) in enumerate(zip(inputs["init"], inputs["noise"], strict=True)):
-        poses, history = run(mirrored if number % 2 else inputs["cond"], x_init, noise)
-        runs.append(mirror(poses, skeleton) if number % 2 else poses)
-        traces.append(history.x)
+        states = run(mirrored if number % 2 else inputs["cond"], x_init, noise).x
+        runs.append(mirror(states[-1], skeleton) if number % 2 else states[-1])
+        traces.append(states)
     poses = jnp.stack(runs)
     outputs = {"trace0": traces[0], "hyps": jnp.moveaxis(poses, 0, 1), "mean": hypotheses.mean(poses)}
     outputs |= {f"cosT_{name}": value for name, value in _buffers(schedule).items()}
@@ -125,7 +122,7 @@ def evaluation(vector: Any) -> dict[str, np.ndarray]:
 
 def _network(vector: Any) -> tuple[StepModulatedGCN, Any]:
     config, skeleton = vector.config, vector.skeleton
-    np.testing.assert_array_equal(affinity(skeleton.adjacency()), vector.inputs["adj"])
+    np.testing.assert_array_equal(build_affinity(skeleton.adjacency()), vector.inputs["adj"])
     return StepModulatedGCN(skeleton, config["hid_dim"], config["num_layers"]), diffupose_variables(vector.weights)
 
 
@@ -135,6 +132,8 @@ def _schedule(name: str, steps: int) -> Schedule:
 
 def _buffers(schedule: Schedule) -> dict[str, np.ndarray]:
     alpha_bar, rest = schedule.alpha_bar, schedule.one_minus_alpha_bar
+    # The coefficients of ancestral sampling are those of the posterior.
+    on_x, on_x0, _, std = ddpm_plan(schedule).table[::-1].T
     return {
         "betas": schedule.beta,
         "alphas_cumprod": alpha_bar,
@@ -144,11 +143,11 @@ def _buffers(schedule: Schedule) -> dict[str, np.ndarray]:
         "log_one_minus_alphas_cumprod": np.log(rest),
         "sqrt_recip_alphas_cumprod": 1 / np.sqrt(alpha_bar),
         "sqrt_recipm1_alphas_cumprod": np.sqrt(rest / alpha_bar),
-        "posterior_variance": schedule.posterior_variance,
-        "posterior_log_variance_clipped": np.log(np.maximum(schedule.posterior_variance, 1e-20)),
-        "posterior_mean_coef1": schedule.posterior_mean_x0,
-        "posterior_mean_coef2": schedule.posterior_mean_x,
-        "p2_loss_weight": p2_weight(schedule, 0.0),
+        "posterior_variance": std**2,
+        "posterior_log_variance_clipped": np.log(np.maximum(std**2, 1e-20)),
+        "posterior_mean_coef1": on_x0,
+        "posterior_mean_coef2": on_x,
+        "p2_loss_weight": np.ones_like(rest),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,16 +11,15 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import DEFAULTS
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import Windows, end_aligned_windows, tiled_windows, window_frames
 from diffpose_jax.evaluation import metrics
 from diffpose_jax.interop.mixste import mixste_variables
 from diffpose_jax.lifters import pose_losses
 from diffpose_jax.lifters.base import Batch
-from diffpose_jax.lifters.joint_weights import joint_weights
 from diffpose_jax.lifters.pose_losses import mixste_loss
-from diffpose_jax.lifters.supervised import supervised
+from diffpose_jax.lifters.supervised import MixSTELifter, MixSTEOptions
+from diffpose_jax.sections import TrainingOptions
 from diffpose_jax.skeleton import H36M_16, H36M_17, Skeleton
 from diffpose_jax.training.state import make_optimizer
 from diffpose_jax.training.step import scaled
@@ -84,8 +84,7 @@ def train_step(vector: Any) -> dict[str, np.ndarray]:
     assert config["drop_path_rate"] == 0
     network, variables = mixste_network(config), mixste_variables(vector.weights)
     skeleton = {17: H36M_17, 16: H36M_16}[config["num_joints"]]
-    pose_loss = mixste_loss(skeleton, joint_weights("mixste", skeleton))
-    lifter = supervised(network, skeleton, pose_loss, config["num_frame"])
+    lifter = MixSTELifter(network, skeleton, MixSTEOptions(frames=config["num_frame"]))
     shape = inputs["pose_2d"].shape[:-1]
     index = jnp.arange(shape[0], dtype=jnp.int32)
     batch = Batch(jnp.asarray(inputs["pose_2d"]), jnp.asarray(inputs["gt"]), jnp.ones(shape), index)
@@ -96,9 +95,9 @@ def train_step(vector: Any) -> dict[str, np.ndarray]:
     params = jax.tree.map(jnp.asarray, variables["params"])
     (value, _), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     gradient = scaled(gradient, value)
-    training = ConfigDict(DEFAULTS["training"])
-    training.update(learning_rate=config["lr"], weight_decay=config["weight_decay"], weight_decay_kind="decoupled")
-    adamw = make_optimizer(training)
+    training = TrainingOptions(learning_rate=config["lr"], weight_decay=config["weight_decay"])
+    assert training.weight_decay_kind == "decoupled"
+    adamw = make_optimizer(ConfigDict(dataclasses.asdict(training)))
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
         updates, _ = adamw.update(gradient, adamw.init(params), params)
         changed = optax.apply_updates(params, updates)

@@ -9,24 +9,21 @@ mixtures are those of the authors' file, and the input is Human3.6M.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-
-import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.table import Table
 
 from diffpose_jax.data.archives import load_archive, save_archive
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.detector.gmm_files import with_gmm
-from diffpose_jax.data.detector.heatmap_clips import Quality, with_mixtures
+from diffpose_jax.data.detector.gmm_files import add_gmm_mixtures
+from diffpose_jax.data.detector.heatmap_clips import MixtureOptions, Quality, fit_heatmap_mixtures
+from diffpose_jax.data.summary import describe_mixtures, tabulate
 from diffpose_jax.errors import UserError
 from diffpose_jax.mixtures.fitting import COVARIANCES
+from diffpose_jax.progress import timed_printer
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Defines what `prepare` has no flag for yet."""
+    """Define what `prepare` has no flag for yet."""
     flags.DEFINE_string("input", None, "mixtures: the archive to read (.npz).", flag_values=values)
     flags.DEFINE_string(
         "gmm", None, "mixtures: a _gmm.npz file of the authors instead of heatmaps.", flag_values=values
@@ -39,70 +36,46 @@ def define_flags(values: flags.FlagValues) -> None:
 def prepare_mixtures(
     source: str,
     output: str,
+    options: MixtureOptions,
     *,
     gmm: str | None = None,
-    components: int = 5,
-    points: int = 200,
-    covariance: str = "full",
     seed: int = 0,
     strength: float = 1.0,
 ) -> dict[str, ClipSet]:
-    """Reads the archive `source`, gives it mixtures, writes it to `output`, prints what they are like and returns it.
+    """Give an archive mixtures, write it, and print what they are like.
 
-    Mixtures come from the file `gmm`, or are fitted to `points` points of heatmaps simulated with this seed and
-    strength of the detector. Raises UserError, also for keypoints that have been detected already.
+    Args:
+        source: an archive with exact keypoints and 3D poses.
+        output: the archive to write.
+        options: how mixtures are fitted to simulated heatmaps.
+        gmm: the authors' file to take mixtures from instead.
+        seed: seed of heatmaps and fits.
+        strength: how bad the simulated detector is; 1 is like CPN on Human3.6M.
+
+    Returns:
+        `{split: ClipSet}`, as written.
+
+    Raises:
+        UserError: for archives and files that cannot be used, and for keypoints that have been detected already.
     """
-    console, begin = Console(), time.monotonic()
-
-    def say(text: str) -> None:
-        console.print(f"[{time.monotonic() - begin:6.1f} s] {text}", highlight=False, markup=False, soft_wrap=True)
-
+    say = timed_printer()
     say(f"reading {source}")
     splits = load_archive(source)
     quality = dict.fromkeys(splits, Quality())
     if gmm is not None:
         say(f"reading {gmm}")
-        splits = with_gmm(splits, gmm)
+        splits = add_gmm_mixtures(splits, gmm)
     else:
         for split, clips in splits.items():
             if clips.scores is not None:
                 raise UserError(f"{source}, {split}: expected exact keypoints, found detected ones (with scores)")
-        options = {"components": components, "points": points, "covariance": covariance, "strength": strength}
         for split, clips in splits.items():
             say(f"{split}: {clips.num_frames * clips.skeleton.num_joints:,} heatmaps and mixtures")
-            splits[split], quality[split] = with_mixtures(clips, seed, label=split, **options)
+            splits[split], quality[split] = fit_heatmap_mixtures(clips, seed, options, strength=strength, label=split)
     say(f"writing {output}")
     save_archive(output, splits)
-    console.print(summary(splits, quality))
+    mixtures = {split: clips.mixture for split, clips in splits.items() if clips.mixture is not None}
+    columns = {split: describe_mixtures(mixture, quality[split]) for split, mixture in mixtures.items()}
+    Console().print(tabulate("mixtures", columns))
     say(f"done: archive {output}")
     return splits
-
-
-def summary(splits: Mapping[str, ClipSet], quality: Mapping[str, Quality]) -> Table:
-    """A table of what the mixtures of each split are like."""
-    table = Table("", *splits, title="mixtures", title_justify="left", show_lines=True)
-    columns = [_describe(clips, quality[split]) for split, clips in splits.items()]
-    for row in columns[0] if columns else ():
-        table.add_row(row, *(column[row] for column in columns))
-    return table
-
-
-def _describe(clips: ClipSet, quality: Quality) -> dict[str, str]:
-    """Of a sample of frames where there are many."""
-    sample = clips.mixture[:: max(1, len(clips.mixture) // 20_000)].astype(np.float32)
-    weights = sample[..., 0] / sample[..., 0].sum(axis=-1, keepdims=True)
-    logarithms = np.log(np.where(weights > 0, weights, 1))
-    effective = np.exp(-(weights * logarithms).sum(axis=-1))
-    spread = np.sqrt((weights * (sample[..., 3:] ** 2).sum(axis=-1)).sum(axis=-1) / 2)
-    return {
-        "frames, joints, components": " x ".join(f"{n:,}" for n in clips.mixture.shape[:3]),
-        "mean weights, by size": " ".join(f"{weight:.3f}" for weight in weights.mean(axis=(0, 1))),
-        "effective components": f"{effective.mean():.2f}, from {effective.min():.2f} to {effective.max():.2f}",
-        "spread within components": f"median {np.median(spread):.4f} of half the image width",
-        "log-likelihood of a point": "not fitted"
-        if quality.log_likelihood is None
-        else f"{quality.log_likelihood:.3f}",
-        "degenerate fits": f"{np.mean(effective < 1.001):.1%} are a single Gaussian"
-        if quality.degenerate is None
-        else f"{quality.degenerate:.2%}",
-    }

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+T = TypeVar("T")
 
 
 class Progress:
     """Reports how many of `total` units are done; a context manager on which `update` is called.
 
     Args:
-      label: what is done, such as "train".
-      total: the number of units.
-      unit: their name, such as "steps".
-      start: units done by an earlier run; rate and time left do not count them.
-      line_seconds: seconds between two lines in a log; the last unit always gets one.
-      enabled: False prints nothing, for all processes but the first.
+        label: What is done, such as "train".
+        total: The number of units.
+        unit: Their name, such as "steps".
+        start: Units done by an earlier run; rate and time left do not count them.
+        line_seconds: Seconds between two lines in a log; the last unit always gets one.
+        enabled: False prints nothing, for all processes but the first.
     """
 
     def __init__(
@@ -70,6 +74,28 @@ class Progress:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def track(label: str | None, items: Sequence[T], unit: str) -> Iterator[T]:
+    """Yield the items while `Progress` counts them under a label; without a label only yield them."""
+    if label is None:
+        yield from items
+        return
+    with Progress(label, len(items), unit) as progress:
+        for done, item in enumerate(items, 1):
+            yield item
+            progress.update(done)
+
+
+def timed_printer() -> Callable[[str], None]:
+    """A function that prints a line behind the seconds since this call, for programs that work in steps."""
+    begin, console = time.monotonic(), Console()
+
+    def say(text: str) -> None:
+        line = f"[{time.monotonic() - begin:6.1f} s] {text}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    return say
 
 
 def _plain(text: str) -> TextColumn:

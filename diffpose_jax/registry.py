@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from diffpose_jax.config import read_options
 from diffpose_jax.data.archives import load_archive
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.detector.heatmap_clips import with_heatmaps, with_quick_mixtures
-from diffpose_jax.data.detector.keypoint_noise import corrupt_clipset
+from diffpose_jax.data.detector.heatmap_clips import detect_in_heatmaps, fit_quick_mixtures
+from diffpose_jax.data.detector.keypoint_noise import add_keypoint_noise
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import ContextLifter, Lifter
@@ -163,7 +163,7 @@ def load_dataset(data: ConfigDict, splits: Sequence[str], without_mixtures: Coll
         mixtures = data.mixtures and split not in without_mixtures
         # Keypoints in an archive with mixtures are those of its heatmaps.
         if data.heatmaps and part.mixture is None:
-            simulated = with_quick_mixtures if mixtures else with_heatmaps
+            simulated = fit_quick_mixtures if mixtures else detect_in_heatmaps
             clips[split] = simulated(part, strength=data.detector_strength or 1.0, label=split)
         elif mixtures and part.mixture is None:
             raise UserError(
@@ -171,5 +171,6 @@ def load_dataset(data: ConfigDict, splits: Sequence[str], without_mixtures: Coll
                 "with them by `python -m diffpose_jax.prepare mixtures`"
             )
     if data.detector_strength > 0 and not data.heatmaps:
-        clips = {split: corrupt_clipset(part, seed=0, strength=data.detector_strength) for split, part in clips.items()}
+        strength = data.detector_strength
+        clips = {split: add_keypoint_noise(part, seed=0, strength=strength) for split, part in clips.items()}
     return clips

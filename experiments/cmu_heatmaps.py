@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diffpose_jax.data.archives import load_archive, save_archive
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.detector.heatmap_clips import with_quick_mixtures
+from diffpose_jax.data.detector.heatmap_clips import fit_quick_mixtures
 
 
 def main(arguments: list[str]) -> int:
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     splits = {name: one_camera(clips) for name, clips in load_archive(given.source).items()}
-    splits = {name: with_quick_mixtures(clips, given.seed, label=name) for name, clips in splits.items()}
+    splits = {name: fit_quick_mixtures(clips, given.seed, label=name) for name, clips in splits.items()}
     save_archive(given.output, splits)
     print(
         "\n".join(f"{name}: {clips.num_clips} sequences, {clips.num_frames:,} frames" for name, clips in splits.items())
@@ -35,10 +35,10 @@ def main(arguments: list[str]) -> int:
 def one_camera(clips: ClipSet) -> ClipSet:
     """One clip of each sequence, the cameras taking turns; clips of a sequence follow each other by camera."""
     sequences: list[list[int]] = []
-    for number, camera in enumerate(clips.camera):
-        if not number or camera <= clips.camera[number - 1]:
+    for index, camera in enumerate(clips.camera):
+        if not index or camera <= clips.camera[index - 1]:
             sequences.append([])
-        sequences[-1].append(number)
+        sequences[-1].append(index)
     return clips.select([views[turn % len(views)] for turn, views in enumerate(sequences)])
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from diffpose_jax.data.archives import load_archive, save_archive
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.detector.heatmap_clips import grouped
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.mixtures.packing import unpack_mixture
 
@@ -60,8 +59,3 @@ def test_what_cannot_be_used_is_said_in_one_line(prepare_program, exact, tmp_pat
     code, _, error = prepare_program("mixtures", *(word.format(here=tmp_path, exact=exact) for word in arguments))
     assert code == 2
     assert said in error
-
-
-def test_groups_hold_everything_in_order():
-    parts = [np.arange(first, first + size) for first, size in ((0, 3), (3, 7), (10, 1))]
-    assert [group.tolist() for group in grouped(parts, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]

@@ -1,8 +1,9 @@
-"""The authors' mixture files (Gong et al. 2023): `data_2d_h36m_{detections}_gmm.npz`, one array per video.
+"""The mixture files of DiffPose's authors (Gong et al. 2023): `data_2d_h36m_{detections}_gmm.npz`.
 
-An array is `[frames, joints, components, 5]`: weight, mean u and v in pixels, and two spreads, which are not in pixels:
-the release multiplies standard normal noise by them in normalised image units. No script that makes these files is
-public. One user found weights of 1, 0, 0 throughout, that is, a single Gaussian around the detection.
+An array per video, `[frames, joints, components, 5]`: weight, mean u and v in pixels, and two standard deviations,
+which are not in pixels: the release, which calls them variances, multiplies standard normal noise by them in normalised
+image units. No script that makes these files is public. One user found weights of 1, 0, 0 throughout, that is, a single
+Gaussian around the detection.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from diffpose_jax.mixtures.packing import pack_mixture
 
 COLUMNS = 5
 CAMERAS = 4
-# A take is told by every so manyth of its frames; detections lie nearer to the truth than this (a tenth of the width).
-FEW = 10
-ELSEWHERE = 0.2
+# Which take a video shows is decided from every tenth frame. Detections lie nearer to the means than `FARTHEST`
+# (normalised image units, a tenth of the image's width), those of another video do not.
+SAMPLED = 10
+FARTHEST = 0.2
 
 
 def read_gmm(path: str | os.PathLike) -> dict[tuple[str, str, int], np.ndarray]:
-    """Reads a `_gmm` file as `{(subject, action, camera): [frames, joints, components, 5]}`, as on disk.
+    """Read a `_gmm` file as `{(subject, action, camera): [frames, joints, components, 5]}`, as on disk.
 
-    Raises UserError for a damaged or foreign file, and for numbers that are no mixtures.
+    Raises UserError for a damaged or foreign file, and for arrays that are no mixtures.
     """
     path = Path(path)
     content = read_npz(path, ["positions_2d"])["positions_2d"]
@@ -43,45 +45,54 @@ def read_gmm(path: str | os.PathLike) -> dict[tuple[str, str, int], np.ndarray]:
     for subject, actions in content.items():
         for action, views in actions.items():
             for camera, view in enumerate(views):
-                found[str(subject), str(action), camera] = _checked(f"{path}: {subject}/{action}/{camera}", view)
+                found[str(subject), str(action), camera] = _check(f"{path}: {subject}/{action}/{camera}", view)
     if not found:
         raise UserError(f"{path}: expected mixtures, found none")
     return found
 
 
-def _checked(where: str, array: Any) -> np.ndarray:
-    shape = getattr(array, "shape", ())
+def _check(where: str, array: Any) -> np.ndarray:
+    shape: tuple[int, ...] = getattr(array, "shape", ())
     if len(shape) != 4 or shape[-1] != COLUMNS or 0 in shape or array.dtype.kind not in "fiu":
         raise UserError(f"{where}: expected shape (frames, joints, components, {COLUMNS}), found {shape}")
     if not np.isfinite(array).all():
         raise UserError(f"{where}: expected finite numbers, found NaN or infinity")
     if (array[..., 0] < 0).any() or (array[..., 3:] < 0).any() or not (array[..., 0].sum(axis=-1) > 0).all():
-        raise UserError(f"{where}: expected weights and spreads of 0 or more and some weight for every joint")
+        raise UserError(f"{where}: expected weights and deviations of 0 or more and some weight for every joint")
     return array
 
 
 def gmm_mixture(array: np.ndarray, size: np.ndarray) -> Mixture:
-    """The diagonal mixtures `[T, J, M]` of an array `[T, J, M, 5]`, in normalised image units of a picture `size`."""
-    array = np.asarray(array, np.float64)
-    weights = array[..., 0] / array[..., 0].sum(axis=-1, keepdims=True)
-    return Mixture(weights, np.asarray(normalise_screen(array[..., 1:3], size)), array[..., 3:] ** 2)
+    """The diagonal mixtures `[T, J, M]` of an array `[T, J, M, 5]`, in normalised image units of an image of `size`."""
+    values: Any = np.asarray(array, np.float64)
+    means: Any = normalise_screen(values[..., 1:3], size)
+    return Mixture(values[..., 0] / values[..., 0].sum(axis=-1, keepdims=True), means, values[..., 3:] ** 2)
 
 
-def with_gmm(splits: Mapping[str, ClipSet], path: str | os.PathLike) -> dict[str, ClipSet]:
-    """The splits of Human3.6M, prepared by `data.human36m`, with the mixtures of a `_gmm` file.
+def add_gmm_mixtures(splits: Mapping[str, ClipSet], path: str | os.PathLike) -> dict[str, ClipSet]:
+    """Give the splits of Human3.6M the mixtures of a `_gmm` file.
 
-    Keypoints become the mean of the likeliest component, which the release diffuses. Archives name clips by their
-    action without its number; of its two takes the one that lies nearer is meant. Raises UserError where the file lacks
-    a clip, or where what it has is elsewhere, shorter, or of other joints.
+    Keypoints become the mean of the component of most weight, which the release diffuses. Clips are named by their
+    action without its take; of the two takes the one that lies nearer is meant.
+
+    Args:
+        splits: `{split: ClipSet}` made by `data.sets.human36m`.
+        path: the file.
+
+    Returns:
+        The splits with keypoints and mixtures of the file, without scores and visibility.
+
+    Raises:
+        UserError: where the file lacks a clip, or where what it has is elsewhere, shorter, or of other joints.
     """
     path = Path(path)
     takes: dict[tuple[str, str, int], list[np.ndarray]] = {}
     for (subject, action, camera), array in read_gmm(path).items():
         takes.setdefault((subject, re.sub(r" \d+$", "", action), camera), []).append(array)
-    return {split: _with_takes(clips, takes, path) for split, clips in splits.items()}
+    return {split: _add_takes(clips, takes, path) for split, clips in splits.items()}
 
 
-def _with_takes(clips: ClipSet, takes: Mapping[tuple[str, str, int], list[np.ndarray]], path: Path) -> ClipSet:
+def _add_takes(clips: ClipSet, takes: Mapping[tuple[str, str, int], list[np.ndarray]], path: Path) -> ClipSet:
     if clips.cameras is None or (clips.camera < 0).any():
         raise UserError("mixtures from a file: expected a data set with cameras, found none")
     keypoints, packed = [], []
@@ -95,11 +106,11 @@ def _with_takes(clips: ClipSet, takes: Mapping[tuple[str, str, int], list[np.nda
             found = ", ".join(f"{part.shape[:2]}" for part in takes.get(name, [])) or "none"
             raise UserError(f"{where}: expected {frames} frames of {joints} joints, found {found}")
         size = np.asarray(clips.cameras.size[clip.camera])
-        away = [_distance(gmm_mixture(part[::FEW], size), clip.keypoints[::FEW]) for part in fitting]
-        if min(away) > ELSEWHERE:
+        away = [_distance(gmm_mixture(part[::SAMPLED], size), clip.keypoints[::SAMPLED]) for part in fitting]
+        if min(away) > FARTHEST:
             raise UserError(f"{where}: expected means near the keypoints, found them {min(away):.2f} away")
         mixture = gmm_mixture(fitting[int(np.argmin(away))], size)
-        keypoints.append(_likeliest(mixture).astype(np.float32))
+        keypoints.append(_main_mean(mixture).astype(np.float32))
         packed.append(pack_mixture(mixture, keypoints[-1]))
     if len(components := {part.shape[2] for part in packed}) > 1:
         raise UserError(f"{path}: expected one number of components, found {sorted(components)}")
@@ -108,11 +119,11 @@ def _with_takes(clips: ClipSet, takes: Mapping[tuple[str, str, int], list[np.nda
     )
 
 
-def _likeliest(mixture: Mixture) -> np.ndarray:
+def _main_mean(mixture: Mixture) -> np.ndarray:
     """The mean `[T, J, 2]` of the component of most weight."""
-    first = mixture.weights.argmax(axis=-1)[..., None, None]
-    return np.take_along_axis(mixture.means, first, axis=2)[:, :, 0]
+    first = np.argmax(mixture.weights, axis=-1)[..., None, None]
+    return np.take_along_axis(np.asarray(mixture.means), first, axis=2)[:, :, 0]
 
 
 def _distance(mixture: Mixture, keypoints: np.ndarray) -> float:
-    return float(np.median(np.linalg.norm(_likeliest(mixture) - keypoints, axis=-1)))
+    return float(np.median(np.linalg.norm(_main_mean(mixture) - keypoints, axis=-1)))

@@ -1,28 +1,48 @@
-"""A data set as simulated heatmaps show it: their keypoints, and mixtures fitted to them."""
+"""A data set seen through simulated heatmaps: their keypoints, and mixtures fitted to points drawn from them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.detector.heatmap_simulation import heatmap_clipset, heatmap_points
+from diffpose_jax.data.clips import VISIBILITY, ClipSet
+from diffpose_jax.data.detector.heatmap_simulation import ORDINARY, simulate_heatmaps
+from diffpose_jax.data.detector.heatmaps import Heatmaps, detect, draw_points, person_box
+from diffpose_jax.data.detector.keypoint_noise import pad_clip
+from diffpose_jax.errors import UserError
 from diffpose_jax.mixtures.fitting import fit_mixtures
 from diffpose_jax.mixtures.packing import pack_mixture
-from diffpose_jax.progress import Progress
+from diffpose_jax.progress import track
 
-# Mixtures to draw from, not the likeliest ones: no component may shrink to a single point.
-CAREFUL = MappingProxyType({"iterations": 40, "seedings": 2, "moves": 0, "tolerance": 1e-3, "floor": 1e-3})
-# For data that are fitted whenever they are loaded: from fewer points too, in a quarter of the time.
-QUICK = MappingProxyType({**CAREFUL, "iterations": 20, "seedings": 1})
-QUICK_POINTS = 100
-FRAMES_AT_ONCE = 512
+MAP_SIZE = 128  # cells along each side of the maps whose estimates become keypoints
+CHUNK = 128  # frames worked on at once
+FITS_AT_ONCE = 512  # frames whose mixtures are fitted in one call
+
+
+class MixtureOptions(NamedTuple):
+    """How mixtures are fitted to heatmaps.
+
+    The mixtures are to draw from, not those that maximise the likelihood: `floor` (a share of the points' variance) is
+    high and the search short, so that no component shrinks to a single point.
+    """
+
+    components: int = 5
+    points: int = 200  # drawn from each heatmap
+    covariance: str = "full"
+    fit: Mapping[str, Any] = MappingProxyType(
+        {"iterations": 40, "seedings": 2, "moves": 0, "tolerance": 1e-3, "floor": 1e-3}
+    )
+
+
+# For data that are fitted whenever they are loaded: from fewer points, in a quarter of the time.
+QUICK = MixtureOptions(points=100, fit={**MixtureOptions().fit, "iterations": 20, "seedings": 1})
 
 
 class Quality(NamedTuple):
@@ -32,49 +52,133 @@ class Quality(NamedTuple):
     degenerate: float | None = None
 
 
-def with_heatmaps(clips: ClipSet, seed: int = 0, *, strength: float = 1.0, label: str = "data") -> ClipSet:
-    """A set with exact keypoints as simulated heatmaps show it: keypoints, scores and visibility are theirs.
+def simulate_clips(
+    clips: ClipSet, seed: int, *, strength: float = 1.0, label: str | None = None
+) -> Iterator[tuple[jax.Array, slice, Heatmaps]]:
+    """Simulate the heatmaps of one clip after the other; a function of seed and clips alone.
 
-    strength is that of the simulated detector. A function of seed and clips; progress is shown under `label`. Raises
-    UserError for a set without 3D poses.
+    Args:
+        clips: a set with exact keypoints and 3D poses.
+        seed: seed of all draws.
+        strength: how bad the detector is; 1 is like CPN on Human3.6M.
+        label: what a progress bar says; None shows none.
+
+    Yields:
+        For each clip a key, its frames in the set, and its heatmaps `[L, J]` (numpy), L the clip's length or more.
+
+    Raises:
+        UserError: for a set without 3D poses and for a strength of 0.
     """
-    track = functools.partial(_tracked, f"heatmaps of {label}")
-    return heatmap_clipset(clips, seed, strength=strength, track=track)
+    if clips.poses is None:
+        raise UserError("simulated heatmaps: expected a data set with 3D poses, found keypoints only")
+    if not 0 < strength < np.inf:
+        raise UserError(f"simulated heatmaps: expected a strength above 0, found {strength:g}")
+    settings = ORDINARY._replace(detector=ORDINARY.detector._replace(strength=strength))
+    for index in track(label, range(clips.num_clips), "clips"):
+        key, frames, keypoints, poses, fps = pad_clip(clips, index, seed)
+        key, drawing = jax.random.split(key)
+        heatmaps = _simulate(key, keypoints, poses, clips.skeleton, settings, fps)
+        yield drawing, frames, jax.tree.map(np.asarray, heatmaps)
 
 
-def with_mixtures(
+def detect_in_heatmaps(
+    clips: ClipSet, seed: int = 0, *, strength: float = 1.0, label: str | None = None
+) -> ClipSet:  # fmt: skip
+    """Replace exact keypoints by the estimates of simulated heatmaps, and set scores and visibility.
+
+    Args:
+        clips: a set with exact keypoints and 3D poses.
+        seed: seed of all draws.
+        strength: how bad the detector is; 1 is like CPN on Human3.6M.
+        label: what a progress bar calls the data; None shows none.
+
+    Raises:
+        UserError: for a set without 3D poses and for a strength of 0.
+    """
+    keypoints, scores = np.empty_like(clips.keypoints), np.empty(clips.keypoints.shape[:2], np.float32)
+    visibility = np.zeros(scores.shape, np.uint8)
+    label = label and f"heatmaps of {label}"
+    for _, frames, heatmaps in simulate_clips(clips, seed, strength=strength, label=label):
+        for index, inside in _chunks(frames, CHUNK):
+            found = (np.asarray(array)[: len(index)] for array in _detect(_part(heatmaps, inside)))
+            keypoints[index], scores[index], visibility[index] = found
+    return dataclasses.replace(clips, keypoints=keypoints, scores=scores, visibility=visibility)
+
+
+def draw_heatmap_points(
+    clips: ClipSet,
+    seed: int,
+    num_points: int = 200,
+    *,
+    strength: float = 1.0,
+    chunk: int = CHUNK,
+    label: str | None = None,
+) -> Iterator[tuple[np.ndarray, jax.Array]]:
+    """Draw points from the heatmaps whose estimates `detect_in_heatmaps` takes, for fitting mixtures to.
+
+    Args:
+        clips: a set with exact keypoints and 3D poses.
+        seed: seed of all draws; the points of a frame depend on it, the clips and the frame alone.
+        num_points: P, points drawn from each heatmap.
+        strength: how bad the detector is; 1 is like CPN on Human3.6M.
+        chunk: most frames to yield at once.
+        label: what a progress bar says; None shows none.
+
+    Yields:
+        In order, indices `[n]` of frames of one clip and points `[n, J, P, 2]` in the units of the keypoints.
+    """
+    for key, frames, heatmaps in simulate_clips(clips, seed, strength=strength, label=label):
+        for index, inside in _chunks(frames, chunk):
+            yield index, _draw(key, inside, _part(heatmaps, inside), num_points)[: len(index)]
+
+
+def fit_heatmap_mixtures(
     clips: ClipSet,
     seed: int = 0,
+    options: MixtureOptions = MixtureOptions(),  # noqa: B008 (immutable)
     *,
-    components: int = 5,
-    points: int = 200,
-    covariance: str = "full",
     strength: float = 1.0,
-    fit: Mapping[str, Any] = CAREFUL,
-    label: str = "data",
+    label: str | None = None,
 ) -> tuple[ClipSet, Quality]:
-    """The same with mixtures fitted to `points` points of each heatmap, with options `fit`; and how the fits went."""
-    seen = with_heatmaps(clips, seed, strength=strength, label=label)
-    track = functools.partial(_tracked, f"mixtures of {label}")
-    drawn = heatmap_points(clips, seed, strength=strength, num_points=points, track=track)
+    """Replace exact keypoints as `detect_in_heatmaps` does and fit a mixture to each joint's heatmap.
+
+    Args:
+        clips: a set with exact keypoints and 3D poses.
+        seed: seed of all draws and fits.
+        options: how mixtures are fitted.
+        strength: how bad the detector is; 1 is like CPN on Human3.6M.
+        label: what a progress bar calls the data; None shows none.
+
+    Returns:
+        The set, and how the fits went.
+
+    Raises:
+        UserError: for a set without 3D poses and for a strength of 0.
+    """
+    detected = detect_in_heatmaps(clips, seed, strength=strength, label=label)
+    label = label and f"mixtures of {label}"
+    drawn = draw_heatmap_points(clips, seed, options.points, strength=strength, label=label)
     key, done = jax.random.key(seed), 0
     packed, fits = [], []
-    for number, group in enumerate(grouped((part for _, part in drawn), FRAMES_AT_ONCE)):
-        found = fit_mixtures(jax.random.fold_in(key, number), group, components, covariance=covariance, **fit)
-        packed.append(pack_mixture(found.mixture, seen.keypoints[done : done + len(group)]))
+    for index, group in enumerate(regroup((part for _, part in drawn), FITS_AT_ONCE)):
+        group_key = jax.random.fold_in(key, index)
+        found = fit_mixtures(group_key, group, options.components, covariance=options.covariance, **options.fit)
+        packed.append(pack_mixture(found.mixture, detected.keypoints[done : done + len(group)]))
         fits.append((found.log_likelihood, found.degenerate))
         done += len(group)
     likelihood, degenerate = (np.concatenate(part) for part in zip(*fits, strict=True))
     quality = Quality(float(likelihood.mean()), float(degenerate.mean()))
-    return dataclasses.replace(seen, mixture=np.concatenate(packed)), quality
+    return dataclasses.replace(detected, mixture=np.concatenate(packed)), quality
 
 
-def with_quick_mixtures(clips: ClipSet, seed: int = 0, *, strength: float = 1.0, label: str = "data") -> ClipSet:
-    """The same with mixtures good enough to draw from, where there is no archive that holds better ones."""
-    return with_mixtures(clips, seed, points=QUICK_POINTS, strength=strength, fit=QUICK, label=label)[0]
+def fit_quick_mixtures(
+    clips: ClipSet, seed: int = 0, *, strength: float = 1.0, label: str | None = None
+) -> ClipSet:  # fmt: skip
+    """`fit_heatmap_mixtures` with the options `QUICK`, where there is no archive that holds better mixtures."""
+    return fit_heatmap_mixtures(clips, seed, QUICK, strength=strength, label=label)[0]
 
 
-def grouped(parts: Iterable[Any], size: int) -> Iterator[np.ndarray]:
+def regroup(parts: Iterable[Any], size: int) -> Iterator[np.ndarray]:
     """Arrays end to end in pieces of `size`, the last one of what is left."""
     waiting: list[np.ndarray] = []
     for part in parts:
@@ -88,8 +192,36 @@ def grouped(parts: Iterable[Any], size: int) -> Iterator[np.ndarray]:
         yield np.concatenate(waiting)
 
 
-def _tracked(label: str, items: Sequence[Any]) -> Iterator[Any]:
-    with Progress(label, len(items), "clips") as progress:
-        for done, item in enumerate(items, 1):
-            yield item
-            progress.update(done)
+def _chunks(frames: slice, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Indices in the set of at most `size` frames of a clip, and `size` indices within the clip, the last repeated."""
+    length = frames.stop - frames.start
+    for first in range(0, length, size):
+        inside = np.minimum(first + np.arange(size), length - 1)
+        yield np.arange(frames.start + first, frames.start + min(first + size, length)), inside
+
+
+def _part(heatmaps: Heatmaps, frames: np.ndarray) -> Heatmaps:
+    return jax.tree.map(lambda array: array[frames], heatmaps)
+
+
+_simulate = functools.partial(jax.jit, static_argnums=3)(simulate_heatmaps)
+
+
+@jax.jit
+def _detect(heatmaps: Heatmaps) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Keypoints, scores and visibility of some frames."""
+
+    def frame(person: Heatmaps) -> tuple[jax.Array, jax.Array]:
+        one = jax.tree.map(lambda array: array[None], person)
+        return jax.tree.map(lambda array: array[0], detect(one, person_box(one), MAP_SIZE))
+
+    keypoints, scores = jax.lax.map(frame, heatmaps, batch_size=4)
+    occluded, confused = VISIBILITY.index("occluded"), VISIBILITY.index("confused")
+    visibility = jnp.where(heatmaps.confused, confused, jnp.where(heatmaps.occluded, occluded, 0))
+    return keypoints, scores, visibility.astype(jnp.uint8)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _draw(key: jax.Array, frame: jax.Array, heatmaps: Heatmaps, num_points: int) -> jax.Array:
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(frame)
+    return draw_points(keys, heatmaps, num_points)

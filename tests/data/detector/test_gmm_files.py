@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
-from diffpose_jax.data.detector.gmm_files import gmm_mixture, read_gmm, with_gmm
+from diffpose_jax.data.detector.gmm_files import add_gmm_mixtures, gmm_mixture, read_gmm
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera, denormalise_screen
 from diffpose_jax.mixtures.packing import unpack_mixture
@@ -57,7 +57,7 @@ def write(path: Path, original: ClipSet, order: tuple[int, int] = (0, 1), **chan
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "takes exchanged"])
 def test_mixtures_go_to_the_take_that_they_lie_at(tmp_path, order):
     original = clips()
-    found = with_gmm({"test": original}, write(tmp_path / "gmm.npz", original, order))["test"]
+    found = add_gmm_mixtures({"test": original}, write(tmp_path / "gmm.npz", original, order))["test"]
     np.testing.assert_allclose(found.keypoints, original.keypoints, atol=1e-6)
     mixture = unpack_mixture(np.asarray(found.mixture), found.keypoints)
     np.testing.assert_allclose(mixture.weights[..., 0], 0.7, atol=1e-3)
@@ -100,10 +100,10 @@ def test_a_file_of_other_videos_is_refused(tmp_path):
     path = write(tmp_path / "gmm.npz", original)
     longer = ClipSet.build([original.clip(0)._replace(action="Sitting")], H36M_17, original.cameras)
     with pytest.raises(UserError, match="S9/Sitting, camera 0: expected 25 frames of 17 joints, found none"):
-        with_gmm({"test": longer}, path)
+        add_gmm_mixtures({"test": longer}, path)
     elsewhere = original.clip(0)._replace(keypoints=original.clip(0).keypoints + 3)
     with pytest.raises(UserError, match="near the keypoints"):
-        with_gmm({"test": ClipSet.build([elsewhere], H36M_17, original.cameras)}, path)
+        add_gmm_mixtures({"test": ClipSet.build([elsewhere], H36M_17, original.cameras)}, path)
     np.savez(tmp_path / "list.npz", positions_2d=np.array([1, 2]))
     with pytest.raises(UserError, match="dictionary"):
         read_gmm(tmp_path / "list.npz")

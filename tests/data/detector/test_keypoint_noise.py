@@ -7,12 +7,8 @@ import numpy as np
 import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
-from diffpose_jax.data.detector.keypoint_noise import (
-    DetectorSettings,
-    corrupt_clipset,
-    occlusion,
-    simulate_detector,
-)
+from diffpose_jax.data.detector.error_model import DetectorSettings, estimate_occlusion
+from diffpose_jax.data.detector.keypoint_noise import add_keypoint_noise, simulate_detector
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import image_scale
 from diffpose_jax.skeleton import H36M_17
@@ -105,7 +101,7 @@ def test_fast_joints_are_found_worse_and_known_to_be(still):
 
 
 def hidden(pose: np.ndarray) -> dict[str, float]:
-    return dict(zip(H36M_17.joints, np.asarray(occlusion(pose[..., :2], pose[..., 2], H36M_17)), strict=True))
+    return dict(zip(H36M_17.joints, np.asarray(estimate_occlusion(pose[..., :2], pose[..., 2], H36M_17)), strict=True))
 
 
 def test_a_wrist_behind_the_back_is_hidden_and_one_before_the_chest_is_not():
@@ -175,9 +171,9 @@ def clipset(lengths=(30, 100), poses=True):
     return ClipSet.build(clips, H36M_17)
 
 
-def test_a_corrupted_set_differs_in_keypoints_and_scores_only():
+def test_a_set_with_keypoint_noise_differs_in_keypoints_and_scores_only():
     exact = clipset()
-    found, again, other = (corrupt_clipset(exact, seed) for seed in (3, 3, 4))
+    found, again, other = (add_keypoint_noise(exact, seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(found.keypoints, again.keypoints)
     assert np.abs(found.keypoints - other.keypoints).max() > 1e-3
     error = np.linalg.norm(found.keypoints - exact.keypoints, axis=-1) * PIXELS
@@ -191,4 +187,4 @@ def test_a_corrupted_set_differs_in_keypoints_and_scores_only():
 
 def test_without_poses_detections_cannot_be_simulated():
     with pytest.raises(UserError, match="expected a data set with 3D poses"):
-        corrupt_clipset(clipset(poses=False), 0)
+        add_keypoint_noise(clipset(poses=False), 0)

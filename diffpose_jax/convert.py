@@ -52,48 +52,48 @@ def convert(
     """Converts the checkpoint of a published system into a new work directory.
 
     Args:
-      system: a name of `interop.systems.SYSTEMS`.
-      source: the checkpoint.
-      output: the work directory to write.
-      context: work directory of the frozen lifter whose estimate is refined, for systems that need one.
-      averaged: True for the moving average of the weights, False for the weights themselves, None for what the release
-        evaluates.
-      layout: name of the joint layout; needed where the number of joints does not tell.
-      options: values by config key that override those of the release.
+        system: A name of `interop.systems.SYSTEMS`.
+        source: The checkpoint.
+        output: The work directory to write.
+        context: Work directory of the frozen lifter whose estimate is refined, for systems that need one.
+        averaged: True for the moving average of the weights, False for the weights themselves, None for what the
+            release evaluates.
+        layout: Name of the joint layout; needed where the number of joints does not tell.
+        options: Values by config key that override those of the release.
 
     Returns:
-      The contents of conversion.json.
+        The contents of conversion.json.
 
     Raises:
-      UserError: anything does not fit; nothing is written then.
+        UserError: Anything does not fit; nothing is written then.
     """
     if system not in SYSTEMS:
         raise UserError(f"--system: expected one of {', '.join(SYSTEMS)}, found {system!r}")
     published = SYSTEMS[system]
-    path = _new_directory(output)
+    path = _check_output(output)
     _check_context(system, published, context)
     structure = read_checkpoint(source)
-    with _about(source):
+    with _name_source(source):
         weights, unused = find_weights(structure, system, averaged)
         config = build_config(published, weights, layout, options or {})
     config.name = f"{system} from {Path(source).name}"
-    config, frozen = _with_context(config, context, path)
+    config, frozen = _add_context(config, context, path)
     validate(config)
     lifter = build_lifter(config)
     template = dict(jax.eval_shape(lambda: lifter.init(jax.random.key(0), example_batch(lifter))))
     if frozen:
         template.pop("frozen")
-    with _about(source):
+    with _name_source(source):
         check_schedule(weights, getattr(lifter, "schedule", None), config.diffusion)
         conversion = convert_weights(published.variables, weights, template)
-    report = _report(system, source, weights, conversion, unused, published.notes)
+    report = _make_report(system, source, weights, conversion, unused, published.notes)
     variables = {**conversion.variables, **({"frozen": frozen} if frozen else {})}
-    _write(path, config, variables, _step(structure), report)
+    _write(path, config, variables, _read_step(structure), report)
     return report
 
 
 @contextmanager
-def _about(source: str) -> Iterator[None]:
+def _name_source(source: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
@@ -108,15 +108,15 @@ def _check_context(system: str, published: System, context: str | None) -> None:
         raise UserError(f"--context: has no meaning for {system}, only for {takers}")
 
 
-def _with_context(config: ConfigDict, context: str | None, output: Path) -> tuple[ConfigDict, Any]:
+def _add_context(config: ConfigDict, context: str | None, output: Path) -> tuple[ConfigDict, Any]:
     if context is None:
         return config, {}
     config.lifter.context = context
     return resolve_context(config, output)
 
 
-def _new_directory(output: str) -> Path:
-    """The path to write to, which must be free; the directory itself is made at the end."""
+def _check_output(output: str) -> Path:
+    """The path to write to, which must be new or empty; the directory itself is made at the end."""
     path = Path(output)
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"--output {path}: expected a new or empty directory, found one with files")
@@ -125,12 +125,12 @@ def _new_directory(output: str) -> Path:
     return path
 
 
-def _step(structure: Any) -> int:
+def _read_step(structure: Any) -> int:
     found = structure.get("step", 0) if isinstance(structure, dict) else 0
     return found if type(found) is int and 0 <= found < 1 << 40 else 0
 
 
-def _report(
+def _make_report(
     system: str,
     source: str,
     weights: Weights,
@@ -154,24 +154,24 @@ def _report(
 
 
 def _write(path: Path, config: ConfigDict, variables: Any, step: int, report: Mapping[str, Any]) -> None:
-    """Fills a folder beside `path` and renames it: an interrupted conversion leaves no half work directory."""
+    """Fills a folder beside `path` and renames it, so that an interrupted conversion leaves no incomplete directory."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            made = Path(folder) / path.name
-            made.mkdir()
-            save_config(config, made / "config.json")
-            (made / "conversion.json").write_text(json.dumps(report, indent=2) + "\n")
-            best = Checkpoints(made / "best", keep=1)
+            filled = Path(folder) / path.name
+            filled.mkdir()
+            save_config(config, filled / "config.json")
+            (filled / "conversion.json").write_text(json.dumps(report, indent=2) + "\n")
+            best = Checkpoints(filled / "best", keep=1)
             best.save(step, jax.tree.map(np.asarray, variables), {"converted_from": report["input"]})
             best.close()
-            made.replace(path)
+            filled.replace(path)
     except OSError as error:
         raise UserError(f"--output {path}: cannot be written: {error.strerror}") from error
 
 
 def print_report(report: Mapping[str, Any], output: str) -> None:
-    """Prints counts and reasons, and where the whole account is."""
+    """Prints the counts, the reasons, and where the full report is."""
     console = Console()
 
     def say(text: str) -> None:
@@ -180,16 +180,16 @@ def print_report(report: Mapping[str, Any], output: str) -> None:
     counts = report["counts"]
     say(f"{report['system']} from {report['input']}: {report['weights']}, at {report['found_at']}")
     say(f"used     {counts['used']:5} tensors")
-    say(f"unused   {counts['unused']:5} tensors" + _reasons(report["unused"]))
-    say(f"missing  {counts['missing']:5} variables" + _reasons(report["missing"]))
+    say(f"unused   {counts['unused']:5} tensors" + _count_reasons(report["unused"]))
+    say(f"missing  {counts['missing']:5} variables" + _count_reasons(report["missing"]))
     for note in report["notes"]:
         say(f"note: {note}")
     say(f"workdir: {output}   every tensor: {Path(output) / 'conversion.json'}")
 
 
-def _reasons(told: Mapping[str, str]) -> str:
-    counts = Counter(told.values())
-    return f" ({', '.join(f'{number} {reason}' for reason, number in counts.most_common())})" if counts else ""
+def _count_reasons(reasons: Mapping[str, str]) -> str:
+    counts = Counter(reasons.values())
+    return f" ({', '.join(f'{count} {reason}' for reason, count in counts.most_common())})" if counts else ""
 
 
 def parse_options(given: Sequence[str]) -> dict[str, str]:
@@ -210,12 +210,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "ema", None, "Take the moving average of the weights, or not; what the release evaluates if not given.",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_string("layout", None, "The joints, where their number does not tell them.", flag_values=values)
+    flags.DEFINE_string("layout", None, "Joint layout, where the number of joints does not tell.", flag_values=values)
     flags.DEFINE_list("options", [], "Config values to override: lifter.num_heads=4,...", flag_values=values)
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
-    """Reads the flags, converts, and prints what became of the tensors."""
+    """Reads the flags, converts, and prints what became of the tensors; returns the exit code."""
     cli.require(argv, given, "system", "input", "output")
     report = convert(
         given.system,

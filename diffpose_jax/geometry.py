@@ -149,16 +149,16 @@ def forward_kinematics(rotations: Array, offsets: Array, parents: Sequence[int])
     """Computes the positions of a skeleton's joints from local rotations and bone offsets.
 
     Args:
-      rotations: `[..., J, 3, 3]` rotation of each joint relative to its parent. It moves the joint's children, not the
-        joint itself.
-      offsets: `[..., J, 3]` position relative to the parent in the parent's axes (m); a root's is its position.
-      parents: the parent of each joint, -1 for roots; parents come first.
+        rotations: `[..., J, 3, 3]` rotation of each joint relative to its parent. It moves the joint's children, not
+            the joint itself.
+        offsets: `[..., J, 3]` position relative to the parent in the parent's axes (m); a root's is its position.
+        parents: The parent of each joint, -1 for roots; parents come first.
 
     Returns:
-      Joint positions `[..., J, 3]` (m) and global rotations `[..., J, 3, 3]`.
+        Joint positions `[..., J, 3]` (m) and global rotations `[..., J, 3, 3]`.
 
     Raises:
-      ValueError: a joint comes before its parent.
+        ValueError: A joint comes before its parent.
     """
     # Down the tree, with p the parent of j: R_j = R_p L_j and x_j = x_p + R_p o_j.
     rotations, offsets = jnp.asarray(rotations), jnp.asarray(offsets)
@@ -182,13 +182,13 @@ def solve_root(poses: Array, keypoints: Array, camera: Camera, weights: Array | 
     """Finds the root position at which root-relative poses project to the keypoints, without ground truth.
 
     Args:
-      poses: `[..., J, 3]` root-relative poses (m).
-      keypoints: `[..., J, 2]` normalised image units.
-      camera: the camera; its lens is used, its pose in the world is not.
-      weights: `[..., J]` confidence of each keypoint; all equal if None.
+        poses: `[..., J, 3]` root-relative poses (m).
+        keypoints: `[..., J, 2]` normalised image units.
+        camera: The camera; its lens is used, its pose in the world is not.
+        weights: `[..., J]` confidence of each keypoint; all equal if None.
 
     Returns:
-      The root `[..., 3]` in the camera frame (m).
+        The root `[..., 3]` in the camera frame (m).
     """
     # A joint (X, Y, Z) + t that is seen along the undistorted ray (u, v) satisfies X + tx = u (Z + tz), and Y likewise.
     # Both are linear in t: txy - (u, v) tz = (u, v) Z - (X, Y), solved in closed form. That weighs an error of a ray by

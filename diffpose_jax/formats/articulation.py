@@ -65,13 +65,13 @@ class TextFile:
         """Parses exactly `count` finite numbers.
 
         Args:
-          number: the line they stand in.
-          words: the words to parse.
-          count: how many there must be.
-          what: what the numbers are, for the error.
+            number: The line they stand in.
+            words: The words to parse.
+            count: How many there must be.
+            what: What the numbers are, for the error.
 
         Raises:
-          UserError: there are more or fewer words, or one is not a finite number.
+            UserError: There are more or fewer words, or one is not a finite number.
         """
         try:
             values = [float(word) for word in words]

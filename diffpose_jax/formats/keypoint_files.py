@@ -50,12 +50,12 @@ def read_keypoint_file(path: str | os.PathLike, layout: str | None = None) -> li
     """Reads a `.npz` or `.json` keypoint file (its entries: the module's docstring), one clip per person.
 
     Args:
-      path: the file.
-      layout: name of the joint order; needed where the file names none.
+        path: The file.
+        layout: Name of the joint order; needed where the file names none.
 
     Raises:
-      UserError: the file is missing, damaged or of another kind, an entry is missing, unknown, of the wrong shape or
-        not finite, or the file names another layout than the caller.
+        UserError: The file is missing, damaged or of another kind, an entry is missing, unknown, of the wrong shape or
+            not finite, or the file names another layout than the caller.
     """
     path = Path(path)
     recordings = _read_recordings(path)
@@ -76,16 +76,16 @@ def parse_recording(
     """Checks the entries of one recording and gives one clip per person.
 
     Args:
-      where: what an error names: the file, and the recording's index in it.
-      entries: the entries that the module's docstring lists, arrays or nested lists.
-      layout: name of the joint order; needed where the entries name none.
-      default_subject: name of the person where the entries have none.
+        where: What an error names: the file, and the recording's index in it.
+        entries: The entries that the module's docstring lists, arrays or nested lists.
+        layout: Name of the joint order; needed where the entries name none.
+        default_subject: Name of the person where the entries have none.
 
     Returns:
-      One clip per person. Where there are several, their names end in `-0`, `-1`, ...
+        One clip per person. Where there are several, their names end in `-0`, `-1`, ...
 
     Raises:
-      UserError: an entry is missing, unknown, of the wrong shape or not finite.
+        UserError: An entry is missing, unknown, of the wrong shape or not finite.
     """
     if unknown := sorted(set(map(str, entries)) - set(KEYS)):
         raise UserError(f"{where}: expected the keys {', '.join(KEYS)}, found '{unknown[0]}'")

@@ -35,16 +35,16 @@ def read_npz(path: str | os.PathLike, members: Sequence[str] = (), optional: Seq
     """Reads a `.npz` archive into `{member: array}`.
 
     Args:
-      path: the file.
-      members: names of the members to read; all if empty.
-      optional: members to read beside them where they exist.
+        path: The file.
+        members: Names of the members to read; all if empty.
+        optional: Members to read beside them where they exist.
 
     Returns:
-      The arrays by member; a pickled object of no dimensions as the object itself.
+        The arrays by member; a pickled object of no dimensions as the object itself.
 
     Raises:
-      UserError: the file is missing, damaged or of another kind, a member is missing, or a pickle holds more than
-        arrays, containers, strings and numbers.
+        UserError: The file is missing, damaged or of another kind, a member is missing, or a pickle holds more than
+            arrays, containers, strings and numbers.
     """
     path = Path(path)
     if not path.is_file():

@@ -41,14 +41,14 @@ def build_config(system: System, weights: Weights, layout: str | None, options: 
     """Builds the config of a published system.
 
     Args:
-      system: the published system.
-      weights: its weights, whose shapes give the sizes of the network.
-      layout: name of the joint layout; needed where the number of joints does not tell.
-      options: values by config key, as text, that override those of the release.
+        system: The published system.
+        weights: Its weights, whose shapes give the sizes of the network.
+        layout: Name of the joint layout; needed where the number of joints does not tell.
+        options: Values by config key, as text, that override those of the release.
 
     Raises:
-      UserError: a tensor or an axis is missing, the layout has another number of joints, or an option is unknown or of
-        the wrong type.
+        UserError: A tensor or an axis is missing, the layout has another number of joints, or an option is unknown or
+            of the wrong type.
     """
     config = config_for(system.lifter)
     config.data.layout = _find_layout(_read_size(weights.entries, *system.joints), layout)

@@ -57,16 +57,16 @@ def find_weights(structure: Any, system: str, averaged: bool | None = None) -> t
     """Finds the weights of a system in a checkpoint.
 
     Args:
-      structure: what `read_checkpoint` returns.
-      system: a name of `systems.SYSTEMS`.
-      averaged: True for the moving average of the weights, False for the weights themselves, None for what the release
-        evaluates.
+        structure: What `read_checkpoint` returns.
+        system: A name of `systems.SYSTEMS`.
+        averaged: True for the moving average of the weights, False for the weights themselves, None for what the
+            release evaluates.
 
     Returns:
-      The weights, and for each other tensor of the checkpoint the reason why it is not used, by its full name.
+        The weights, and for each other tensor of the checkpoint the reason why it is not used, by its full name.
 
     Raises:
-      UserError: the checkpoint is of another system, has no such copy, or has tensors of unknown purpose.
+        UserError: The checkpoint is of another system, has no such copy, or has tensors of unknown purpose.
     """
     copies = list(itertools.islice(find_copies(structure), _MOST_COPIES))
     fitting = [copy for copy in copies if system in copy.systems]

@@ -22,13 +22,13 @@ from diffpose_jax import cli
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import device_clips
 from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.aggregation import RANK
 from diffpose_jax.evaluation.calibration import coverage, coverage_text, fit_temperature
-from diffpose_jax.evaluation.jobs import RANK, predict_windows, spread_windows
-from diffpose_jax.lifters.base import Lifter, Variables, flip_averaged, occluded
-from diffpose_jax.lifters.reverse import with_temperature
+from diffpose_jax.evaluation.jobs import Job, predict_windows, spread_windows
+from diffpose_jax.lifters.base import Lifter, Sampling, Variables
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import load_dataset
-from diffpose_jax.workdir.checkpoints import CALIBRATION, restore_workdir
+from diffpose_jax.workdir.trained import CALIBRATION, load_trained
 
 
 def calibrate(
@@ -43,27 +43,37 @@ def calibrate(
 ) -> dict[str, Any]:
     """Finds the temperature of a work directory's best checkpoint, writes `calibration.json` and returns what it holds.
 
-    It is for the sampling steps of the config and for flip averaging as in `flip` (None: as in the config). Raises
-    UserError for a lifter without hypotheses, data without 3D poses, and hypotheses that cannot be calibrated.
+    It is for the sampling steps of the config.
+
+    Args:
+        workdir: The work directory of the trained lifter.
+        split: The split to calibrate on.
+        frames: Frames of it, evenly spread.
+        hypotheses: Hypotheses per frame.
+        flip: Whether to average over the mirrored input; as in the config by default.
+        batch_size: Windows per device and compiled call; as in the config by default.
+        command: What the file says it was made by.
+
+    Raises:
+        UserError: A lifter without hypotheses, data without 3D poses, or hypotheses that cannot be calibrated.
     """
-    trained = restore_workdir(workdir)
+    trained = load_trained(workdir)
     config = trained.config
     if not trained.lifter.stochastic:
         raise UserError(f"{workdir}: expected a lifter with hypotheses to calibrate, found {config.lifter.name}")
     clips = load_dataset(config.data, [split])[split]
     if clips.poses is None or not clips.num_frames:
         raise UserError(f"{config.data.source}: expected frames with 3D poses in split {split}, found none")
-    flip = config.evaluation.flip if flip is None else flip
-    lifter = flip_averaged(trained.lifter) if flip else trained.lifter
-    lifter = occluded(lifter, config.data.occlusion, config.data.occlusion_rate or None)
-    options = {"batch_size": batch_size or config.evaluation.batch_size, "seed": config.seed}
-    found = temperature_of(lifter, trained.variables, clips, frames=frames, hypotheses=hypotheses, **options)
+    sampling = Sampling(hypotheses, flip=config.evaluation.flip if flip is None else flip)
+    size, data = batch_size or config.evaluation.batch_size, config.data
+    job = Job(sampling, (RANK,), size, config.seed, data.occlusion, data.occlusion_rate)
+    found = find_temperature(trained.lifter, trained.variables, clips, frames, job)
     found |= {
         "step": trained.step,
         "split": split,
         "frames": frames,
         "hypotheses": hypotheses,
-        "flip": flip,
+        "flip": sampling.flip,
         "sampling_steps": config.diffusion.sampling_steps or config.diffusion.steps,
         "command": command or f"calibrate({str(workdir)!r})",
     }
@@ -71,33 +81,40 @@ def calibrate(
     return found
 
 
-def temperature_of(
-    lifter: Lifter, variables: Variables, clips: ClipSet, *, frames: int, hypotheses: int, **options: Any
-) -> dict[str, Any]:
-    """The temperature at which `frames` frames, spread over a set, are covered as they should be.
+def find_temperature(lifter: Lifter, variables: Variables, clips: ClipSet, frames: int, job: Job) -> dict[str, Any]:
+    """The temperature at which frames that are spread over a set are covered as they should be.
 
-    Returns it with the coverage at it and at 1: `{"temperature": t, "coverage": {"0.5": share}, "uncalibrated": ...}`.
-    Options as in `predict_windows`. The root, which is known, does not count.
+    The root, which is zero by definition, does not count.
+
+    Args:
+        lifter: The method.
+        variables: Its variables.
+        clips: The set.
+        frames: How many of its frames are lifted.
+        job: How they are lifted; its output is the rank of the truth.
+
+    Returns:
+        The temperature and the coverage at it and at 1: `{"temperature": t, "coverage": {"0.5": share}, "uncalibrated":
+        ...}`.
     """
     windows, clips_on_device = spread_windows(lifter, clips, frames), device_clips(clips)
-    seen: dict[float, dict[float, float]] = {}
+    measured: dict[float, dict[float, float]] = {}
 
     def coverage_at(temperature: float) -> dict[float, float]:
-        if temperature not in seen:
+        if temperature not in measured:
+            hot = job.replace(sampling=job.sampling.replace(temperature=temperature))
             with Progress(f"temperature {temperature:.2f}", 100, "%") as progress:
                 ranks, _ = predict_windows(
                     lifter,
-                    with_temperature(variables, temperature),
+                    variables,
                     clips_on_device,
                     windows,
-                    num_hypotheses=hypotheses,
-                    aggregations=(RANK,),
+                    hot,
                     progress=lambda share: progress.update(min(99, round(100 * share))),
-                    **options,
                 )
-                seen[temperature] = coverage(np.delete(ranks[RANK], clips.skeleton.root, axis=1))
-                progress.update(100, coverage_text(seen[temperature]))
-        return seen[temperature]
+                measured[temperature] = coverage(np.delete(ranks[RANK], clips.skeleton.root, axis=1))
+                progress.update(100, coverage_text(measured[temperature]))
+        return measured[temperature]
 
     temperature = fit_temperature(coverage_at)
     now, before = ({str(level): share for level, share in coverage_at(one).items()} for one in (temperature, 1.0))

@@ -127,13 +127,13 @@ def validate(config: ConfigDict) -> None:
 def build_lifter(config: ConfigDict, axis_name: str | None = None) -> Lifter:
     """The lifter that a config describes; `axis_name` is the device axis over which batch statistics are averaged."""
     method, skeleton = get_method(config.lifter.name), get_skeleton(config.data.layout)
-    context = None
+    context: ContextLifter | None = None
     if method.needs_context or config.lifter.get("context"):
         context = _build_context(config)
     return method.build(config, skeleton, context, axis_name)
 
 
-def _build_context(config: ConfigDict) -> Lifter:
+def _build_context(config: ConfigDict) -> ContextLifter:
     """The frozen lifter that a config's `context` section describes. Raises UserError where it cannot serve as one."""
     if not config.context:
         raise UserError(

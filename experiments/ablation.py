@@ -28,13 +28,13 @@ from diffpose_jax import train as train_program
 from diffpose_jax.calibrate import temperature_of
 from diffpose_jax.data.clips import VISIBILITY, ClipSet
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.calibration import LEVELS, central_rank, coverage
+from diffpose_jax.evaluation.calibration import LEVELS, mahalanobis_rank, coverage
 from diffpose_jax.evaluation.jobs import ALL, predict_clips, strided_frames
 from diffpose_jax.lifters.base import Lifter, Variables
 from diffpose_jax.lifters.reverse import with_temperature
 from diffpose_jax.registry import build_lifter, load_dataset
 from diffpose_jax.training.loop import train
-from diffpose_jax.workdir.checkpoints import restore_workdir
+from diffpose_jax.workdir.trained import load_trained
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFUSED = VISIBILITY.index("confused")
@@ -145,7 +145,7 @@ def _run(name: str, config: ConfigDict, given: argparse.Namespace, clips: dict[s
     config.training.update(steps=steps, validate_every=steps, checkpoint_every=steps, warmup_steps=steps // 10)
     workdir = given.output / f"{name}-{config.seed}".replace(" ", "_")
     train(config, workdir)
-    trained = restore_workdir(workdir)
+    trained = load_trained(workdir)
     found = {}
     for way, changes in VARIANTS[name].sampled.items():
         lifter = build_lifter(_changed(trained.config, changes)) if changes else trained.lifter
@@ -175,7 +175,7 @@ def _measure(lifter: Lifter, variables: Variables, test: ClipSet, given: argpars
     for count in COUNTS:
         figures[f"mean of {count}"] = _mpjpe(hypotheses[:count].mean(axis=0), target)[chosen].mean()
         figures[f"best of {count}"] = _mpjpe(hypotheses[:count], target[None]).min(axis=0)[chosen].mean()
-    ranks = np.asarray(central_rank(jnp.asarray(hypotheses), jnp.asarray(target)))[:, 1:]
+    ranks = np.asarray(mahalanobis_rank(jnp.asarray(hypotheses), jnp.asarray(target)))[:, 1:]
     kinds = test.visibility[numbers][:, 1:]
     for code, kind in enumerate(VISIBILITY):
         counted = (kinds == code) & (chosen[:, None] | (code == CONFUSED))

@@ -13,12 +13,12 @@ from diffpose_jax.parallel import AXIS, pmap_step, replicate
 from diffpose_jax.registry import build_lifter, load_dataset
 from diffpose_jax.training.state import create_state, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
-from diffpose_jax.workdir.checkpoints import with_context
+from diffpose_jax.workdir.trained import resolve_context
 
 
 def seconds_per_step(config: ConfigDict, at_least: float = 8.0) -> float:
     """The seconds of processor time of one training step of a config, measured for `at_least` so long once compiled."""
-    config, _ = with_context(config, "unused")
+    config, _ = resolve_context(config, "unused")
     training, windows = config.training, config.data.windows
     lifter, optimizer = build_lifter(config, AXIS), make_optimizer(training)
     clips = load_dataset(config.data, ["train"])["train"]

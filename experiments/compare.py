@@ -21,7 +21,9 @@ from queue import Queue
 from absl import flags
 from budget import seconds_per_step
 
-from diffpose_jax import cli, train
+from importlib import import_module
+
+from diffpose_jax import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the order they are trained: a config file, words for its argument after a comma, after a colon the context that

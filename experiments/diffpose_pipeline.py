@@ -21,16 +21,15 @@ from matplotlib.patches import Ellipse
 
 from diffpose_jax.data.archives import load_archive
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.detector.heatmap_clips import with_quick_mixtures
-from diffpose_jax.data.detector.heatmap_simulation import simulated_clips
+from diffpose_jax.data.detector.heatmap_clips import fit_quick_mixtures, simulate_clips
 from diffpose_jax.data.detector.heatmaps import Heatmaps, draw_points, person_box, render
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.data.windows import Batch, device_clips, gather, training_windows
-from diffpose_jax.mixtures.fitting import fit_mixture
-from diffpose_jax.diffusion.samplers import Plan
+from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.lifters.diffpose.method import diffpose
 from diffpose_jax.lifters.parts import graph_sizes, process_of
 from diffpose_jax.lifters.supervised_methods import build_context
+from diffpose_jax.mixtures.fitting import fit_mixture
 from diffpose_jax.models.context_graformer import ContextGraFormer
 from diffpose_jax.skeleton import Skeleton, get_skeleton
 from diffpose_jax.viz.poses import (
@@ -42,7 +41,7 @@ from diffpose_jax.viz.poses import (
     save_figure,
     view_points,
 )
-from diffpose_jax.workdir.checkpoints import Trained, restore_workdir
+from diffpose_jax.workdir.trained import Trained, load_trained
 
 FIGURES = Path(__file__).resolve().parent / "figures"
 HYPOTHESES = 40
@@ -56,12 +55,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data", default="synthetic", help="archive with exact keypoints")
     parser.add_argument("--clip", type=int, default=3, help="clip of the test split")
     given = parser.parse_args(arguments)
-    trained = restore_workdir(given.workdir)
+    trained = load_trained(given.workdir)
     exact = load_synthetic() if given.data == "synthetic" else load_archive(given.data, ["test"])
     clip = exact["test"].to_layout(get_skeleton(trained.config.data.layout)).select([given.clip])
-    _, _, heatmaps = next(simulated_clips(clip, 0))
+    _, _, heatmaps = next(simulate_clips(clip, 0))
     frame, joint = ambiguous(heatmaps, clip)
-    seen = with_quick_mixtures(clip)
+    seen = fit_quick_mixtures(clip)
     batch = gather(device_clips(seen), training_windows(seen, 1, "centred"), jnp.array([frame]), 1)
     paths = [heatmap_figure(heatmaps, clip, seen, frame, joint), pose_figure(trained, batch, joint)]
     print("figures: " + ", ".join(map(str, paths)))

@@ -11,14 +11,16 @@ import pytest
 from absl import flags
 
 from diffpose_jax import calibrate as program
-from diffpose_jax import cli, train
+from importlib import import_module
+
+from diffpose_jax import cli
 from diffpose_jax.calibrate import calibrate
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.predict import predict
 from diffpose_jax.registry import config_for
 from diffpose_jax.training import loop
-from diffpose_jax.workdir.checkpoints import restore_workdir
+from diffpose_jax.workdir.trained import load_trained
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SMALL = (
@@ -76,7 +78,7 @@ def test_the_temperature_reaches_every_sample(workdir, found):
     points = np.random.default_rng(0).uniform(10, 90, (4, 17, 2)).tolist()
     source = workdir / "points.json"
     source.write_text(json.dumps({"layout": "h36m17", "image_size": [100, 100], "keypoints": points}))
-    assert restore_workdir(workdir).temperature == pytest.approx(found["temperature"])
+    assert load_trained(workdir).temperature == pytest.approx(found["temperature"])
     with_it = predict(workdir, source, hypotheses=8)
     assert with_it.meta["temperature"] == pytest.approx(found["temperature"])
     (workdir / "calibration.json").unlink()
@@ -94,11 +96,11 @@ def test_other_steps_than_were_calibrated_are_told(workdir, found):
 def test_a_calibration_of_other_variables_is_not_used(workdir, found, caplog):
     path = workdir / "calibration.json"
     path.write_text(json.dumps(found | {"step": found["step"] + 20}))
-    assert restore_workdir(workdir).temperature is None
+    assert load_trained(workdir).temperature is None
     assert "calibrate again" in caplog.text
     path.write_text("{}")
     with pytest.raises(UserError, match=r"calibration\.json: expected a file written by calibrate"):
-        restore_workdir(workdir)
+        load_trained(workdir)
 
 
 def test_lifters_without_hypotheses_are_refused(context):

@@ -17,13 +17,13 @@ from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
-from diffpose_jax.evaluation.calibration import central_rank
+from diffpose_jax.evaluation.calibration import mahalanobis_rank
 from diffpose_jax.evaluation.jobs import CHOICES, predict_clips
 from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.geometry import Camera, project
 from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import get_skeleton
-from diffpose_jax.workdir.checkpoints import restore_workdir
+from diffpose_jax.workdir.trained import load_trained
 
 SKELETON = get_skeleton("h36m17")
 
@@ -105,9 +105,9 @@ def test_the_oracle_is_marked_and_never_behind_a_single_hypothesis(results):
 
 
 def test_coverage_is_that_of_all_hypotheses_that_were_measured(results, workdir):
-    trained, clips = restore_workdir(workdir), clipset(1)
+    trained, clips = load_trained(workdir), clipset(1)
     poses, _ = predict_clips(trained.lifter, trained.variables, clips, num_hypotheses=3, aggregations=("all",))
-    ranks = np.asarray(central_rank(jnp.moveaxis(jnp.asarray(poses["all"]), 1, 0), jnp.asarray(clips.poses)))
+    ranks = np.asarray(mahalanobis_rank(jnp.moveaxis(jnp.asarray(poses["all"]), 1, 0), jnp.asarray(clips.poses)))
     shares = {level: float(np.mean(ranks[:, 1:] < float(level))) for level in ("0.5", "0.9")}
     assert set(results["coverage"]) == {"all"}
     assert results["coverage"]["all"] == pytest.approx(shares, abs=0.01)

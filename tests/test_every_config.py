@@ -13,14 +13,16 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from diffpose_jax import cli, train
+from importlib import import_module
+
+from diffpose_jax import cli
 from diffpose_jax.data.archives import load_archive, save_archive
 from diffpose_jax.data.detector.heatmap_clips import with_quick_mixtures
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.predict import predict
 from diffpose_jax.training import loop
-from diffpose_jax.workdir.checkpoints import restore_workdir
+from diffpose_jax.workdir.trained import load_trained
 
 ROOT = Path(__file__).parents[1]
 # The config whose work directory serves another one as context.
@@ -129,8 +131,8 @@ def metrics(workdir: Path) -> list[dict]:
 
 def test_what_is_measured_before_training_survives_being_continued(run_of):
     """Measured once, at step 0; the second run took it from the checkpoint of the first."""
-    context = restore_workdir(run_of("graformer"))
-    frozen = restore_workdir(run_of("diffpose_frame")).variables["frozen"]
+    context = load_trained(run_of("graformer"))
+    frozen = load_trained(run_of("diffpose_frame")).variables["frozen"]
     jax.tree.map(np.testing.assert_array_equal, frozen["context"], context.variables)
     spread = np.asarray(frozen["spread"])
     np.testing.assert_allclose(spread[0], 0.005)  # the root

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from diffpose_jax import cli, train
+from importlib import import_module
+
+from diffpose_jax import cli
 
 CONFIG = """
 from diffpose_jax.registry import config_for

@@ -18,7 +18,7 @@ TEMPERATURES = (1 / 8, 8.0)
 PRECISION = 1.04
 
 
-def central_rank(hypotheses: Array, target: Array, floor: float = 1e-3) -> Array:
+def mahalanobis_rank(hypotheses: Array, target: Array, floor: float = 1e-3) -> Array:
     """How far out the truth lies among the hypotheses, `[..., J]` in [0, 1): the share of points nearer to the centre.
 
     hypotheses `[H, ..., J, 3]` and target `[..., J, 3]` in metres, one frame. Truth and hypotheses together give centre

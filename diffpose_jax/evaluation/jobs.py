@@ -1,23 +1,24 @@
 """Sampling a whole split: windows gathered, lifted and aggregated in one compiled call per chunk, on all devices.
 
-The noise of a frame derives from its number in the set, so figures depend neither on the batch size, the stride nor the
+The noise of a frame derives from its index in the set, so figures depend neither on the batch size, the stride nor the
 number of devices. Aggregation happens on the device: of `[H, M, J, 3]` only what was asked for comes back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from diffpose_jax import parallel
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import (
-    Batch,
     DeviceClips,
     Windows,
     centred_windows,
@@ -26,91 +27,88 @@ from diffpose_jax.data.windows import (
     gather,
     window_frames,
 )
-from diffpose_jax.diffusion.hypotheses import aggregate
-from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.calibration import central_rank
-from diffpose_jax.geometry import Camera, project, solve_root
-from diffpose_jax.lifters.base import Lifter, Variables, lifted_frames, lifted_part
-
-Array = jax.Array
-
-ALL = "all"
-RANK = "rank"
+from diffpose_jax.evaluation.aggregation import ALL, RANK, check_aggregates, reduce_hypotheses
+from diffpose_jax.geometry import Camera
+from diffpose_jax.lifters.base import Lifter, Sampling, Variables, lifted_frames, lifted_part
+from diffpose_jax.lifters.wrappers import with_flips, with_occlusion
+from diffpose_jax.progress import Progress
 
 
-class Choice(NamedTuple):
-    """One way to one pose: the aggregation, its options, and what a report calls it."""
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """How windows are lifted and what is kept.
 
-    aggregation: str
-    label: str
-    options: Mapping[str, Any] = {}
-    oracle: bool = False
-    needs_camera: bool = False
+    Attributes:
+        sampling: How hypotheses are drawn.
+        outputs: Names of `evaluation.aggregation.AGGREGATES`, 'all' or 'rank'.
+        batch_size: Windows per device and compiled call.
+        seed: The seed of all noise.
+        occlusion: A pattern of `data.occlusions` that hides joints.
+        occlusion_rate: Its rate; 0: the published one.
+    """
 
+    sampling: Sampling
+    outputs: tuple[str, ...]
+    batch_size: int = 256
+    seed: int = 0
+    occlusion: str = "none"
+    occlusion_rate: float = 0.0
 
-CHOICES: dict[str, Choice] = {
-    "first": Choice("first", "one hypothesis"),
-    "mean": Choice("mean", "mean"),
-    "medoid": Choice("medoid", "medoid"),
-    "joint_median": Choice("joint_median", "per-joint median"),
-    "reprojection": Choice("reprojection", "best reprojection per joint", {"per": "joint"}, needs_camera=True),
-    "reprojection_expectation": Choice(
-        "reprojection_expectation",
-        "mean weighted by reprojection",
-        {"per": "joint", "temperature": 0.01},
-        needs_camera=True,
-    ),
-    "oracle_best": Choice("oracle_best", "best hypothesis", {"per": "pose"}, oracle=True),
-    "oracle_best_joint": Choice("oracle_best", "best hypothesis per joint", {"per": "joint"}, oracle=True),
-}
+    def replace(self, **changes: object) -> Job:
+        """The same job with some fields changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
 class WindowCameras(NamedTuple):
-    """The cameras `[K]` of a set and which of them saw each window, `[W]`."""
+    """The cameras `[K]` of a set, and which of them saw each window, `[W]`."""
 
     cameras: Camera
-    number: Array
+    camera: Array
 
     def of(self, ids: Array) -> Camera:
         """The cameras `[B]` of the windows `ids [B]`."""
-        return jax.tree.map(lambda field: field[self.number[ids]], self.cameras)
+        return jax.tree.map(lambda field: field[self.camera[ids]], self.cameras)
 
 
 class JobData(NamedTuple):
-    """What a job reads beside the variables: frames, windows, their cameras (or None) and the key of all noise."""
+    """What a compiled job reads beside the variables: frames, windows, cameras (or None), the key of all noise."""
 
     clips: DeviceClips
     windows: Windows
     cameras: WindowCameras | None
     key: Array
+    sampling: Sampling
 
 
-def check_aggregations(names: Sequence[str]) -> None:
-    """Raises UserError naming an aggregation that does not exist."""
-    for name in names:
-        if name not in CHOICES:
-            raise UserError(f"aggregation: expected one of {', '.join(CHOICES)}, found {name!r}")
+def predict_frames(
+    label: str, lifter: Lifter, variables: Variables, clips: ClipSet, frames: np.ndarray, job: Job
+) -> dict[str, np.ndarray]:
+    """Lifts frames of a set: `{output: poses [M, J, 3]}`, root-relative metres.
 
+    A frame's hypotheses do not depend on which others are asked for.
 
-def predict_clips(
-    lifter: Lifter,
-    variables: Variables,
-    clips: ClipSet,
-    *,
-    stride: int = 1,
-    frames: np.ndarray | None = None,
-    **options: Any,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Lifts every `stride`-th frame of each clip of a set, or the given `frames [M]` (numbers in the set, ascending).
-
-    Options and result as in `predict_windows`; a frame's hypotheses do not depend on which others are asked for.
+    Args:
+        label: What the progress bar is called.
+        lifter: The method.
+        variables: Its variables.
+        clips: The set.
+        frames: Indices `[M]` of its frames, ascending.
+        job: How they are lifted.
     """
-    wanted = strided_frames(clips, stride) if frames is None else frames
-    windows = _windows_for(lifter, clips, wanted)
+    windows = _windows_for(lifter, clips, frames)
     cameras = window_cameras(clips, windows)
-    poses, found = predict_windows(lifter, variables, device_clips(clips), windows, cameras=cameras, **options)
-    rows = np.searchsorted(found, wanted)
-    return {name: array[rows] for name, array in poses.items()}, wanted
+    with Progress(label, len(frames), "frames") as progress:
+        poses, found = predict_windows(
+            lifter,
+            variables,
+            device_clips(clips),
+            windows,
+            job,
+            cameras,
+            progress=lambda share: progress.update(round(share * len(frames))),
+        )
+    rows = np.searchsorted(found, frames)
+    return {name: array[rows] for name, array in poses.items()}
 
 
 def _windows_for(lifter: Lifter, clips: ClipSet, wanted: np.ndarray) -> Windows:
@@ -118,8 +116,8 @@ def _windows_for(lifter: Lifter, clips: ClipSet, wanted: np.ndarray) -> Windows:
     if lifter.middle_frame:
         return Windows(*(part[wanted] for part in centred_windows(clips, lifter.frames)))
     windows = end_aligned_windows(clips, lifter.frames)
-    numbers, inside = _frames_of(windows, lifter)
-    needed = np.flatnonzero((inside & np.isin(numbers, wanted)).any(axis=1))
+    indices, inside = _frames_of(windows, lifter)
+    needed = np.flatnonzero((inside & np.isin(indices, wanted)).any(axis=1))
     return Windows(*(part[needed] for part in windows))
 
 
@@ -133,7 +131,7 @@ def spread_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
 
 
 def strided_frames(clips: ClipSet, stride: int) -> np.ndarray:
-    """The numbers `[M]` of every `stride`-th frame of each clip, each clip beginning with its first frame."""
+    """The indices `[M]` of every `stride`-th frame of each clip, each clip beginning with its first frame."""
     return np.asarray(centred_windows(clips, 1, stride).start)
 
 
@@ -142,118 +140,89 @@ def predict_windows(
     variables: Variables,
     clips: DeviceClips,
     windows: Windows,
-    *,
-    num_hypotheses: int,
-    aggregations: Sequence[str],
-    batch_size: int = 256,
-    seed: int = 0,
+    job: Job,
     cameras: WindowCameras | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Samples hypotheses for all windows, `batch_size` per device and compiled call, and aggregates them on the device.
+    """Samples hypotheses for all windows and aggregates them on the device.
 
-    Returns `{aggregation: poses [M, J, 3]}` in metres, root-relative, and the numbers `[M]` of the frames that are
-    lifted (of a lifter of middle frames, those), ascending; 'all' is `[M, H, J, 3]`, 'rank' `[M, J]`. Where windows
-    overlap, the last one counts. `progress` is called after each chunk with the share that is done. Aggregation
-    'reprojection' raises UserError without cameras.
+    Where windows overlap, the last one counts.
+
+    Args:
+        lifter: The method; flips and occlusion are put around it as the job says.
+        variables: Its variables.
+        clips: The frames of a set, on the device.
+        windows: The windows to lift.
+        job: How they are lifted and what is kept.
+        cameras: Those of the windows; needed for outputs by reprojection.
+        progress: Called after each chunk with the share that is done.
+
+    Returns:
+        `{output: poses [M, J, 3]}`, root-relative metres ('all': `[M, H, J, 3]`, 'rank': `[M, J]`), and the indices
+        `[M]` of the frames that are lifted (of a lifter of middle frames, those), ascending.
+
+    Raises:
+        UserError: An output does not exist, or needs cameras that are not known.
     """
-    check_aggregations([name for name in aggregations if name not in (ALL, RANK)])
-    numbers, inside = _frames_of(windows, lifter)
-    frames = np.unique(numbers[inside])
-    job = _mapped_job(lifter, num_hypotheses, tuple(aggregations))
-    data = JobData(clips, windows, cameras, jax.random.key(seed))
+    check_aggregates([name for name in job.outputs if name not in (ALL, RANK)])
+    indices, inside = _frames_of(windows, lifter)
+    frames = np.unique(indices[inside])
+    lifter = with_occlusion(with_flips(lifter), job.occlusion, job.occlusion_rate or None)
+    call = _compile_job(lifter, job.outputs)
+    data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
     variables, data = parallel.replicate((variables, data))
-    found, done = {}, 0
-    for ids, arrays in _chunks(partial(job, variables, data), len(numbers), batch_size):
+    found: dict[str, np.ndarray] = {}
+    done = 0
+    for ids, arrays in _run_chunks(partial(call, variables, data), len(indices), job.batch_size):
         here = inside[ids]
-        rows = np.searchsorted(frames, numbers[ids][here])
+        rows = np.searchsorted(frames, indices[ids][here])
         for name, array in arrays.items():
             if name not in found:
                 found[name] = np.zeros((len(frames), *array.shape[2:]), array.dtype)
             found[name][rows] = array[here]
         done += len(ids)
         if progress is not None:
-            progress(done / len(numbers))
+            progress(done / len(indices))
     return found, frames
 
 
 def _frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers `[W, F]` of the frames that a lifter gives for each window, and which of them lie in the clip."""
+    """The indices `[W, F]` of the frames that a lifter gives for each window, and which of them lie in the clip."""
     ids = jnp.arange(len(windows.start), dtype=jnp.int32)
-    numbers, inside = (np.asarray(part) for part in window_frames(windows, ids, lifter.frames))
+    indices, inside = (np.asarray(part) for part in window_frames(windows, ids, lifter.frames))
     lifted = lifted_frames(lifter)
-    return numbers[:, lifted], inside[:, lifted]
+    return indices[:, lifted], inside[:, lifted]
 
 
-# Validation calls this every few minutes with the same lifter, which must not compile anew each time.
+# Equal lifters are one key: validation every few minutes, and a second prediction in one process, compile nothing.
 @lru_cache(maxsize=8)
-def _mapped_job(lifter: Lifter, num_hypotheses: int, names: tuple[str, ...]) -> Callable[..., dict[str, Array]]:
+def _compile_job(lifter: Lifter, outputs: tuple[str, ...]) -> Callable[..., dict[str, Array]]:
     def lift(variables: Variables, data: JobData, ids: Array) -> dict[str, Array]:
         batch = gather(data.clips, data.windows, ids, lifter.frames)
-        # The first frame's number, not the window's: the noise of a frame is then the same whatever the stride.
+        # The index of the first frame, not of the window: the noise of a frame is then the same whatever the stride.
         batch = batch._replace(index=data.windows.start[ids])
         camera = None if data.cameras is None else data.cameras.of(ids)
-        hypotheses = lifter.sample(variables, data.key, batch, num_hypotheses)
-        return reduce_hypotheses(names, hypotheses, lifted_part(lifter, batch), camera)
+        hypotheses = lifter.sample(variables, data.key, batch, data.sampling)
+        return reduce_hypotheses(outputs, hypotheses, lifted_part(lifter, batch), camera)
 
     return parallel.pmap_each(lift)
 
 
-def reduce_hypotheses(
-    names: Sequence[str], hypotheses: Array, batch: Batch, camera: Camera | None = None
-) -> dict[str, Array]:
-    """One pose `[B, F, J, 3]` for each of the named `CHOICES` from hypotheses `[H, B, F, J, 3]`; camera `[B]`.
-
-    'all' gives `[B, F, H, J, 3]`, 'rank' how far out the truth lies among them, `[B, F, J]` (`central_rank`).
-    """
-    errors = None
-    if any(name in CHOICES and CHOICES[name].needs_camera for name in names):
-        errors = reprojection_errors(hypotheses, batch.keypoints, camera)
-    poses = {}
-    for name in names:
-        if name == ALL:
-            poses[name] = jnp.moveaxis(hypotheses, 0, 2)
-        elif name == RANK:
-            poses[name] = central_rank(hypotheses, batch.poses)
-        elif name == "first":
-            poses[name] = hypotheses[0]
-        else:
-            choice = CHOICES[name]
-            poses[name] = aggregate(choice.aggregation, hypotheses, errors, batch.poses, **choice.options)
-    return poses
-
-
-def reprojection_errors(hypotheses: Array, keypoints: Array, camera: Camera | None) -> Array:
-    """How far every joint of every hypothesis falls from its keypoint, `[H, B, F, J]` in normalised image units.
-
-    hypotheses `[H, B, F, J, 3]`, keypoints `[B, F, J, 2]`, camera `[B]`. The root is solved from the keypoints for
-    every hypothesis and frame: no ground truth. Raises UserError without a camera.
-    """
-    if camera is None:
-        raise UserError("aggregation reprojection: expected data with known cameras, found none")
-
-    def errors(poses: Array) -> Array:
-        root = solve_root(poses, keypoints, camera)
-        return jnp.linalg.norm(project(poses + root[..., None, :], camera) - keypoints, axis=-1)
-
-    return jax.lax.map(errors, hypotheses)
-
-
-def knows_cameras(clips: ClipSet) -> bool:
+def has_cameras(clips: ClipSet) -> bool:
     """Whether every clip names the camera that saw it."""
     return clips.cameras is not None and bool((clips.camera >= 0).all())
 
 
 def window_cameras(clips: ClipSet, windows: Windows) -> WindowCameras | None:
     """The camera of every window of a set, or None where any clip's camera is unknown."""
-    if not knows_cameras(clips):
+    if clips.cameras is None or not has_cameras(clips):
         return None
     cameras = Camera(*(jnp.asarray(field, jnp.float32) for field in clips.cameras))
     clip = np.searchsorted(clips.clip_start, np.asarray(windows.low), side="right") - 1
     return WindowCameras(cameras, jnp.asarray(clips.camera[clip], jnp.int32))
 
 
-def _chunks(
+def _run_chunks(
     call: Callable[[np.ndarray], dict[str, Array]], count: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     # The last chunk is filled up with window 0; one chunk is always under way while the one before is fetched.

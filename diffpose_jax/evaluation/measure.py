@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,32 +12,19 @@ from diffpose_jax.data.clips import VISIBILITY, ClipSet
 from diffpose_jax.data.sets.mpi_inf_3dhp import ACTIVITIES
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import baselines, calibration, report
+from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.evaluation.coherence import WINDOW
-from diffpose_jax.evaluation.jobs import CHOICES, predict_clips, strided_frames
+from diffpose_jax.evaluation.jobs import strided_frames
 from diffpose_jax.evaluation.metrics import coordinate_errors, joint_errors, root_relative
 from diffpose_jax.evaluation.protocols import Frames, Protocol, get_protocol, known_frames
-from diffpose_jax.lifters.base import Lifter, Variables, flip_averaged, occluded
 from diffpose_jax.progress import Progress
-
-
-class Setting(NamedTuple):
-    """How predictions are made: hypotheses, flip averaging, windows per device and call, the seed of the noise, and
-    the pattern of `data.occlusions` that hides joints, with its rate (0: the published one).
-    """
-
-    hypotheses: int
-    flip: bool
-    batch_size: int
-    seed: int
-    occlusion: str = "none"
-    occlusion_rate: float = 0.0
 
 
 class Measured(NamedTuple):
     """The frames that are measured, by which protocol, and the action and subject of each."""
 
     clips: ClipSet
-    numbers: np.ndarray
+    indices: np.ndarray
     frames: Frames
     protocol: Protocol
     actions: list[str]
@@ -54,19 +40,19 @@ class Measured(NamedTuple):
             raise UserError("data: expected at least one clip to measure, found none")
         skeleton = clips.skeleton
         protocol = get_protocol(protocol_name, skeleton)
-        numbers = strided_frames(clips, stride)
+        indices = strided_frames(clips, stride)
         if clips.valid_frame is not None:
-            numbers = numbers[clips.valid_frame[numbers]]
-        if not len(numbers):
+            indices = indices[clips.valid_frame[indices]]
+        if not len(indices):
             raise UserError("data: expected at least one valid frame to measure, found none")
-        frames = known_frames(clips, numbers)
+        frames = known_frames(clips, indices)
         protocol.check(frames, skeleton)
-        clip = clips.frame_clip()[numbers]
+        clip = clips.frame_clip()[indices]
         actions, subjects = ([names[i] for i in clip] for names in (clips.action, clips.subject))
         if clips.activity is not None:
-            actions = [ACTIVITIES[number] for number in clips.activity[numbers]]
+            actions = [ACTIVITIES[code] for code in clips.activity[indices]]
         protocol = protocol._replace(measure=jax.jit(protocol.measure), compared=jax.jit(protocol.compared))
-        return cls(clips, numbers, frames, protocol, actions, subjects)
+        return cls(clips, indices, frames, protocol, actions, subjects)
 
     def row(self, name: str, label: str, poses: np.ndarray, *, kind: str, oracle: bool = False) -> dict[str, Any]:
         """The report's row for poses `[M, J, 3]`."""
@@ -90,14 +76,14 @@ class Measured(NamedTuple):
         }
 
     def coverage(self, ranks: np.ndarray) -> dict[str, dict[str, float]]:
-        """Of ranks `[M, J]` (`calibration.central_rank`) all, and each kind of visibility where the data know it.
+        """Of ranks `[M, J]` (`calibration.mahalanobis_rank`) all, and each kind of visibility where the data know it.
 
         `{kind: {level: share}}` without the root, which is known; kinds that do not occur are left out.
         """
         moving = np.arange(ranks.shape[1]) != self.clips.skeleton.root
         kinds = {"all": np.ones(ranks.shape, bool)}
         if self.clips.visibility is not None:
-            visibility = self.clips.visibility[self.numbers]
+            visibility = self.clips.visibility[self.indices]
             kinds |= {name: visibility == code for code, name in enumerate(VISIBILITY)}
         found = {name: ranks[where & moving] for name, where in kinds.items()}
         return {
@@ -117,46 +103,19 @@ class Measured(NamedTuple):
         return lines
 
 
-def lift(
-    label: str,
-    lifter: Lifter,
-    variables: Variables,
-    clips: ClipSet,
-    numbers: np.ndarray,
-    setting: Setting,
-    aggregations: Sequence[str],
-) -> dict[str, np.ndarray]:
-    """Lifts the frames `numbers [M]` of a set with progress under `label`: `{aggregation: poses [M, J, 3]}`, metres."""
-    lifter = flip_averaged(lifter) if setting.flip else lifter
-    lifter = occluded(lifter, setting.occlusion, setting.occlusion_rate or None)
-    with Progress(label, len(numbers), "frames") as progress:
-        poses, _ = predict_clips(
-            lifter,
-            variables,
-            clips,
-            frames=numbers,
-            num_hypotheses=setting.hypotheses,
-            aggregations=aggregations,
-            batch_size=setting.batch_size,
-            seed=setting.seed,
-            progress=lambda share: progress.update(round(share * len(numbers))),
-        )
-    return poses
-
-
 def aggregation_row(measured: Measured, name: str, hypotheses: int, poses: np.ndarray) -> dict[str, Any]:
-    """The row of an aggregation of `CHOICES`."""
-    choice = CHOICES[name]
-    label = choice.label if name == "first" else f"{choice.label} of {hypotheses}"
-    return measured.row(name, label, poses, kind="aggregation", oracle=choice.oracle)
+    """The row of one of `AGGREGATES`."""
+    chosen = AGGREGATES[name]
+    label = chosen.label if name == "first" else f"{chosen.label} of {hypotheses}"
+    return measured.row(name, label, poses, kind="aggregation", oracle=chosen.oracle)
 
 
 def baseline_rows(measured: Measured, train: ClipSet) -> list[dict[str, Any]]:
     """The rows of what needs no training: the mean pose and the nearest neighbour in 2D, from the frames of `train`."""
-    count = len(measured.numbers)
+    count = len(measured.indices)
     mean = np.broadcast_to(baselines.mean_pose(train), (count, *train.poses.shape[1:]))
     with Progress("nearest neighbour", count, "frames") as progress:
-        keypoints = measured.clips.keypoints[measured.numbers]
+        keypoints = measured.clips.keypoints[measured.indices]
         nearest = baselines.nearest_neighbour(train, keypoints, progress=progress.update)
     return [
         measured.row("mean_pose", "mean pose of train", mean, kind="baseline"),

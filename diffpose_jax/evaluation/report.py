@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.calibration import coverage_text
 from diffpose_jax.evaluation.metrics import METRICS
+from diffpose_jax.workdir.directory import writable_directory
 
 Averages = dict[str, float | None]
 _Table = tuple[str, list[str], list[list[str]]]
@@ -85,18 +84,6 @@ def row(name: str, label: str, measured: Mapping[str, np.ndarray], actions: Sequ
     label = f"{label} ({ORACLE})" if oracle else label
     return {"name": name, "label": label, "kind": kind, "oracle": oracle,
             **averages(measured, actions, subjects, sequences)}  # fmt: skip
-
-
-def writable_directory(path: str | os.PathLike) -> Path:
-    """Makes sure that a directory for results exists and can be written. Raises UserError where it cannot."""
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise UserError(f"{path}: expected a directory that can be written, found {error.strerror}") from error
-    return path
 
 
 def write_results(results: Mapping[str, Any], directory: str | os.PathLike) -> tuple[Path, Path]:

@@ -68,7 +68,9 @@ class Lifter(Protocol):
         return False
 
     @classmethod
-    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> Lifter:
+    def build(
+        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
+    ) -> Lifter:
         """The method that a config describes.
 
         Args:
@@ -93,7 +95,7 @@ class Lifter(Protocol):
 
 
 @runtime_checkable
-class ContextLifter(Protocol):
+class ContextLifter(Lifter, Protocol):
     """A lifter whose features another method can be conditioned on."""
 
     def features(self, variables: Variables, keypoints: Array) -> Array:
@@ -124,7 +126,14 @@ def apply_in_training(
     """
     own, rngs = network_variables(variables), {"dropout": key}
     output, updates = network.apply(own, *inputs, train=True, index=index, rngs=rngs, mutable=["batch_stats"])
-    return output, updates.get("batch_stats", {})
+    found: Any = output
+    return found, updates.get("batch_stats", {})
+
+
+def apply_network(network: nn.Module, variables: Variables, *inputs: Any) -> Array:
+    """A network's output, without dropout and with its running statistics."""
+    output: Any = network.apply(network_variables(variables), *inputs, train=False)
+    return output
 
 
 def network_variables(variables: Variables) -> Variables:
@@ -152,7 +161,8 @@ def lifted_frames(lifter: Lifter) -> slice:
 def lifted_part(lifter: Lifter, batch: Batch) -> Batch:
     """The batch reduced to the frames that a lifter gives poses for."""
     frames = lifted_frames(lifter)
-    return jax.tree.map(lambda part: part[:, frames], batch._replace(index=None))._replace(index=batch.index)
+    keypoints, poses, mask, mixture = jax.tree.map(lambda part: part[:, frames], (*batch[:3], batch.mixture))
+    return Batch(keypoints, poses, mask, batch.index, mixture)
 
 
 def zero_root(poses: Array, skeleton: Skeleton) -> Array:

@@ -26,10 +26,12 @@ from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import (
     Aux,
     Batch,
+    ContextLifter,
     Lifter,
     Sampling,
     Variables,
     apply_in_training,
+    apply_network,
     check_batch,
     zero_root,
 )
@@ -68,7 +70,9 @@ class D3DP(Lifter):
     clip: float = 1.1  # metres: noisy inputs and predicted poses are clamped to plus and minus this
 
     @classmethod
-    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> D3DP:
+    def build(
+        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
+    ) -> D3DP:
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = MixSTE(**options.network_fields(skeleton), step="once")
         return cls(network, skeleton, *make_process(config, "x0"), options, clip_bound(config))
@@ -115,7 +119,7 @@ class D3DP(Lifter):
         both = jnp.concatenate([keypoints, mirror(keypoints, self.skeleton)]) if flip else keypoints
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
-            poses = self.network.apply(variables, self.network_input(both, x), k, train=False)
+            poses = apply_network(self.network, variables, self.network_input(both, x), k)
             x0 = self.options.signal_scale * poses.astype(x.dtype)
             # eps follows from the state as it is, not as it was clamped for the network.
             return predictions("x0", x0, x, at_step(self.schedule.alpha_bar, k, x))

@@ -34,10 +34,12 @@ from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import (
     Aux,
     Batch,
+    ContextLifter,
     Lifter,
     Sampling,
     Variables,
     apply_in_training,
+    apply_network,
     check_batch,
     zero_root,
 )
@@ -84,7 +86,9 @@ class Diff3DHPE(Lifter):
     clip: float = 1.0  # x0 is clipped to plus and minus this, in units of `scale`
 
     @classmethod
-    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> Diff3DHPE:
+    def build(
+        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
+    ) -> Diff3DHPE:
         options = read_options(cls.options_type, config.lifter, "lifter")
         fields = options.network_fields(skeleton)
         fields |= {"pde": options.pde, "step": "blocks" if options.step_embedding else "none"}
@@ -140,7 +144,7 @@ class Diff3DHPE(Lifter):
         alpha_bar = self.schedule.alpha_bar
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
-            output = self.network.apply(variables, network_input(both, x), k, train=False)
+            output = apply_network(self.network, variables, network_input(both, x), k)
             return predictions("x0", output.astype(x.dtype), x, at_step(alpha_bar, k, x))
 
         averaged = flip_average(predict, partial(mirror, skeleton=self.skeleton)) if flip else predict

@@ -28,12 +28,13 @@ from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import (
     Aux,
     Batch,
+    ContextLifter,
     Lifter,
     Sampling,
     Variables,
     apply_in_training,
+    apply_network,
     check_batch,
-    network_variables,
     subtract_root,
 )
 from diffpose_jax.lifters.building import PRECISION_DOC, Precision, make_process
@@ -104,14 +105,16 @@ class DiffHPE(Lifter):
     schedule: Schedule
     plan: Plan
     options: DiffHPEOptions = DiffHPEOptions()
-    context: Lifter | None = None
+    context: ContextLifter | None = None
 
     def __post_init__(self) -> None:
         if self.options.start == "context" and self.context is None:
             raise UserError("DiffHPE start: expected 'noise' where there is no context, found 'context'")
 
     @classmethod
-    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> DiffHPE:
+    def build(
+        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
+    ) -> DiffHPE:
         options = read_options(cls.options_type, config.lifter, "lifter")
         names = ("frames", "width", "num_layers", "step_width", "dropout", "non_local")
         denoiser = CSDIGCN(
@@ -164,13 +167,13 @@ class DiffHPE(Lifter):
 
     def denoiser(self, variables: Variables, condition: Array) -> Denoiser:
         """The denoiser of a condition `[B, F, J, C]`; with guidance it runs both with and without it in one call."""
-        own, guidance = network_variables(variables), self.options.guidance
+        guidance = self.options.guidance
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
             given, state = condition, x
             if guidance:
                 given, state = jnp.concatenate([condition, jnp.zeros_like(condition)]), jnp.concatenate([x, x])
-            eps = self.network.apply(own, state, given, k, train=False).astype(x.dtype)
+            eps = apply_network(self.network, variables, state, given, k).astype(x.dtype)
             if guidance:
                 # Classifier-free guidance (Ho and Salimans 2022, equation 6).
                 with_condition, without = jnp.split(eps, 2)
@@ -184,13 +187,12 @@ class DiffHPE(Lifter):
         check_batch(batch, self.skeleton, self.frames)
         if self.context is None:
             return Encoded(batch.keypoints, None)
-        frozen, pose = variables["frozen"], None
-        at_context = self.options.start == "context"
-        if self.options.condition == "pose" or at_context:
-            # The context is deterministic: which key it gets does not matter.
-            pose = self.context.sample(frozen, jax.random.key(0), batch, Sampling())[0]
-        given = pose if self.options.condition == "pose" else self.context.features(frozen, batch.keypoints)
-        return Encoded(given, pose if at_context else None)
+        frozen = variables["frozen"]
+        # The context is deterministic: which key it gets does not matter.
+        pose = self.context.sample(frozen, jax.random.key(0), batch, Sampling())[0]
+        takes_pose = self.options.condition == "pose"
+        condition = pose if takes_pose else self.context.features(frozen, batch.keypoints)
+        return Encoded(condition, pose if self.options.start == "context" else None)
 
 
 class Encoded(NamedTuple):

@@ -25,10 +25,12 @@ from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import (
     Aux,
     Batch,
+    ContextLifter,
     Lifter,
     Sampling,
     Variables,
     apply_in_training,
+    apply_network,
     check_batch,
     subtract_root,
 )
@@ -75,7 +77,9 @@ class DiffuPose(Lifter):
     clip: float = 1.0
 
     @classmethod
-    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> DiffuPose:
+    def build(
+        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
+    ) -> DiffuPose:
         options = read_options(cls.options_type, config.lifter, "lifter")
         sizes = {name: getattr(options, name) for name in ("width", "num_layers", "dropout")}
         network = {"gcn": StepModulatedGCN, "unet": UNetDenoiser}[options.variant](
@@ -115,7 +119,7 @@ class DiffuPose(Lifter):
         """The denoiser of keypoints `[B, 1, J, 2]`."""
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
-            output = self.network.apply(variables, x, keypoints, k, train=False)[..., :3]
+            output = apply_network(self.network, variables, x, keypoints, k)[..., :3]
             return predictions(self.predict, output.astype(x.dtype), x, at_step(self.schedule.alpha_bar, k, x))
 
         return clip_x0(predict, self.schedule.alpha_bar, -self.clip, self.clip)

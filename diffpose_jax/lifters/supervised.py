@@ -19,10 +19,12 @@ from diffpose_jax.config import Options, option, read_options
 from diffpose_jax.lifters.base import (
     Aux,
     Batch,
+    ContextLifter,
     Lifter,
     Sampling,
     Variables,
     apply_in_training,
+    apply_network,
     check_batch,
     subtract_root,
 )
@@ -94,7 +96,7 @@ class Supervised(Lifter):
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         check_batch(batch, self.skeleton, self.frames)
-        poses = self.network.apply(variables, batch.keypoints, train=False)
+        poses = apply_network(self.network, variables, batch.keypoints)
         poses = subtract_root(poses, self.skeleton) if self.options.root_relative else poses
         return jnp.broadcast_to(poses[None], (sampling.hypotheses, *poses.shape))
 
@@ -119,7 +121,7 @@ class MixSTELifter(Supervised):
 
     @classmethod
     def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None
+        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
     ) -> MixSTELifter:
         options = read_options(cls.options_type, config.lifter, "lifter")
         return cls(MixSTE(**options.network_fields(skeleton)), skeleton, options)
@@ -143,7 +145,7 @@ class PoseFormerLifter(Supervised):
 
     @classmethod
     def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None
+        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
     ) -> PoseFormerLifter:
         options = read_options(cls.options_type, config.lifter, "lifter")
         fields = options.network_fields(skeleton)
@@ -168,7 +170,7 @@ class GraFormerLifter(Supervised):
 
     @classmethod
     def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None
+        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
     ) -> GraFormerLifter:
         options = read_options(cls.options_type, config.lifter, "lifter")
         return cls(GraFormer(**options.network_fields(skeleton)), skeleton, options)
@@ -196,7 +198,7 @@ class ModulatedGCNLifter(Supervised):
 
     @classmethod
     def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None
+        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
     ) -> ModulatedGCNLifter:
         options = read_options(cls.options_type, config.lifter, "lifter")
         sizes = {name: getattr(options, name) for name in ("width", "num_layers", "dropout")}

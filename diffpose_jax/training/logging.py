@@ -1,13 +1,18 @@
-"""What a run leaves to read: `metrics.jsonl` and TensorBoard events."""
+"""Metrics of a run: their averages between two readings, `metrics.jsonl` and TensorBoard events."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+import numpy as np
 from tensorboardX import SummaryWriter
+
+from diffpose_jax.errors import UserError
 
 
 class MetricsLog:
@@ -54,3 +59,33 @@ class MetricsLog:
             return
         self._file.close()
         self._events.close()
+
+
+class MetricAverages:
+    """Averages of the metrics, and rates, since they were last read."""
+
+    def __init__(self, poses_per_step: int, step: int):
+        self._poses_per_step = poses_per_step
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Forgets what was added; time counts from now."""
+        self._pending: list[dict[str, jax.Array]] = []
+        self._step, self._time = step, time.monotonic()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of one dispatch, which may still be under way."""
+        self._pending.append(metrics)
+        # Virtual CPU devices can wait for each other for ever when many dispatches are in flight.
+        if jax.default_backend() == "cpu":
+            jax.block_until_ready(metrics)
+
+    def read(self, step: int) -> dict[str, float]:
+        """The averages, steps/s and poses/s. Raises UserError where the loss is no longer a number."""
+        values = {name: float(np.mean([one[name] for one in self._pending])) for name in self._pending[0]}
+        if not np.isfinite(values["loss"]):
+            raise UserError(f"step {step}: the loss is {values['loss']}; the last checkpoint is kept; try a smaller "
+                            "--config.training.learning_rate or --config.training.clip_norm=1")  # fmt: skip
+        rate = (step - self._step) / max(time.monotonic() - self._time, 1e-9)
+        self.restart(step)
+        return {**values, "steps_per_second": rate, "poses_per_second": rate * self._poses_per_step}

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from diffpose_jax.lifters.base import Batch, Lifter, Variables
+from diffpose_jax.sections import TrainingOptions
 
 
 class Plateau(NamedTuple):
-    """What the schedule 'plateau' remembers: the scale of the learning rate, the error to beat, the lowest error seen
+    """The state of the schedule 'plateau': the scale of the learning rate, the error to beat, the lowest error seen
     (float32), and how many validations in a row did not beat it (int32).
     """
 
@@ -71,7 +71,7 @@ def create_state(
     )
 
 
-def learning_rate(training: ConfigDict) -> optax.Schedule:
+def learning_rate(training: TrainingOptions) -> optax.Schedule:
     """The learning rate at a step: linear warm-up, then constant, cosine to zero, or stepwise exponential."""
     rate, warmup = training.learning_rate, training.warmup_steps
     if training.decay == "cosine":
@@ -83,7 +83,7 @@ def learning_rate(training: ConfigDict) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup]) if warmup else after
 
 
-def make_optimizer(training: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(training: TrainingOptions) -> optax.GradientTransformation:
     """Adam or AMSGrad as the config says, with weight decay and clipping by the global norm where not 0.
 
     Weights decay in every parameter, norms, biases and position tables included, as torch's optimisers do it: beside
@@ -96,7 +96,7 @@ def make_optimizer(training: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(*clip, *rule, optax.scale_by_learning_rate(learning_rate(training)))
 
 
-def plateau_after(plateau: Plateau, error: float, training: ConfigDict) -> Plateau:
+def update_plateau(plateau: Plateau, error: float, training: TrainingOptions) -> Plateau:
     """What a plateau becomes after a validation with this error: torch's ReduceLROnPlateau, relative, no cooldown."""
     scale, best, lowest, waited = (np.asarray(part) for part in plateau)
     lowest = np.fmin(lowest, np.float32(error))
@@ -111,19 +111,19 @@ def plateau_after(plateau: Plateau, error: float, training: ConfigDict) -> Plate
     return Plateau(scale, best, lowest, waited)
 
 
-def averaged(
-    average: Any, latest: Any, step: jax.Array, decay: float, *, kind: str = "grown", every: int = 1, start: int = 0
-) -> Any:
-    """The moving average, leaf by leaf `[...]`, after `step`, counted from 1: a copy up to step `start`, then of this
-    decay ('constant'), or of one that grows to it as 1 - (1 + step - start)^(-2/3) ('grown').
+def update_average(average: Any, latest: Any, step: jax.Array, training: TrainingOptions) -> Any:
+    """The moving average, leaf by leaf `[...]`, after `step`, counted from 1.
 
-    It moves in the steps 1, 1 + every, 1 + 2 every, ... only. Choi et al. 2023 release the grown one to 0.995 with
-    every=10, start=101 (ema-pytorch's), Gong et al. 2023 the constant one of 0.999.
+    Up to step `ema_start` it is a copy, then it has the decay `ema_decay` ('constant'), or one that grows to it as 1 -
+    (1 + step - ema_start)^(-2/3) ('grown', as the package ema-pytorch does). It moves in the steps 1, 1 + ema_every, 1
+    + 2 ema_every, ... only. Choi et al. 2023 release the grown one to 0.995 with ema_every=10, ema_start=101, Gong et
+    al. 2023 the constant one of 0.999.
     """
-    since = jnp.maximum(step - start, 0).astype(jnp.float32)
-    grown = 1.0 - (1.0 + since) ** (-2.0 / 3.0)
-    factor = jnp.minimum(grown, decay) if kind == "grown" else jnp.where(since > 0, decay, 0.0)
+    since = jnp.maximum(step - training.ema_start, 0).astype(jnp.float32)
+    grown = jnp.minimum(1.0 - (1.0 + since) ** (-2.0 / 3.0), training.ema_decay)
+    factor = grown if training.ema_kind == "grown" else jnp.where(since > 0, training.ema_decay, 0.0)
     moved = jax.tree.map(lambda old, new: new + factor.astype(old.dtype) * (old - new), average, latest)
-    if every == 1:
+    if training.ema_every == 1:
         return moved
-    return jax.tree.map(lambda new, old: jnp.where((step - 1) % every == 0, new, old), moved, average)
+    moves = (step - 1) % training.ema_every == 0
+    return jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, average)

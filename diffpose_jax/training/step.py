@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,8 @@ from diffpose_jax.data.windows import DeviceClips, Windows, draw_starts, gather
 from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Batch, Lifter, flip_batch
 from diffpose_jax.parallel import AXIS
-from diffpose_jax.training.state import TrainState, averaged
+from diffpose_jax.sections import DataOptions, TrainingOptions
+from diffpose_jax.training.state import TrainState, update_average
 
 
 class TrainData(NamedTuple):
@@ -50,71 +50,82 @@ StepFunction = Callable[[TrainState, TrainData, Examples], tuple[TrainState, dic
 
 
 def make_step(
-    lifter: Lifter,
-    optimizer: optax.GradientTransformation,
-    *,
-    seed: int,
-    ema_decay: float,
-    flip: bool,
-    ema_kind: str = "grown",
-    ema_every: int = 1,
-    ema_start: int = 0,
-    windows: str = "centred",
-    scale_by_loss: bool = False,
+    lifter: Lifter, optimizer: optax.GradientTransformation, seed: int, data: DataOptions, training: TrainingOptions
 ) -> StepFunction:
     """The pure function `(state, data, examples) -> (state, metrics)` that `parallel.pmap_step` maps over devices.
 
-    Gradients, metrics and batch statistics are averaged over the devices; metrics are means over the S steps. `windows`
-    is the kind that data holds (see `training_windows`), the `ema_` options are those of `averaged`. scale_by_loss:
-    the release of MixSTE seeds its backward pass with the loss, so that every gradient is multiplied by it.
+    Gradients, metrics and batch statistics are averaged over the devices; metrics are means over the S steps.
+
+    Args:
+        lifter: The method.
+        optimizer: What makes updates of gradients.
+        seed: The seed of batch order and noise.
+        data: Whether batches are flipped, and the kind of windows that the data hold (see `training_windows`).
+        training: The moving average (see `update_average`). With `scale_by_loss` every gradient is multiplied by the
+            loss, as
+            the releases of MixSTE and D3DP do, which call backward with the loss as the incoming gradient.
     """
-    average = functools.partial(averaged, decay=ema_decay, kind=ema_kind, every=ema_every, start=ema_start)
 
-    def batch_of(data: TrainData, examples: Examples) -> Batch:
-        ids = permute_index(examples.position, examples.epoch, len(data.windows.start), seed)
-        if not windows.startswith("random"):
-            return gather(data.clips, data.windows, ids, lifter.frames)
-        chosen = Windows(*(part[ids] for part in data.windows))
-        keys = _start_keys(seed, examples.epoch, examples.position)
-        chosen = draw_starts(keys, chosen, lifter.frames, release=windows == "random_release")
-        return gather(data.clips, chosen, jnp.arange(len(ids), dtype=jnp.int32), lifter.frames)
+    def loss_and_gradient(state: TrainState, key: jax.Array, batch: Batch) -> tuple[Any, ...]:
+        def loss(params: dict) -> tuple[jax.Array, tuple]:
+            return lifter.loss({**state.variables(), "params": params}, key, batch)
 
-    def one(data: TrainData, state: TrainState, examples: Examples) -> tuple[TrainState, dict[str, jax.Array]]:
+        (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        return jax.lax.pmean((value, gradient, aux.metrics, aux.batch_stats), AXIS)
+
+    def one(shard: TrainData, state: TrainState, examples: Examples) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         flip_key, loss_key = jax.random.split(key)
-        batch = batch_of(data, examples)._replace(index=examples.index)
-        batch = flip_half(flip_key, batch, lifter) if flip else batch
-
-        def loss(params: dict) -> tuple[jax.Array, tuple]:
-            return lifter.loss({**state.variables(), "params": params}, loss_key, batch)
-
-        (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        value, grads, metrics, batch_stats = jax.lax.pmean((value, grads, aux.metrics, aux.batch_stats), AXIS)
-        if scale_by_loss:
-            grads = scaled(grads, value)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        batch = gather_batch(shard, examples, lifter.frames, data.windows, seed)
+        batch = flip_half(flip_key, batch, lifter) if data.flip else batch
+        value, gradient, metrics, batch_stats = loss_and_gradient(state, loss_key, batch)
+        if training.scale_by_loss:
+            gradient = scale_tree(gradient, value)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         if state.plateau is not None:
-            updates = scaled(updates, state.plateau.scale)
+            updates = scale_tree(updates, state.plateau.scale)
         latest = {"params": optax.apply_updates(state.params, updates), "batch_stats": batch_stats}
         step = state.step + 1
-        metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
-        return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state,
-                          ema=average(state.ema, latest, step), plateau=state.plateau), metrics  # fmt: skip
+        metrics = {**metrics, "grad_norm": optax.tree.norm(gradient)}
+        average = update_average(state.ema, latest, step, training)
+        return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state, ema=average,
+                          plateau=state.plateau), metrics  # fmt: skip
 
-    def many(state: TrainState, data: TrainData, examples: Examples) -> tuple[TrainState, dict[str, jax.Array]]:
-        state, metrics = jax.lax.scan(lambda carry, part: one(data, carry, part), state, examples)
+    def many(state: TrainState, shard: TrainData, examples: Examples) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = jax.lax.scan(lambda carry, part: one(shard, carry, part), state, examples)
         return state, jax.tree.map(jnp.mean, metrics)
 
     return many
 
 
-def scaled(tree: Any, factor: jax.Array) -> Any:
+def gather_batch(data: TrainData, examples: Examples, frames: int, windows: str, seed: int) -> Batch:
+    """The batch `[b, F, ...]` of one step's examples `[b]`, its noise derived from their places in the global batch.
+
+    Args:
+        data: The training split and its windows.
+        examples: Which of them, in a random order that `seed` and the epoch determine.
+        frames: Frames F of a window.
+        windows: Their kind; those called random are put anew in every epoch.
+        seed: The seed of the batch order.
+    """
+    ids = permute_index(examples.position, examples.epoch, len(data.windows.start), seed)
+    if not windows.startswith("random"):
+        batch = gather(data.clips, data.windows, ids, frames)
+    else:
+        chosen = Windows(*(part[ids] for part in data.windows))
+        keys = _start_keys(seed, examples.epoch, examples.position)
+        chosen = draw_starts(keys, chosen, frames, release=windows == "random_release")
+        batch = gather(data.clips, chosen, jnp.arange(len(ids), dtype=jnp.int32), frames)
+    return batch._replace(index=examples.index)
+
+
+def scale_tree(tree: Any, factor: jax.Array) -> Any:
     """Every leaf `[...]` of a tree of gradients or updates times a scalar."""
     return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, tree)
 
 
 def _start_keys(seed: int, epoch: jax.Array, position: jax.Array) -> jax.Array:
-    # One key per item and epoch; no step is numbered like this stream.
+    # One key per item and epoch; no step has this stream's index.
     stream = jax.random.fold_in(jax.random.key(seed), np.uint32(2**32 - 1))
     return jax.vmap(lambda e, p: jax.random.fold_in(jax.random.fold_in(stream, e), p))(epoch, position)
 

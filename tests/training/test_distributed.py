@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax.training.loop import train
-from diffpose_jax.workdir.checkpoints import restore_workdir
+from diffpose_jax.workdir.trained import load_trained
 
 CONFIG = """
 import json
@@ -52,9 +52,9 @@ def test_two_processes_train_what_one_trains(tiny_config, tmp_path):
     ]
     printed = [run.communicate(timeout=240)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], printed
-    trained = restore_workdir(tmp_path / "two")
+    trained = load_trained(tmp_path / "two")
     assert trained.step == whole.best_step
-    average = restore_workdir(tmp_path / "one").variables
+    average = load_trained(tmp_path / "one").variables
     for mine, theirs in zip(jax.tree.leaves(trained.variables), jax.tree.leaves(average), strict=True):
         np.testing.assert_allclose(np.asarray(mine), np.asarray(theirs), atol=1e-4)
     steps = [json.loads(line)["step"] for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]

@@ -17,7 +17,7 @@ import pytest
 from diffpose_jax.errors import UserError
 from diffpose_jax.training import loop
 from diffpose_jax.training.loop import train
-from diffpose_jax.workdir.checkpoints import restore_workdir
+from diffpose_jax.workdir.trained import load_trained
 
 
 def _assert_same(one, other):
@@ -29,7 +29,7 @@ def test_a_run_leaves_a_work_directory_that_evaluation_needs_nothing_else_for(ti
     summary = train(tiny_config, tmp_path)
     assert summary.step == 40
     assert not summary.stopped
-    trained = restore_workdir(tmp_path)
+    trained = load_trained(tmp_path)
     assert trained.step == summary.best_step
     assert trained.config.to_dict() == tiny_config.to_dict()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

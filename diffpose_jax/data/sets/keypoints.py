@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from diffpose_jax.data.clips import Clip, ClipSet
-from diffpose_jax.formats.keypoint_files import KeypointClip, read_keypoint_file
+from diffpose_jax.formats.keypoint_files import KeypointClip, parse_recording, read_keypoint_file
 from diffpose_jax.geometry import normalise_screen
 from diffpose_jax.skeleton import H36M_17, Skeleton, convert_layout, layout_matrix
 
@@ -29,6 +29,28 @@ def read_keypoints(path: str | os.PathLike, *, layout: str | None = None, target
     constructed from others has the lowest of their scores. Poses, roots and cameras are None. Raises UserError.
     """
     return ClipSet.build([_to_clip(clip, target) for clip in read_keypoint_file(path, layout)], target)
+
+
+def convert_keypoints(
+    keypoints: np.ndarray, layout: str, image_size: tuple[float, float] | None, target: Skeleton = H36M_17
+) -> ClipSet:
+    """Makes a data set of the keypoints of one person, or of several, in one recording.
+
+    Args:
+        keypoints: Pixels `[T, J, 2]`, x right and y down; `[P, T, J, 2]` of several persons. A third channel is a
+            score.
+        layout: Their joint layout, such as 'coco17'.
+        image_size: Width and height of the image in pixels.
+        target: The layout to convert to.
+
+    Raises:
+        UserError: A shape, a value or a layout that cannot be.
+    """
+    entries = {"keypoints": keypoints, "image_size": image_size}
+    entries = {name: value for name, value in entries.items() if value is not None}
+    return ClipSet.build(
+        [_to_clip(clip, target) for clip in parse_recording("keypoints", entries, layout, "person")], target
+    )
 
 
 def _to_clip(clip: KeypointClip, target: Skeleton) -> Clip:

@@ -73,7 +73,6 @@ def make_initial_distribution(
     Args:
         keypoints: The detector's estimates `[B, F, J, 2]`, normalised image units.
         mixture: What its heatmaps leave open, in the same units: per joint, weights `[B, F, J, M]` and means `[B, F, J,
-        mixture: What its heatmaps leave open, in the same units: per joint, weights `[B, F, J, M]` and means `[B, F, J,
             M, 2]`; or per pose, `[B, F, M]` and `[B, F, M, 2 J]`, whose joints then share their component (weights `[B,
             F, 1, M]`) but keep only the covariance within each. None leaves the context's own uncertainty.
         estimate: The context's poses `[B, F, J, 3]`, m.

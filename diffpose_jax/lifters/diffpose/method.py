@@ -49,6 +49,7 @@ from diffpose_jax.lifters.base import (
     Sampling,
     Variables,
     apply_in_training,
+    apply_network,
     check_batch,
     zero_root,
 )
@@ -114,6 +115,12 @@ class Condition(NamedTuple):
     base: Mixture
     component: Component | None = None
 
+    @property
+    def drawn_component(self) -> Component:
+        """The component, once it is drawn."""
+        assert self.component is not None
+        return self.component
+
     def draw_component(self, keys: Array, poses: Array | None = None) -> Condition:
         """The condition with a component drawn by weight, or by responsibility for poses `[B, F, J, 3]`; keys `[B]`."""
         return self._replace(component=draw_gaussian(keys, self.base, poses))
@@ -148,7 +155,7 @@ class DiffPose(Lifter):
     skeleton: Skeleton
     schedule: Schedule
     plan: Plan
-    context: Lifter
+    context: ContextLifter
     options: DiffPoseOptions = DiffPoseOptions()
     predict: str = "x0"
 
@@ -156,8 +163,10 @@ class DiffPose(Lifter):
         check_context(self.context)
 
     @classmethod
-    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None) -> DiffPose:
-        assert context is not None  # `needs_context`
+    def build(
+        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
+    ) -> DiffPose:
+        assert isinstance(context, ContextLifter)  # `needs_context`
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = ContextGraFormer(**options.network_fields(skeleton), feature_width=options.feature_width)
         process = make_process(config, "x0", "next", "eps")
@@ -193,7 +202,7 @@ class DiffPose(Lifter):
         frames, condition = split_batch(batch), split_frames(self.encode(variables, batch))
         poses = frames.poses if self.options.component == "responsibility" else None
         condition = condition.draw_component(example_keys(component_key, frames.index), poses)
-        component = condition.component
+        component = condition.drawn_component
         k = antithetic_steps(step_key, frames.index, self.schedule.num_steps)
         noise = component.scale(initial_noise(example_keys(noise_key, frames.index), frames.poses.shape))
         x = diffuse(self.schedule, frames.poses, k, noise, component.mean)
@@ -216,10 +225,10 @@ class DiffPose(Lifter):
 
         def draw_one(keys: Array) -> Array:
             drawn = condition.draw_component(fold_in(keys, _COMPONENT_STREAM))
-            denoiser, mean = sampling.wrap(self.denoiser(variables, drawn)), drawn.component.mean
+            denoiser, mean = sampling.wrap(self.denoiser(variables, drawn)), drawn.drawn_component.mean
             noise = sampling.draw_noise(keys, batch.poses.shape)
             if self.options.start == "mixture":
-                state = drawn.component.scale(noise)
+                state = drawn.drawn_component.scale(noise)
             else:
                 state = (noise if self.options.start == "noise" else drawn.estimate) - mean
             # In coordinates centred at mu the process around mu is the usual one around zero.
@@ -230,13 +239,13 @@ class DiffPose(Lifter):
 
     def denoiser(self, variables: Variables, condition: Condition) -> Denoiser:
         """The denoiser of a condition whose component is drawn."""
-        component = condition.component
+        component = condition.drawn_component
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
             alpha_bar = at_step(self.schedule.alpha_bar, k, x)
             posterior = self.posterior(condition, variables["frozen"]["spread"], x, alpha_bar)
             inputs = (self.network_input(condition, posterior, x), k, condition.features)
-            output = self.network.apply(variables, *inputs, train=False).astype(x.dtype)
+            output = apply_network(self.network, variables, *inputs).astype(x.dtype)
             if self.options.preconditioning == "posterior":
                 x0 = posterior.mean + posterior.std * output
             else:
@@ -268,7 +277,7 @@ class DiffPose(Lifter):
             x: The noisy poses `[B, F, J, 3]`, m.
             alpha_bar: That of their timesteps; broadcasts against x.
         """
-        component, estimate = condition.component, condition.estimate
+        component, estimate = condition.drawn_component, condition.estimate
         signal, variance = jnp.sqrt(alpha_bar), jnp.square(jnp.broadcast_to(spread[None, None], x.shape))
         noise = (1 - alpha_bar) * jnp.square(component.std())
         expected = component.mean + signal * (estimate - component.mean)
@@ -283,7 +292,7 @@ class DiffPose(Lifter):
         """
         if self.options.preconditioning == "none":
             return x
-        component = condition.component
+        component = condition.drawn_component
         component_parts = (
             10 * (component.mean - condition.estimate),
             jnp.log(10 * component.std()),

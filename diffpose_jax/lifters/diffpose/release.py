@@ -33,10 +33,12 @@ from diffpose_jax.keys import example_keys, split, standard_normal
 from diffpose_jax.lifters.base import (
     Aux,
     Batch,
+    ContextLifter,
     Lifter,
     Sampling,
     Variables,
     apply_in_training,
+    apply_network,
     check_batch,
     subtract_root,
 )
@@ -102,7 +104,7 @@ class DiffPoseRelease(Lifter):
 
     @classmethod
     def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: Lifter | None, axis_name: str | None
+        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
     ) -> DiffPoseRelease:
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = GraFormer(**options.network_fields(skeleton), out_channels=5, step=True)
@@ -163,7 +165,7 @@ class DiffPoseRelease(Lifter):
         """The denoiser; its input is the state alone, which has the keypoints in it."""
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
-            eps = self.network.apply(variables, x, k, train=False)
+            eps = apply_network(self.network, variables, x, k)
             return predictions("eps", eps.astype(x.dtype), x, at_step(self.schedule.alpha_bar, k, x))
 
         return predict
@@ -209,4 +211,5 @@ def split_frames(parts: Tree) -> Tree:
 def split_batch(batch: Batch) -> Batch:
     """The frames of a batch `[B, F, ...]` as examples `[B F, 1, ...]`, each with an index of its own."""
     leading = batch.keypoints.shape[:2]
-    return split_frames(batch._replace(index=None))._replace(index=index_rows(batch.index, leading))
+    index = index_rows(batch.index, leading)
+    return Batch(*split_frames(batch[:3]), index, split_frames(batch.mixture))

@@ -1,0 +1,99 @@
+"""What is made of hypotheses on the device: one pose by one of several aggregations, all of them, or the truth's rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffpose_jax.data.windows import Batch
+from diffpose_jax.diffusion.hypotheses import aggregate
+from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.calibration import mahalanobis_rank
+from diffpose_jax.geometry import Camera, project, solve_root
+
+# Outputs beside the aggregations: every hypothesis, and the rank of the truth among them.
+ALL = "all"
+RANK = "rank"
+
+
+class Aggregate(NamedTuple):
+    """An aggregation with its options and the name that a report gives it."""
+
+    function: str
+    label: str
+    options: Mapping[str, Any] = {}
+    oracle: bool = False
+    needs_camera: bool = False
+
+
+_WEIGHTED = {"per": "joint", "temperature": 0.01}
+
+AGGREGATES: dict[str, Aggregate] = {
+    "first": Aggregate("first", "one hypothesis"),
+    "mean": Aggregate("mean", "mean"),
+    "medoid": Aggregate("medoid", "medoid"),
+    "joint_median": Aggregate("joint_median", "per-joint median"),
+    "reprojection": Aggregate("reprojection", "best reprojection per joint", {"per": "joint"}, needs_camera=True),
+    "reprojection_expectation": Aggregate(
+        "reprojection_expectation", "mean weighted by reprojection", _WEIGHTED, needs_camera=True
+    ),
+    "oracle_best": Aggregate("oracle_best", "best hypothesis", {"per": "pose"}, oracle=True),
+    "oracle_best_joint": Aggregate("oracle_best", "best hypothesis per joint", {"per": "joint"}, oracle=True),
+}
+
+
+def check_aggregates(names: Sequence[str]) -> None:
+    """Raises UserError naming an aggregation that does not exist."""
+    for name in names:
+        if name not in AGGREGATES:
+            raise UserError(f"aggregation: expected one of {', '.join(AGGREGATES)}, found {name!r}")
+
+
+def reduce_hypotheses(
+    names: Sequence[str], hypotheses: Array, batch: Batch, camera: Camera | None = None
+) -> dict[str, Array]:
+    """One pose `[B, F, J, 3]` for each of the named `AGGREGATES`, root-relative metres.
+
+    Args:
+        names: Names of `AGGREGATES`; 'all' gives `[B, F, H, J, 3]`, 'rank' the truth's rank `[B, F, J]`
+            (`mahalanobis_rank`).
+        hypotheses: `[H, B, F, J, 3]`, m.
+        batch: Keypoints and true poses of the lifted frames.
+        camera: The cameras `[B]`, None where they are not known.
+    """
+    errors = None
+    if any(name in AGGREGATES and AGGREGATES[name].needs_camera for name in names):
+        errors = reprojection_errors(hypotheses, batch.keypoints, camera)
+    poses = {}
+    for name in names:
+        if name == ALL:
+            poses[name] = jnp.moveaxis(hypotheses, 0, 2)
+        elif name == RANK:
+            poses[name] = mahalanobis_rank(hypotheses, batch.poses)
+        elif name == "first":
+            poses[name] = hypotheses[0]
+        else:
+            chosen = AGGREGATES[name]
+            poses[name] = aggregate(chosen.function, hypotheses, errors, batch.poses, **chosen.options)
+    return poses
+
+
+def reprojection_errors(hypotheses: Array, keypoints: Array, camera: Camera | None) -> Array:
+    """How far every joint of every hypothesis falls from its keypoint, `[H, B, F, J]` in normalised image units.
+
+    hypotheses `[H, B, F, J, 3]`, keypoints `[B, F, J, 2]`, camera `[B]`. The root is solved from the keypoints for
+    every hypothesis and frame: no ground truth. Raises UserError without a camera.
+    """
+    if camera is None:
+        raise UserError("aggregation reprojection: expected data with known cameras, found none")
+
+    def measure(poses: Array) -> Array:
+        root = solve_root(poses, keypoints, camera)
+        return jnp.linalg.norm(project(poses + root[..., None, :], camera) - keypoints, axis=-1)
+
+    return jax.lax.map(measure, hypotheses)

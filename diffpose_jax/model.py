@@ -1,0 +1,161 @@
+"""A trained model in memory: load it, lift keypoints, read the result's fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.sets.keypoints import convert_keypoints
+from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.aggregation import AGGREGATES, ALL, check_aggregates
+from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
+from diffpose_jax.evaluation.metrics import spread
+from diffpose_jax.geometry import Camera, solve_root
+from diffpose_jax.lifters.base import Sampling
+from diffpose_jax.skeleton import Skeleton
+from diffpose_jax.workdir.trained import Trained, load_trained
+
+
+class Result(NamedTuple):
+    """Lifted frames. Poses are root-relative, in the camera's frame: x right, y down, z away from the camera.
+
+    Attributes:
+        poses: The aggregate of the hypotheses, `[M, J, 3]`, m.
+        hypotheses: `[M, H, J, 3]`, m.
+        spread: The standard deviation of each joint over the hypotheses, `[M, J]`, m.
+        root: Where the root is, `[M, 3]`, m, by least squares on the keypoints; None without a known camera.
+        clips: The input in the model's layout; `clips.keypoints` are `[M, J, 2]`, normalised image units.
+        settings: What the result was made with.
+    """
+
+    poses: np.ndarray
+    hypotheses: np.ndarray
+    spread: np.ndarray
+    root: np.ndarray | None
+    clips: ClipSet
+    settings: dict[str, Any]
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The joints of the poses."""
+        return self.clips.skeleton
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained lifter, as `load` gives it; `name` is what its progress is called."""
+
+    trained: Trained
+    name: str
+    batch_size: int | None = None
+
+    @property
+    def config(self) -> ConfigDict:
+        """The config that it was trained with."""
+        return self.trained.config
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The joints of its poses."""
+        return self.trained.lifter.skeleton
+
+    def lift(
+        self,
+        keypoints: np.ndarray | ClipSet,
+        *,
+        layout: str = "",
+        image_size: tuple[float, float] | None = None,
+        hypotheses: int = 20,
+        aggregation: str = "mean",
+        seed: int | None = None,
+        focal: float | None = None,
+        flip: bool | None = None,
+    ) -> Result:
+        """Lifts keypoints to hypotheses of 3D poses.
+
+        Args:
+            keypoints: Pixels `[M, J, 2]` of the frames of one clip, or what `read_keypoints` gives.
+            layout: Their joint layout, such as 'coco17' (not for clips, which know theirs).
+            image_size: Width and height of the image in pixels (likewise).
+            hypotheses: How many poses are drawn for each frame.
+            aggregation: How `poses` is made of them: 'mean', 'medoid', 'joint_median' or, with `focal`, 'reprojection'.
+            seed: The seed of all noise; that of the config by default.
+            focal: Focal length in halves of the image's width; gives the root.
+            flip: Whether to average over the mirrored input; as in the config by default.
+
+        Raises:
+            UserError: A value or a layout that cannot be, or an aggregation that needs a camera.
+        """
+        _check(hypotheses, aggregation)
+        clips = self._convert(keypoints, layout, image_size)
+        clips = clips if focal is None else add_pinhole(clips, focal)
+        if AGGREGATES[aggregation].needs_camera and not has_cameras(clips):
+            raise UserError(f"aggregation {aggregation}: expected a known camera (focal), found none")
+        job = self._job(hypotheses, aggregation, seed, flip)
+        trained, frames = self.trained, np.arange(clips.num_frames)
+        found = predict_frames(self.name, trained.lifter, trained.variables, clips, frames, job)
+        poses, drawn = found[aggregation], found[ALL]
+        std = np.asarray(spread(np.moveaxis(drawn, 1, 0)))
+        return Result(poses, drawn, std, _solve_roots(clips, poses), clips, self._settings(job))
+
+    def _convert(self, keypoints: np.ndarray | ClipSet, layout: str, image_size: tuple[float, float] | None) -> ClipSet:
+        if isinstance(keypoints, ClipSet):
+            return keypoints.to_layout(self.skeleton)
+        return convert_keypoints(keypoints, layout, image_size, self.skeleton)
+
+    def _job(self, hypotheses: int, aggregation: str, seed: int | None, flip: bool | None) -> Job:
+        config, trained = self.config, self.trained
+        sampling = Sampling(
+            hypotheses if trained.lifter.stochastic else 1,
+            temperature=trained.temperature or 1.0,
+            flip=config.evaluation.flip if flip is None else flip,
+        )
+        seed = config.seed if seed is None else seed
+        return Job(sampling, (ALL, aggregation), self.batch_size or config.evaluation.batch_size, seed)
+
+    def _settings(self, job: Job) -> dict[str, Any]:
+        return {
+            "step": self.trained.step,
+            "lifter": self.config.lifter.name,
+            "hypotheses": job.sampling.hypotheses,
+            "aggregation": job.outputs[1],
+            "flip": job.sampling.flip,
+            "temperature": self.trained.temperature,
+            "seed": job.seed,
+        }
+
+
+def load(workdir: str | os.PathLike, batch_size: int | None = None) -> Model:
+    """The best model of a work directory, by its valid split. Raises UserError where there is none.
+
+    batch_size is how many windows are lifted per device and compiled call, that of the config by default.
+    """
+    return Model(load_trained(workdir), Path(workdir).name, batch_size)
+
+
+def add_pinhole(clips: ClipSet, focal: float) -> ClipSet:
+    """The same clips, seen by a centred pinhole camera of `focal` normalised image units."""
+    if not focal > 0:
+        raise UserError(f"--focal: expected a positive number, found {focal}")
+    lens = ([focal] * 2, [0, 0], [0] * 3, [0] * 2, [1, 0, 0, 0], [0] * 3, [2, 2])
+    camera = Camera(*(np.array([values], np.float32) for values in lens))
+    return dataclasses.replace(clips, cameras=camera, camera=np.zeros(clips.num_clips, np.int32))
+
+
+def _check(hypotheses: int, aggregation: str) -> None:
+    if hypotheses < 1:
+        raise UserError(f"--hypotheses: expected at least 1, found {hypotheses}")
+    check_aggregates([aggregation])
+    if AGGREGATES[aggregation].oracle:
+        raise UserError(f"--aggregation: expected one that needs no ground truth, found {aggregation!r}")
+
+
+def _solve_roots(clips: ClipSet, poses: np.ndarray) -> np.ndarray | None:
+    camera = clips.frame_camera()
+    return None if camera is None else np.asarray(solve_root(poses, clips.keypoints, camera, clips.scores))

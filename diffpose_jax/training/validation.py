@@ -1,0 +1,87 @@
+"""Which states of a training run are kept: validation on the held-out split, and the newest and best checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.windows import DeviceClips, Windows, device_clips
+from diffpose_jax.evaluation.jobs import Job, predict_windows, spread_windows
+from diffpose_jax.lifters.base import Lifter, Sampling, Variables
+from diffpose_jax.parallel import assert_replicated
+from diffpose_jax.registry import build_lifter
+from diffpose_jax.training.state import TrainState
+from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
+
+
+class Validation(NamedTuple):
+    """An evenly spread part of the valid split, on the device, and how it is lifted."""
+
+    lifter: Lifter
+    clips: DeviceClips
+    windows: Windows
+    job: Job
+
+    @classmethod
+    def of(cls, config: ConfigDict, clips: ClipSet) -> Validation:
+        """As many windows as have `valid_frames` frames to lift."""
+        lifter, data = build_lifter(config), config.data
+        sampling = Sampling(config.training.valid_hypotheses)
+        size = config.evaluation.batch_size
+        job = Job(sampling, ("mean",), size, config.seed, data.occlusion, data.occlusion_rate)
+        windows = spread_windows(lifter, clips, config.training.valid_frames)
+        return cls(lifter, device_clips(clips), windows, job)
+
+    def mpjpe(self, variables: Variables) -> float:
+        """The error in mm of the mean of `valid_hypotheses`, over the windows, always with the same noise."""
+        poses, frames = predict_windows(self.lifter, variables, self.clips, self.windows, self.job)
+        target = np.asarray(self.clips.poses)[frames]
+        return float(1000 * np.mean(np.linalg.norm(poses["mean"] - target, axis=-1)))
+
+
+class CheckpointManager:
+    """Which states are kept: the newest ones to continue from, and the best averaged variables by the valid split."""
+
+    def __init__(self, workdir: Path, keep: int, validation: Validation):
+        self._newest = Checkpoints(workdir / "checkpoints", keep)
+        self._best = Checkpoints(workdir / "best", 1)
+        self._validation = validation
+        self.best_mpjpe, self.best_step = float("inf"), -1
+
+    def restore(self, create: Callable[[], TrainState]) -> tuple[int, TrainState]:
+        """The newest state that can be read, or a new one at step 0."""
+        restored = self._newest.restore_newest(template_of(create))
+        if restored is None:
+            return 0, jax.jit(create)()
+        step, state, note = restored
+        self.best_mpjpe, self.best_step = note["best_mpjpe"], note["best_step"]
+        return step, state
+
+    def validate(self, step: int, state: TrainState) -> float:
+        """Measures the averaged variables, keeps them where they are the best so far, and returns their error in mm."""
+        error = self._validation.mpjpe(state.ema_variables())
+        if error < self.best_mpjpe:
+            self.best_mpjpe, self.best_step = error, step
+            self._best.replace(step, state.ema_variables(), {"valid_mpjpe_mm": error})
+        return error
+
+    def best_text(self) -> str:
+        """The best so far, in words."""
+        return f"best {self.best_mpjpe:.1f} mm at step {self.best_step}"
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves the state to continue from, in the background, after the best variables that it names are on disk."""
+        assert_replicated(state)
+        self._best.wait()
+        self._newest.save(step, state, {"best_mpjpe": self.best_mpjpe, "best_step": self.best_step})
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        self._newest.close()
+        self._best.close()

@@ -1,0 +1,96 @@
+"""What was trained in a work directory: loading it, and making it the frozen context of another method."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from diffpose_jax.config import copy_config
+from diffpose_jax.errors import UserError
+from diffpose_jax.lifters.base import Lifter, Variables, example_batch
+from diffpose_jax.parallel import replicate
+from diffpose_jax.registry import build_lifter
+from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
+from diffpose_jax.workdir.directory import is_trained, read_config
+
+CALIBRATION = "calibration.json"
+
+
+class Trained(NamedTuple):
+    """A trained lifter: its config, the averaged variables and their step, and the temperature that `calibrate` found
+    for them, None if they were not calibrated.
+    """
+
+    config: ConfigDict
+    lifter: Lifter
+    variables: Variables
+    step: int
+    temperature: float | None = None
+
+
+def load_trained(workdir: str | os.PathLike) -> Trained:
+    """The best variables of a work directory by its valid split, as training saves them whenever they improve.
+
+    Raises UserError where there is no config or no checkpoint.
+    """
+    path = Path(workdir)
+    config = read_config(path)
+    lifter = build_lifter(config)
+    template = template_of(lambda: lifter.init(jax.random.key(0), example_batch(lifter)))
+    best = path / "best"
+    if not any(best.glob("[0-9]*")):
+        raise UserError(f"{path}: expected a checkpoint in {best}, found none; train first")
+    checkpoints = Checkpoints(best, keep=1)
+    try:
+        restored = checkpoints.restore_newest(template)
+    finally:
+        checkpoints.close()
+    assert restored is not None  # there is one, and a damaged one has raised
+    step, variables, _ = restored
+    return Trained(config, lifter, replicate(variables), step, _read_temperature(path / CALIBRATION, step))
+
+
+def _read_temperature(path: Path, step: int) -> float | None:
+    """The temperature in a file of `calibrate`, None where there is none for the variables of `step`."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        made_for, temperature = int(found["step"]), float(found["temperature"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected a file written by calibrate, found {error}; remove it") from error
+    if made_for != step:
+        logging.warning("%s is of step %d, the best is %d now: not used; calibrate again", path, made_for, step)
+        return None
+    return temperature
+
+
+def resolve_context(config: ConfigDict, workdir: str | os.PathLike) -> tuple[ConfigDict, Variables]:
+    """The config with its `context` section filled in from the work directory that `lifter.context` names, and the
+    variables of the lifter trained there, to be frozen.
+
+    Where none is named, or `workdir` holds a run that already has them in its checkpoints, the variables are `{}`.
+    Raises UserError where that lifter works on another layout.
+    """
+    source = config.lifter.get("context", "")
+    if not source:
+        return config, {}
+    if is_trained(Path(workdir)) and (Path(workdir) / "config.json").is_file():
+        return _set_context(config, read_config(workdir).context), {}
+    trained = load_trained(source)
+    ours, theirs = config.data.layout, trained.config.data.layout
+    if ours != theirs:
+        raise UserError(f"config.lifter.context: expected a lifter of layout {ours}, found {theirs} in {source}")
+    return _set_context(config, trained.config.lifter), trained.variables
+
+
+def _set_context(config: ConfigDict, section: ConfigDict) -> ConfigDict:
+    config = copy_config(config)
+    config.context = ConfigDict(section.to_dict())
+    return config

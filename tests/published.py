@@ -25,19 +25,19 @@ class Published(NamedTuple):
     options: dict[str, Any]
 
 
-def prefixed(prefix: str, tensors: Tensors) -> Tensors:
+def add_prefix(prefix: str, tensors: Tensors) -> Tensors:
     return {prefix + key: value for key, value in tensors.items()}
 
 
-def counted(tensors: Tensors) -> Tensors:
-    """With the counters that torch keeps beside the running statistics of a batch normalisation."""
+def add_counters(tensors: Tensors) -> Tensors:
+    """Adds the counters that torch keeps beside the running statistics of a batch normalisation."""
     counters = {
         key.replace("running_mean", "num_batches_tracked"): np.array(7) for key in tensors if "running_mean" in key
     }
     return tensors | counters
 
 
-def buffers(steps: int, dtype: type) -> Tensors:
+def schedule_buffers(steps: int, dtype: type) -> Tensors:
     schedule = make_schedule("cosine", steps)
     named = {
         "betas": schedule.beta,
@@ -47,7 +47,7 @@ def buffers(steps: int, dtype: type) -> Tensors:
     return {name: np.asarray(value, dtype) for name, value in named.items()}
 
 
-def in_training(name: str, tensors: Tensors) -> dict[str, Any]:
+def nest_in_training(name: str, tensors: Tensors) -> dict[str, Any]:
     """As the descendants of VideoPose3D save: beside the optimiser, under one name."""
     first = next(iter(tensors.values()))
     optimiser = {
@@ -57,50 +57,54 @@ def in_training(name: str, tensors: Tensors) -> dict[str, Any]:
     return {"epoch": 3, "lr": 0.1, "optimizer": optimiser, name: tensors}
 
 
-def listed(tensors: Tensors) -> list[Any]:
+def nest_in_list(tensors: Tensors) -> list[Any]:
     """As DDIM's descendants save: weights, optimiser, epoch, step, moving average."""
     average = {key: value + np.float32(1) for key, value in tensors.items()}
-    return [prefixed("module.", tensors), {"state": {}, "param_groups": []}, 3, 70, average]
+    return [add_prefix("module.", tensors), {"state": {}, "param_groups": []}, 3, 70, average]
 
 
-def averaged(tensors: Tensors) -> dict[str, Any]:
+def nest_with_average(tensors: Tensors) -> dict[str, Any]:
     """As DiffuPose saves: the weights, and the weights beside their moving average."""
     average = {key: value + np.float32(1) if "running" not in key else value for key, value in tensors.items()}
 
     def wrapped(entries: Tensors) -> Tensors:
-        return prefixed("module.denoise_fn.", counted(entries)) | prefixed("module.", buffers(100, np.float32))
+        return add_prefix("module.denoise_fn.", add_counters(entries)) | add_prefix(
+            "module.", schedule_buffers(100, np.float32)
+        )
 
-    ema = prefixed("online_model.", wrapped(tensors)) | prefixed("ema_model.", wrapped(average))
+    ema = add_prefix("online_model.", wrapped(tensors)) | add_prefix("ema_model.", wrapped(average))
     ema |= {"initted": np.array([1]), "step": np.array([70])}
     return {"step": 70, "model": wrapped(tensors), "ema": ema, "scaler": {"scale": 1.0}}
 
 
-def denoiser(prefix: str, name: str, dtype: type) -> Callable[[Tensors], Any]:
+def nest_denoiser(prefix: str, name: str, dtype: type) -> Callable[[Tensors], Any]:
     def nest(tensors: Tensors) -> Any:
-        return in_training(name, prefixed(f"module.{prefix}", tensors) | prefixed("module.", buffers(1000, dtype)))
+        return nest_in_training(
+            name, add_prefix(f"module.{prefix}", tensors) | add_prefix("module.", schedule_buffers(1000, dtype))
+        )
 
     return nest
 
 
-def model_pos(tensors: Tensors) -> Any:
-    return in_training("model_pos", prefixed("module.", tensors))
+def nest_model_pos(tensors: Tensors) -> Any:
+    return nest_in_training("model_pos", add_prefix("module.", tensors))
 
 
 PUBLISHED: dict[str, Published] = {
-    "mixste": Published("mixste", model_pos, {"lifter.num_heads": 4}),
-    "poseformer": Published("poseformer", model_pos, {}),
+    "mixste": Published("mixste", nest_model_pos, {"lifter.num_heads": 4}),
+    "poseformer": Published("poseformer", nest_model_pos, {}),
     "modulated_gcn_gt": Published(
-        "modulated_gcn_gt", lambda tensors: in_training("state_dict", counted(tensors)) | {"step": 146232}, {}
+        "modulated_gcn_gt", lambda tensors: nest_in_training("state_dict", add_counters(tensors)) | {"step": 146232}, {}
     ),
-    "modulated_gcn_benchmark": Published("modulated_gcn_benchmark", counted, {}),
-    "diffpose_gcnpose": Published("diffpose_gcnpose", listed, {}),
-    "diffpose_gcndiff": Published("diffpose_gcndiff", listed, {}),
-    "diffpose_video": Published("diffpose_gcndiff", listed, {}),
-    "diffupose": Published("diffupose_denoiser", averaged, {}),
-    "diffhpe_2d": Published("diffhpe_2d_denoiser", counted, {}),
-    "diffhpe_wrapper": Published("diffhpe_wrapper_denoiser", counted, {"context.num_heads": 4}),
-    "diff3dhpe": Published("", denoiser("model.", "model_diffusion", np.float32), {}),
-    "d3dp": Published("d3dp_denoiser", denoiser("pose_estimator.", "model_pos", np.float64), {}),
+    "modulated_gcn_benchmark": Published("modulated_gcn_benchmark", add_counters, {}),
+    "diffpose_gcnpose": Published("diffpose_gcnpose", nest_in_list, {}),
+    "diffpose_gcndiff": Published("diffpose_gcndiff", nest_in_list, {}),
+    "diffpose_video": Published("diffpose_gcndiff", nest_in_list, {}),
+    "diffupose": Published("diffupose_denoiser", nest_with_average, {}),
+    "diffhpe_2d": Published("diffhpe_2d_denoiser", add_counters, {}),
+    "diffhpe_wrapper": Published("diffhpe_wrapper_denoiser", add_counters, {"context.num_heads": 4}),
+    "diff3dhpe": Published("", nest_denoiser("model.", "model_diffusion", np.float32), {}),
+    "d3dp": Published("d3dp_denoiser", nest_denoiser("pose_estimator.", "model_pos", np.float64), {}),
 }
 
 
@@ -110,10 +114,10 @@ def recorded(system: str) -> Vector:
 
 @functools.cache
 def weights(system: str) -> Tensors:
-    """The tensors of a system by the network's own keys; always the same dictionary, to be copied before a change."""
+    """The tensors of a system by the network's own keys; shared by all callers, to be copied before a change."""
     if system != "diff3dhpe":
         return recorded(system).weights
-    # Nothing is recorded of this one: the denoiser of MixSTE's family, with a step layer in every block.
+    # No vector of this one was recorded: the denoiser of MixSTE's family, with a step layer in every block.
     shapes = {key: list(value.shape) for key, value in weights("d3dp").items()}
     del shapes["time_mlp.3.weight"], shapes["time_mlp.3.bias"]
     shapes["fusion_layer.weight"] = shapes.pop("Spatial_patch_to_embedding.weight")

@@ -158,7 +158,7 @@ def call(name: str, *arguments: bytes) -> bytes:
 
 
 def laughs() -> bytes:
-    """A tuple of two of the same tuples, forty deep: small to write, endless to print, hash or walk."""
+    """A tuple of two of the same tuples, forty deep: small to write, endless to print or hash."""
     return b")" + b"2\x86" * 40
 
 
@@ -231,7 +231,7 @@ def test_a_hostile_pickle_before_the_tensors_of_a_legacy_file(tmp_path):
             read_checkpoint(path)
 
 
-def test_structures_that_share_parts_are_walked_once(tmp_path):
+def test_shared_parts_are_resolved_once(tmp_path):
     found = read_checkpoint(zipped(tmp_path / "a.pth", laughs()))
     for _ in range(40):
         assert found[0] is found[1]
@@ -239,7 +239,7 @@ def test_structures_that_share_parts_are_walked_once(tmp_path):
     assert found == ()
 
 
-def test_a_list_that_holds_itself_and_a_very_deep_one(tmp_path):
+def test_a_list_that_contains_itself_is_read_and_a_very_deep_one_refused(tmp_path):
     found = read_checkpoint(zipped(tmp_path / "a.pth", b"]q\x00h\x00a"))
     assert found[0] is found
     with pytest.raises(UserError, match="damaged"):
@@ -318,7 +318,7 @@ def test_other_archives_are_named(tmp_path):
         read_checkpoint(tmp_path / "b.pt")
 
 
-def test_whatever_torch_saves_comes_back(tmp_path):
+def test_what_torch_saves_comes_back(tmp_path):
     torch = pytest.importorskip("torch")
     run = torch.arange(24.0).view(2, 3, 4)
     layer = torch.nn.BatchNorm1d(3)

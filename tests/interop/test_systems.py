@@ -13,7 +13,7 @@ from diffpose_jax.interop.weights import find_copies, find_weights
 from diffpose_jax.lifters.base import example_batch
 from diffpose_jax.registry import build_lifter
 
-from ..published import PUBLISHED, checkpoint, denoiser, in_training, listed, prefixed, weights
+from ..published import PUBLISHED, add_prefix, checkpoint, nest_denoiser, nest_in_list, nest_in_training, weights
 
 ALONE = [system for system, published in SYSTEMS.items() if not published.needs_context]
 
@@ -111,10 +111,12 @@ def test_reasons_are_given_for_what_is_left_out():
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model."])
 @pytest.mark.parametrize(
-    "nest", [lambda t: t, lambda t: in_training("state_dict", t), lambda t: {"a": {"b": [t]}}, listed], ids=range(4)
+    "nest",
+    [lambda t: t, lambda t: nest_in_training("state_dict", t), lambda t: {"a": {"b": [t]}}, nest_in_list],
+    ids=range(4),
 )
 def test_prefixes_and_nesting_do_not_matter(prefix, nest):
-    found, _ = find_weights(nest(prefixed(prefix, weights("mixste"))), "mixste", averaged=False)
+    found, _ = find_weights(nest(add_prefix(prefix, weights("mixste"))), "mixste", averaged=False)
     assert found.entries.keys() == weights("mixste").keys()
 
 
@@ -124,7 +126,7 @@ def test_the_supervised_mixste_of_diffhpe_is_found():
 
 
 def test_a_network_beside_a_tensor_of_unknown_purpose_is_refused():
-    structure = prefixed("model.", weights("mixste")) | {"projector.weight": np.zeros((3, 2), np.float32)}
+    structure = add_prefix("model.", weights("mixste")) | {"projector.weight": np.zeros((3, 2), np.float32)}
     with pytest.raises(UserError, match=r"tensor 'projector\.weight' of shape \(3, 2\): not understood"):
         find_weights(structure, "mixste")
 
@@ -218,7 +220,7 @@ def test_sequence_to_frame_and_a_network_without_steps_are_told_from_the_tensors
     tensors = weights("diff3dhpe")
     middle = tensors | {"weighted_mean.weight": np.ones((1, 9, 1), np.float32), "weighted_mean.bias": np.zeros(1, "f4")}
     without = {key: value for key, value in tensors.items() if "time_mlp" not in key}
-    nest = denoiser("model.", "model_diffusion", np.float32)
+    nest = nest_denoiser("model.", "model_diffusion", np.float32)
     for given, backbone, step in [(middle, "mixste_middle", True), (without, "mixste", False)]:
         found, _ = find_weights(nest(given), "diff3dhpe")
         config = config_of("diff3dhpe", found)

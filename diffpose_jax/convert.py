@@ -33,7 +33,7 @@ from diffpose_jax.formats.torch_checkpoint import read_checkpoint
 from diffpose_jax.interop.conversion import Conversion, convert_weights
 from diffpose_jax.interop.systems import SYSTEMS, System, build_config, check_schedule
 from diffpose_jax.interop.weights import Weights, find_weights
-from diffpose_jax.lifters.base import example_batch
+from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.registry import build_lifter, validate
 from diffpose_jax.workdir.checkpoints import Checkpoints
 from diffpose_jax.workdir.trained import resolve_context

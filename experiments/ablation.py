@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 from budget import seconds_per_step
+from diffpose_jax.lifters.reverse import with_temperature
 from ml_collections import ConfigDict
 
 from diffpose_jax import cli
@@ -28,10 +29,9 @@ from diffpose_jax import train as train_program
 from diffpose_jax.calibrate import temperature_of
 from diffpose_jax.data.clips import VISIBILITY, ClipSet
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.calibration import LEVELS, mahalanobis_rank, coverage
+from diffpose_jax.evaluation.calibration import LEVELS, coverage, mahalanobis_rank
 from diffpose_jax.evaluation.jobs import ALL, predict_clips, strided_frames
 from diffpose_jax.lifters.base import Lifter, Variables
-from diffpose_jax.lifters.reverse import with_temperature
 from diffpose_jax.registry import build_lifter, load_dataset
 from diffpose_jax.training.loop import train
 from diffpose_jax.workdir.trained import load_trained

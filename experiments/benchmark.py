@@ -33,7 +33,8 @@ from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.shuffling import permute_index
 from diffpose_jax.data.windows import Windows, centred_windows, device_clips, gather
 from diffpose_jax.errors import UserError
-from diffpose_jax.lifters.base import Batch, Lifter, example_batch
+from diffpose_jax.lifters.base import Batch, Lifter
+from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.parallel import AXIS, local_device_count, pmap_step, replicate, shard
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, config_for

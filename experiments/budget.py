@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from diffpose_jax.data.windows import device_clips, training_windows
-from diffpose_jax.lifters.base import example_batch
+from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.parallel import AXIS, pmap_step, replicate
 from diffpose_jax.registry import build_lifter, load_dataset
 from diffpose_jax.training.state import create_state, make_optimizer

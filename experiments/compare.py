@@ -15,13 +15,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from queue import Queue
 
 from absl import flags
 from budget import seconds_per_step
-
-from importlib import import_module
 
 from diffpose_jax import cli
 

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from diffpose_jax.lifters.parts import graph_sizes, process_of
+from diffpose_jax.lifters.supervised_methods import build_context
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 
@@ -27,8 +29,6 @@ from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.data.windows import Batch, device_clips, gather, training_windows
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.lifters.diffpose.method import diffpose
-from diffpose_jax.lifters.parts import graph_sizes, process_of
-from diffpose_jax.lifters.supervised_methods import build_context
 from diffpose_jax.mixtures.fitting import fit_mixture
 from diffpose_jax.models.context_graformer import ContextGraFormer
 from diffpose_jax.skeleton import Skeleton, get_skeleton

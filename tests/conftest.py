@@ -38,7 +38,7 @@ def release_compiled() -> Iterator[None]:
 def untrained() -> Callable[[Path, ConfigDict], Path]:
     """Makes a work directory as training leaves it, with random variables of step 7; returns its path."""
     from diffpose_jax.config import save_config
-    from diffpose_jax.lifters.base import example_batch
+    from diffpose_jax.lifters.batches import example_batch
     from diffpose_jax.registry import build_lifter
     from diffpose_jax.workdir.checkpoints import Checkpoints
 

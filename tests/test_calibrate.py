@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import jax
@@ -11,8 +12,6 @@ import pytest
 from absl import flags
 
 from diffpose_jax import calibrate as program
-from importlib import import_module
-
 from diffpose_jax import cli
 from diffpose_jax.calibrate import calibrate
 from diffpose_jax.errors import UserError

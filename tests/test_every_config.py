@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from importlib import import_module
 from pathlib import Path
 
 import jax
@@ -12,8 +13,6 @@ import numpy as np
 import pytest
 from absl import flags
 from ml_collections import ConfigDict
-
-from importlib import import_module
 
 from diffpose_jax import cli
 from diffpose_jax.data.archives import load_archive, save_archive

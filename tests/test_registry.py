@@ -5,14 +5,14 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from diffpose_jax.lifters.methods import METHODS
+from diffpose_jax.lifters.parts import make_plan
 
 from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.diffusion.schedules import make_schedule
 from diffpose_jax.errors import UserError
-from diffpose_jax.lifters.base import example_batch
-from diffpose_jax.lifters.methods import METHODS
-from diffpose_jax.lifters.parts import make_plan
+from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.registry import build_lifter, config_for, load_dataset, validate
 from diffpose_jax.skeleton import H36M_17
 

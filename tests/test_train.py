@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from absl import flags
-
-from importlib import import_module
 
 from diffpose_jax import cli
 

@@ -1,5 +1,4 @@
-"""What is made of hypotheses on the device: one pose by one of several aggregations, all of them, or the truth's rank.
-"""
+"""What is made of hypotheses on the device: one pose by one of several aggregations, all of them, or the truth's rank."""
 
 from __future__ import annotations
 

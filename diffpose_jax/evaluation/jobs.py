@@ -29,7 +29,8 @@ from diffpose_jax.data.windows import (
 )
 from diffpose_jax.evaluation.aggregation import ALL, RANK, check_aggregates, reduce_hypotheses
 from diffpose_jax.geometry import Camera
-from diffpose_jax.lifters.base import Lifter, Sampling, Variables, lifted_frames, lifted_part
+from diffpose_jax.lifters.base import Lifter, Sampling, Variables
+from diffpose_jax.lifters.batches import lifted_frames, lifted_part
 from diffpose_jax.lifters.wrappers import with_flips, with_occlusion
 from diffpose_jax.progress import Progress
 

@@ -24,7 +24,7 @@ class TransformerOptions(Options):
     """The sizes of MixSTE and of the networks that descend from it."""
 
     frames: int = option(243, "frames of a window", low=1, unit="frames")
-    width: int = option(512, "channels of a token", low=1)
+    width: int = option(512, "channels of a token", low=4)
     num_layers: int = option(8, "pairs of a spatial and a temporal block", low=1)
     num_heads: int = option(8, "attention heads", low=1)
     mlp_ratio: float = option(2.0, "width of a block's hidden layer over its own", low=0.01)
@@ -34,9 +34,11 @@ class TransformerOptions(Options):
     compute_dtype: Precision = option("float32", PRECISION_DOC)
 
     def check(self) -> None:
-        """Every head has the same width."""
+        """Every head has the same width, and the hidden layer has any."""
         if self.width % self.num_heads:
             raise OptionError("width", f"a multiple of num_heads={self.num_heads}", self.width)
+        if self.width * self.mlp_ratio < 1:
+            raise OptionError("mlp_ratio", f"at least 1 / width={self.width}", self.mlp_ratio)
 
     def network_fields(self, skeleton: Skeleton) -> dict[str, Any]:
         """The fields of `models.mixste.MixSTE`."""
@@ -49,16 +51,16 @@ class TransformerOptions(Options):
 class GraFormerOptions(Options):
     """The sizes of GraFormer."""
 
-    width: int = option(96, "channels of a joint", low=1)
+    width: int = option(96, "channels of a joint", low=4)
     num_layers: int = option(5, "pairs of an attention and a graph block", low=1)
     num_heads: int = option(4, "attention heads", low=1)
     dropout: float = option(0.25, "rate of dropout in the attention blocks", low=0, high=0.99)
     compute_dtype: Precision = option("float32", PRECISION_DOC)
 
     def check(self) -> None:
-        """Every head has the same width."""
-        if self.width % self.num_heads:
-            raise OptionError("width", f"a multiple of num_heads={self.num_heads}", self.width)
+        """Every head has the same width, and the graph's layers half of it."""
+        if self.width % (2 * self.num_heads):
+            raise OptionError("width", f"a multiple of twice num_heads={self.num_heads}", self.width)
 
     def network_fields(self, skeleton: Skeleton) -> dict[str, Any]:
         """The fields of `models.graformer.GraFormer`."""

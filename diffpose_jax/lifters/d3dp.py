@@ -23,19 +23,10 @@ from diffpose_jax.diffusion.process import at_step, diffuse, draw_timesteps, pre
 from diffpose_jax.diffusion.samplers import Denoiser, clip_x0, flip_average, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.keys import example_keys
-from diffpose_jax.lifters.base import (
-    Aux,
-    Batch,
-    ContextLifter,
-    Lifter,
-    Sampling,
-    Variables,
-    apply_in_training,
-    apply_network,
-    check_batch,
-    zero_root,
-)
+from diffpose_jax.lifters.base import Aux, Batch, Context, Lifter, Sampling, Variables
+from diffpose_jax.lifters.batches import check_batch, zero_root
 from diffpose_jax.lifters.building import TransformerOptions, clip_bound, make_process
+from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.pose_losses import mpjpe
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.models.mixste import MixSTE
@@ -70,9 +61,7 @@ class D3DP(Lifter):
     clip: float = 1.1  # metres: noisy inputs and predicted poses are clamped to plus and minus this
 
     @classmethod
-    def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
-    ) -> D3DP:
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> D3DP:
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = MixSTE(**options.network_fields(skeleton), step="once")
         return cls(network, skeleton, *make_process(config, "x0"), options, clip_bound(config))

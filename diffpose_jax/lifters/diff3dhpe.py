@@ -31,19 +31,10 @@ from diffpose_jax.diffusion.samplers import (
 )
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.keys import example_keys
-from diffpose_jax.lifters.base import (
-    Aux,
-    Batch,
-    ContextLifter,
-    Lifter,
-    Sampling,
-    Variables,
-    apply_in_training,
-    apply_network,
-    check_batch,
-    zero_root,
-)
+from diffpose_jax.lifters.base import Aux, Batch, Context, Lifter, Sampling, Variables
+from diffpose_jax.lifters.batches import check_batch, zero_root
 from diffpose_jax.lifters.building import TransformerOptions, clip_bound, make_process
+from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.poseformer import PoseFormer
@@ -86,9 +77,7 @@ class Diff3DHPE(Lifter):
     clip: float = 1.0  # x0 is clipped to plus and minus this, in units of `scale`
 
     @classmethod
-    def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
-    ) -> Diff3DHPE:
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> Diff3DHPE:
         options = read_options(cls.options_type, config.lifter, "lifter")
         fields = options.network_fields(skeleton)
         fields |= {"pde": options.pde, "step": "blocks" if options.step_embedding else "none"}

@@ -18,26 +18,17 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import Options, option, read_options
+from diffpose_jax.config import OptionError, Options, option, read_options
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.diffusion.process import align, at_step, diffuse, draw_timesteps, predictions
 from diffpose_jax.diffusion.samplers import Denoiser, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys
-from diffpose_jax.lifters.base import (
-    Aux,
-    Batch,
-    ContextLifter,
-    Lifter,
-    Sampling,
-    Variables,
-    apply_in_training,
-    apply_network,
-    check_batch,
-    subtract_root,
-)
+from diffpose_jax.lifters.base import Aux, Batch, Context, ContextLifter, Lifter, Sampling, Variables
+from diffpose_jax.lifters.batches import check_batch, subtract_root
 from diffpose_jax.lifters.building import PRECISION_DOC, Precision, make_process
+from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.models.csdi_gcn import CSDIGCN
 from diffpose_jax.models.linear import Linear
@@ -52,7 +43,7 @@ class DiffHPEOptions(Options):
     """What a config says of DiffHPE."""
 
     frames: int = option(27, "frames of a window", low=1, unit="frames")
-    width: int = option(64, "channels of a joint", low=1, source="section 4.1")
+    width: int = option(64, "channels of a joint", low=2, source="section 4.1")
     num_layers: int = option(16, "residual blocks", low=1, source="section 4.1")
     step_width: int = option(128, "channels of the timestep's embedding", low=4)
     dropout: float = option(0.032, "rate of dropout", low=0, high=0.99, source="the release")
@@ -66,6 +57,11 @@ class DiffHPEOptions(Options):
     start: Literal["noise", "context"] = option("noise", "sampling starts at noise, or at the context's pose as it is")
     root_release: bool = option(False, "leave the root where the network puts it, as the release does")
     compute_dtype: Precision = option("float32", PRECISION_DOC)
+
+    def check(self) -> None:
+        """The non-local layers have half the width."""
+        if self.width % 2:
+            raise OptionError("width", "an even number", self.width)
 
 
 class Conditioned(nn.Module):
@@ -112,9 +108,7 @@ class DiffHPE(Lifter):
             raise UserError("DiffHPE start: expected 'noise' where there is no context, found 'context'")
 
     @classmethod
-    def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
-    ) -> DiffHPE:
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffHPE:
         options = read_options(cls.options_type, config.lifter, "lifter")
         names = ("frames", "width", "num_layers", "step_width", "dropout", "non_local")
         denoiser = CSDIGCN(

@@ -16,26 +16,17 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import Options, option, read_options
+from diffpose_jax.config import OptionError, Options, option, read_options
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.diffusion.process import at_step, diffuse, draw_timesteps, predictions, target
 from diffpose_jax.diffusion.samplers import Denoiser, clip_x0, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.keys import example_keys
-from diffpose_jax.lifters.base import (
-    Aux,
-    Batch,
-    ContextLifter,
-    Lifter,
-    Sampling,
-    Variables,
-    apply_in_training,
-    apply_network,
-    check_batch,
-    subtract_root,
-)
+from diffpose_jax.lifters.base import Aux, Batch, Context, Lifter, Sampling, Variables
+from diffpose_jax.lifters.batches import check_batch, subtract_root
 from diffpose_jax.lifters.building import PRECISION_DOC, Precision, clip_bound, make_process
 from diffpose_jax.lifters.joint_weights import JointWeights, joint_weights
+from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.models.modulated_gcn import StepModulatedGCN
 from diffpose_jax.models.unet import UNetDenoiser
@@ -50,12 +41,18 @@ class DiffuPoseOptions(Options):
     variant: Literal["gcn", "unet"] = option(
         "gcn", "denoiser: the modulated GCN, or our reconstruction of the ablation's U-Net"
     )
-    width: int = option(384, "channels of a joint", low=1, source="section IV-A")
+    width: int = option(384, "channels of a joint", low=4, source="section IV-A")
     num_layers: int = option(4, "residual blocks", low=1)
     dropout: float = option(0.0, "rate of dropout", low=0, high=0.99)
     weight_2d: float = option(0.8, "weight of the reconstructed keypoints in the loss", low=0, source="the release")
     joint_weights: JointWeights = option("limb_ends", "weights of the joints in the loss", source="the release")
     compute_dtype: Precision = option("float32", PRECISION_DOC)
+
+    def check(self) -> None:
+        """Both denoisers halve the width several times."""
+        step, least = (16, 32) if self.variant == "gcn" else (4, 4)
+        if self.width % step or self.width < least:
+            raise OptionError("width", f"a multiple of {step}, at least {least}", self.width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +74,7 @@ class DiffuPose(Lifter):
     clip: float = 1.0
 
     @classmethod
-    def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
-    ) -> DiffuPose:
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffuPose:
         options = read_options(cls.options_type, config.lifter, "lifter")
         sizes = {name: getattr(options, name) for name in ("width", "num_layers", "dropout")}
         network = {"gcn": StepModulatedGCN, "unet": UNetDenoiser}[options.variant](

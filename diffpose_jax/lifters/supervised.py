@@ -16,20 +16,11 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import Options, option, read_options
-from diffpose_jax.lifters.base import (
-    Aux,
-    Batch,
-    ContextLifter,
-    Lifter,
-    Sampling,
-    Variables,
-    apply_in_training,
-    apply_network,
-    check_batch,
-    subtract_root,
-)
+from diffpose_jax.lifters.base import Aux, Batch, Context, Lifter, Sampling, Variables
+from diffpose_jax.lifters.batches import check_batch, subtract_root
 from diffpose_jax.lifters.building import PRECISION_DOC, GraFormerOptions, Precision, TransformerOptions
 from diffpose_jax.lifters.joint_weights import JointWeights, joint_weights
+from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.pose_losses import POSE_LOSSES, PoseLoss, mixste_loss
 from diffpose_jax.models.graformer import GraFormer
 from diffpose_jax.models.mixste import MixSTE
@@ -120,9 +111,7 @@ class MixSTELifter(Supervised):
     options: MixSTEOptions = MixSTEOptions()
 
     @classmethod
-    def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
-    ) -> MixSTELifter:
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> MixSTELifter:
         options = read_options(cls.options_type, config.lifter, "lifter")
         return cls(MixSTE(**options.network_fields(skeleton)), skeleton, options)
 
@@ -144,9 +133,7 @@ class PoseFormerLifter(Supervised):
     options: PoseFormerOptions = PoseFormerOptions()
 
     @classmethod
-    def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
-    ) -> PoseFormerLifter:
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> PoseFormerLifter:
         options = read_options(cls.options_type, config.lifter, "lifter")
         fields = options.network_fields(skeleton)
         return cls(PoseFormer(joint_width=fields.pop("width"), **fields), skeleton, options)
@@ -169,9 +156,7 @@ class GraFormerLifter(Supervised):
     options: GraFormerLifterOptions = GraFormerLifterOptions()
 
     @classmethod
-    def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
-    ) -> GraFormerLifter:
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> GraFormerLifter:
         options = read_options(cls.options_type, config.lifter, "lifter")
         return cls(GraFormer(**options.network_fields(skeleton)), skeleton, options)
 
@@ -184,7 +169,7 @@ class ModulatedGCNOptions(SupervisedOptions):
     variant: Literal["gt", "benchmark"] = option(
         "gt", "the release's network for ground-truth keypoints or for detections"
     )
-    width: int = option(128, "channels of a joint", low=1)
+    width: int = option(128, "channels of a joint", low=2)
     num_layers: int = option(4, "residual blocks", low=1)
     dropout: float = option(0.0, "rate of dropout", low=0, high=0.99)
 
@@ -198,7 +183,7 @@ class ModulatedGCNLifter(Supervised):
 
     @classmethod
     def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
+        cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None
     ) -> ModulatedGCNLifter:
         options = read_options(cls.options_type, config.lifter, "lifter")
         sizes = {name: getattr(options, name) for name in ("width", "num_layers", "dropout")}

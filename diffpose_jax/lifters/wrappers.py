@@ -9,7 +9,8 @@ import jax
 from jax import Array
 
 from diffpose_jax.data.occlusions import occlude
-from diffpose_jax.lifters.base import Aux, Batch, Lifter, Sampling, Variables, flip_batch
+from diffpose_jax.lifters.base import Aux, Batch, Lifter, Sampling, Variables
+from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.skeleton import mirror
 
 # Folded into a key beside example indices, which stay far below it.

@@ -17,7 +17,8 @@ from diffpose_jax.config import read_options, save_config
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Batch, DeviceClips, Windows, device_clips, gather, training_windows
 from diffpose_jax.errors import UserError
-from diffpose_jax.lifters.base import Lifter, MeasuringLifter, Variables, example_batch
+from diffpose_jax.lifters.base import Lifter, MeasuringLifter, Variables
+from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.lifters.wrappers import with_occlusion
 from diffpose_jax.parallel import AXIS, local_device_count, pmap_step, replicate
 from diffpose_jax.progress import Progress

@@ -13,7 +13,8 @@ import optax
 from diffpose_jax.data.shuffling import permute_index
 from diffpose_jax.data.windows import DeviceClips, Windows, draw_starts, gather
 from diffpose_jax.keys import example_keys
-from diffpose_jax.lifters.base import Batch, Lifter, flip_batch
+from diffpose_jax.lifters.base import Batch, Lifter
+from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.parallel import AXIS
 from diffpose_jax.sections import DataOptions, TrainingOptions
 from diffpose_jax.training.state import TrainState, update_average

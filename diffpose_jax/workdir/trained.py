@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from diffpose_jax.config import copy_config
 from diffpose_jax.errors import UserError
-from diffpose_jax.lifters.base import Lifter, Variables, example_batch
+from diffpose_jax.lifters.base import Lifter, Variables
+from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.parallel import replicate
 from diffpose_jax.registry import build_lifter
 from diffpose_jax.workdir.checkpoints import Checkpoints, template_of

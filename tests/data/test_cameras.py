@@ -32,7 +32,7 @@ def test_human36m_cameras_stand_around_the_room_and_look_at_its_middle(subject):
     assert room.focal.shape == (4, 2)
     assert all(value.dtype == np.float32 for value in room)
     np.testing.assert_allclose(np.linalg.norm(room.rotation, axis=-1), 1, atol=1e-6)
-    middle = np.array([[*cameras.aim(room), 0.9]], np.float32)
+    middle = np.array([[*cameras.find_aim(room), 0.9]], np.float32)
     for index in range(4):
         seen = geometry.world_to_camera(middle, pick(room, index))[0]
         assert 3.5 < seen[2] < 6.5
@@ -107,7 +107,7 @@ def test_a_short_path_is_seen_by_cameras_at_rest():
 def test_a_long_walk_stays_in_all_four_images():
     room = cameras.h36m_cameras("S5")
     for index, view in enumerate(cameras.view_motion(walk(700), room, 0.4)):
-        assert cameras.usable_frames(*view, room.size[index]).all()
+        assert cameras.find_usable_frames(*view, room.size[index]).all()
 
 
 def test_frames_outside_the_image_or_too_near_are_not_usable():
@@ -116,15 +116,15 @@ def test_frames_outside_the_image_or_too_near_are_not_usable():
     keypoints[1, 3] = [0.99, 0]
     keypoints[2, 4] = [0, -0.49]
     poses[3, 5, 2] = -3.5
-    usable = cameras.usable_frames(keypoints, poses, root, np.array([1000, 500]))
+    usable = cameras.find_usable_frames(keypoints, poses, root, np.array([1000, 500]))
     np.testing.assert_array_equal(usable, [True, False, False, False, True])
 
 
 def test_usable_runs_are_the_unbroken_stretches():
     usable = np.array([1, 1, 0, 1, 0, 0, 1, 1, 1], bool)
-    assert cameras.usable_runs(usable) == [slice(0, 2), slice(3, 4), slice(6, 9)]
-    assert cameras.usable_runs(usable, shortest=3) == [slice(6, 9)]
-    assert cameras.usable_runs(np.zeros(4, bool)) == []
+    assert cameras.find_usable_runs(usable) == [slice(0, 2), slice(3, 4), slice(6, 9)]
+    assert cameras.find_usable_runs(usable, shortest=3) == [slice(6, 9)]
+    assert cameras.find_usable_runs(np.zeros(4, bool)) == []
 
 
 def test_random_cameras_see_a_person_at_the_origin_upright():
@@ -134,7 +134,7 @@ def test_random_cameras_see_a_person_at_the_origin_upright():
     assert (distance >= 3).all()
     assert (distance <= 6).all()
     views = cameras.view_motion(walk(10, speed=0), drawn)
-    assert np.mean([cameras.usable_frames(*view, drawn.size[0]).all() for view in views]) > 0.95
+    assert np.mean([cameras.find_usable_frames(*view, drawn.size[0]).all() for view in views]) > 0.95
     person = np.array([[0, 0, 0.05], [0, 0, 1.75]], np.float32)
     people = np.broadcast_to(person, (64, 2, 3))
     seen = np.asarray(geometry.project(geometry.world_to_camera(people, drawn), drawn))

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.calibration import central_rank, coverage, fit_temperature
+from diffpose_jax.evaluation.calibration import coverage, fit_temperature, mahalanobis_rank
 
 RNG = np.random.default_rng(0)
 FRAMES = 3000
 
 
 def ranks(hypotheses: np.ndarray, target: np.ndarray) -> np.ndarray:
-    return np.asarray(central_rank(jnp.asarray(hypotheses, jnp.float32), jnp.asarray(target, jnp.float32)))
+    return np.asarray(mahalanobis_rank(jnp.asarray(hypotheses, jnp.float32), jnp.asarray(target, jnp.float32)))
 
 
 def draws(count: int, kind: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.interop.conversion import convert_weights
 from diffpose_jax.interop.systems import SYSTEMS, build_config, check_schedule
 from diffpose_jax.interop.weights import find_copies, find_weights
-from diffpose_jax.lifters.base import example_batch
+from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.registry import build_lifter
 
 from ..published import PUBLISHED, add_prefix, checkpoint, nest_denoiser, nest_in_list, nest_in_training, weights

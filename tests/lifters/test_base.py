@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.lifters.base import Aux, Batch, Lifter, example_batch, flip_averaged, flip_batch
+from diffpose_jax.lifters.base import Aux, Batch, Lifter, flip_averaged
+from diffpose_jax.lifters.batches import example_batch, flip_batch
 from diffpose_jax.skeleton import H36M_16, H36M_17, mirror
 
 

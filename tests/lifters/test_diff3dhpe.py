@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffpose_jax.lifters.reverse import bound_denoiser
 
 from diffpose_jax.diffusion.plans import ddim_plan
 from diffpose_jax.diffusion.process import diffuse, draw_timesteps, snr_weight
@@ -16,9 +17,9 @@ from diffpose_jax.diffusion.samplers import initial_noise, sample_trajectory
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.interop.mixste import diff3dhpe_backbone_variables
 from diffpose_jax.keys import example_keys
-from diffpose_jax.lifters.base import Batch, flip_averaged, flip_batch
+from diffpose_jax.lifters.base import Batch, flip_averaged
+from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.diff3dhpe import diff3dhpe, diff3dhpe_reverse
-from diffpose_jax.lifters.reverse import bound_denoiser
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.poseformer import PoseFormer
 from diffpose_jax.skeleton import H36M_17, mirror

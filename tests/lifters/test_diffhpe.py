@@ -15,7 +15,8 @@ from diffpose_jax.diffusion.process import to_eps
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.errors import UserError
 from diffpose_jax.interop.csdi_gcn import diffhpe_2d_variables, diffhpe_wrapper_variables
-from diffpose_jax.lifters.base import Batch, Lifter, example_batch
+from diffpose_jax.lifters.base import Batch, Lifter
+from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.lifters.diffhpe import denoising_loss, diffhpe
 from diffpose_jax.lifters.supervised import supervised
 from diffpose_jax.models.csdi_gcn import CSDIGCN

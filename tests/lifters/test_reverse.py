@@ -6,12 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from diffpose_jax.diffusion.plans import ddim_plan
-from diffpose_jax.diffusion.process import at_step, predictions, to_eps
-from diffpose_jax.diffusion.samplers import clip_x0, sample
-from diffpose_jax.diffusion.schedules import cosine
-from diffpose_jax.lifters.base import Batch, flip_batch
 from diffpose_jax.lifters.reverse import (
     Reverse,
     bound_denoiser,
@@ -21,6 +15,13 @@ from diffpose_jax.lifters.reverse import (
     subtract_root,
     zero_root,
 )
+
+from diffpose_jax.diffusion.plans import ddim_plan
+from diffpose_jax.diffusion.process import at_step, predictions, to_eps
+from diffpose_jax.diffusion.samplers import clip_x0, sample
+from diffpose_jax.diffusion.schedules import cosine
+from diffpose_jax.lifters.base import Batch
+from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.skeleton import H36M_17, mirror
 
 SCHEDULE = cosine(50)

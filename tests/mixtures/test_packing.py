@@ -9,7 +9,7 @@ import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import centred_windows, device_clips, gather
-from diffpose_jax.lifters.base import flip_batch
+from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.mixtures.packing import pack_mixture, unpack_mixture
 from diffpose_jax.skeleton import H36M_17

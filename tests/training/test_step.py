@@ -10,7 +10,8 @@ import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import centred_windows, device_clips, training_windows
-from diffpose_jax.lifters.base import Aux, Batch, Lifter, example_batch, flip_batch
+from diffpose_jax.lifters.base import Aux, Batch, Lifter
+from diffpose_jax.lifters.batches import example_batch, flip_batch
 from diffpose_jax.parallel import AXIS, assert_replicated, pmap_step, replicate, shard
 from diffpose_jax.registry import build_lifter, config_for, load_dataset
 from diffpose_jax.skeleton import H36M_17

@@ -41,18 +41,8 @@ from diffpose_jax.diffusion.samplers import Denoiser, centred, initial_noise, sa
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys, fold_in
-from diffpose_jax.lifters.base import (
-    Aux,
-    Batch,
-    ContextLifter,
-    Lifter,
-    Sampling,
-    Variables,
-    apply_in_training,
-    apply_network,
-    check_batch,
-    zero_root,
-)
+from diffpose_jax.lifters.base import Aux, Batch, Context, ContextLifter, Lifter, Sampling, Variables
+from diffpose_jax.lifters.batches import check_batch, zero_root
 from diffpose_jax.lifters.building import GraFormerOptions, make_process
 from diffpose_jax.lifters.diffpose.initial_distribution import (
     BaseDistribution,
@@ -67,6 +57,7 @@ from diffpose_jax.lifters.diffpose.initial_distribution import (
     measure_statistics,
 )
 from diffpose_jax.lifters.diffpose.release import antithetic_steps, split_batch, split_frames
+from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.models.context_graformer import ContextGraFormer
@@ -163,9 +154,7 @@ class DiffPose(Lifter):
         check_context(self.context)
 
     @classmethod
-    def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
-    ) -> DiffPose:
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffPose:
         assert isinstance(context, ContextLifter)  # `needs_context`
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = ContextGraFormer(**options.network_fields(skeleton), feature_width=options.feature_width)

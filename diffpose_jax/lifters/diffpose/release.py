@@ -30,20 +30,11 @@ from diffpose_jax.diffusion.samplers import Denoiser, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys, split, standard_normal
-from diffpose_jax.lifters.base import (
-    Aux,
-    Batch,
-    ContextLifter,
-    Lifter,
-    Sampling,
-    Variables,
-    apply_in_training,
-    apply_network,
-    check_batch,
-    subtract_root,
-)
+from diffpose_jax.lifters.base import Aux, Batch, Context, Lifter, Sampling, Variables
+from diffpose_jax.lifters.batches import check_batch, subtract_root
 from diffpose_jax.lifters.building import GraFormerOptions, make_process
 from diffpose_jax.lifters.diffpose.initial_distribution import estimate_pose
+from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.models.graformer import GraFormer
 from diffpose_jax.models.normalisation import index_rows
@@ -103,9 +94,7 @@ class DiffPoseRelease(Lifter):
             raise UserError("DiffPose context: expected a lifter that gives one pose for every frame")
 
     @classmethod
-    def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
-    ) -> DiffPoseRelease:
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffPoseRelease:
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = GraFormer(**options.network_fields(skeleton), out_channels=5, step=True)
         # The video release takes the context's pose with the root where its network puts it.

@@ -8,7 +8,7 @@ import pytest
 from diffpose_jax import geometry
 from diffpose_jax.data.motion import Motion
 from diffpose_jax.data.sets.synthetic import generate_motion, load_synthetic, mirror
-from diffpose_jax.data.synthesis.body import LIMITS, Posture, joint_rotations, pose, reachable_height, sample_body
+from diffpose_jax.data.synthesis.body import LIMITS, Posture, draw_body, joint_rotations, pose, reachable_height
 from diffpose_jax.data.synthesis.courses import FPS, glide
 from diffpose_jax.data.synthesis.motion_programmes import PROGRAMMES
 from diffpose_jax.errors import UserError
@@ -228,7 +228,7 @@ def test_requests_that_cannot_be_met_are_refused(options: dict, message: str):
 
 def test_legs_reach_exactly_for_ankles_within_reach():
     rng = np.random.default_rng(0)
-    body = sample_body(rng)
+    body = draw_body(rng)
     posture = Posture.standing(body, 50)
     posture.heading = rng.uniform(-3, 3, 50)
     posture.tilt, posture.list = rng.uniform(-0.2, 0.5, 50), rng.uniform(-0.15, 0.15, 50)

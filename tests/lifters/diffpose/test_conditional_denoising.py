@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffpose_jax.lifters.diffpose.conditional_denoising import Condition, compared, likeliest
 
 from diffpose_jax.diffusion.process import diffuse
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.lifters.base import Batch
-from diffpose_jax.lifters.diffpose.conditional_denoising import Condition, compared, likeliest
 
 from .heatmap_batch import FRAMES, STATISTICS, B, J, draw, from_keypoints, heatmap_batch, initial, normals
 

@@ -9,7 +9,8 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from diffpose_jax.lifters.base import Batch, flip_batch
+from diffpose_jax.lifters.base import Batch
+from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.diffpose.initial_distribution import base_distribution, measured_statistics
 from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.skeleton import H36M_17, mirror

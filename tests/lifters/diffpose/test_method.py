@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from diffpose_jax.lifters.reverse import with_temperature
 from scipy.stats import ks_2samp
 
 from diffpose_jax.diffusion.plans import ddim_plan
@@ -14,9 +15,9 @@ from diffpose_jax.diffusion.process import diffuse
 from diffpose_jax.diffusion.samplers import initial_noise
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.errors import UserError
-from diffpose_jax.lifters.base import Batch, Lifter, flip_averaged, flip_batch
+from diffpose_jax.lifters.base import Batch, Lifter, flip_averaged
+from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.diffpose.method import diffpose
-from diffpose_jax.lifters.reverse import with_temperature
 from diffpose_jax.models.context_graformer import ContextGraFormer
 from diffpose_jax.skeleton import H36M_17, mirror
 

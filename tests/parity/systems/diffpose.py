@@ -21,7 +21,8 @@ from diffpose_jax.evaluation import metrics
 from diffpose_jax.geometry import normalise_screen
 from diffpose_jax.interop.graformer import graformer_variables
 from diffpose_jax.interop.mixste import mixste_variables
-from diffpose_jax.lifters.base import Sampling, subtract_root, zero_root
+from diffpose_jax.lifters.base import Sampling
+from diffpose_jax.lifters.batches import subtract_root, zero_root
 from diffpose_jax.lifters.diffpose.release import DiffPoseRelease, DiffPoseReleaseOptions, denoising_loss
 from diffpose_jax.lifters.supervised import MixSTELifter, MixSTEOptions
 from diffpose_jax.lifters.wrappers import with_flips

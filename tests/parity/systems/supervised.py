@@ -22,7 +22,7 @@ from diffpose_jax.lifters.supervised import MixSTELifter, MixSTEOptions
 from diffpose_jax.sections import TrainingOptions
 from diffpose_jax.skeleton import H36M_16, H36M_17, Skeleton
 from diffpose_jax.training.state import make_optimizer
-from diffpose_jax.training.step import scaled
+from diffpose_jax.training.step import scale_tree
 
 from .base import System
 from .mixste import mixste_network
@@ -41,7 +41,7 @@ def losses(vector: Any) -> dict[str, np.ndarray]:
         "tc": pose_losses.temporal_consistency(poses, weights),
         "mpjve": pose_losses.velocity_error(poses, target),
         "total": value,
-        "grad_as_released": scaled(gradient, value),
+        "grad_as_released": scale_tree(gradient, value),
         "mpjpe": pose_losses.mpjpe(poses, target),
         "n_mpjpe": jnp.mean(metrics.n_mpjpe(poses, target)),
         "p_mpjpe": jnp.mean(metrics.p_mpjpe(poses, target)),
@@ -94,7 +94,7 @@ def train_step(vector: Any) -> dict[str, np.ndarray]:
 
     params = jax.tree.map(jnp.asarray, variables["params"])
     (value, _), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    gradient = scaled(gradient, value)
+    gradient = scale_tree(gradient, value)
     training = TrainingOptions(learning_rate=config["lr"], weight_decay=config["weight_decay"])
     assert training.weight_decay_kind == "decoupled"
     adamw = make_optimizer(ConfigDict(dataclasses.asdict(training)))

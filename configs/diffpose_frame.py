@@ -5,11 +5,18 @@
         --config.lifter.context=runs/graformer
 
 The context is the work directory of a trained (or converted) lifter of single frames on the same keypoints.
-More words after the data set: with `heatmaps` the distribution that poses are diffused towards is that of a detector's
-heatmaps, simulated for the embedded motion (train the context with --config.data.heatmaps then) and otherwise in
-data/NAME_heatmaps.npz, see `prepare mixtures`; without it keypoints are all there is, and that distribution is the
-context's own uncertainty. `release` is what the released code computes. Afterwards `python -m diffpose_jax.calibrate
---workdir runs/diffpose` makes the hypotheses as wide as they are wrong.
+More words after the data set:
+
+* `heatmaps`: the distribution H_K that poses are diffused towards is that of a detector's heatmaps, simulated for the
+  embedded motion (train the context with --config.data.heatmaps then) and otherwise in data/NAME_heatmaps.npz, see
+  `prepare mixtures`. Without it keypoints are all there is, and H_K is the context's own uncertainty.
+* `paper`: with heatmaps, the paper to the letter. The default differs from it in three options: the loss compares poses
+  instead of next poses (diffusion.predict), components are drawn by responsibility instead of weight (lifter.component),
+  and the network's input and output are relative to a Gaussian posterior (lifter.preconditioning). What each is worth:
+  experiments/RESULTS.md.
+* `release`: what the released code computes.
+
+Afterwards `python -m diffpose_jax.calibrate --workdir runs/diffpose` finds the temperature at which coverage is nominal.
 
 Published for Human3.6M: 49.7 mm with CPN, 31.6 mm with ground-truth 2D; not reproduced here yet, for want of
 the data.
@@ -17,18 +24,18 @@ the data.
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, Argument, set_published_diffpose, start, train_epochs, train_small
+from diffpose_jax.presets import HUMAN36M_FRAMES, Argument, set_diffpose, start, train_epochs, train_small
 
-RECIPES = {"release": "diffpose_release", "heatmaps": "diffpose"}
+RECIPES = {"release": "diffpose_release", "heatmaps": "diffpose", "paper": "diffpose"}
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
-    """The published method or the released one, in the recipe of the release or a small one."""
+    """The method, or what its release computes, in the recipe of the release or a small one."""
     config, chosen = start("diffpose", "diffpose_frame", argument, RECIPES)
     if chosen.recipe == "release":
         _release(config, chosen)
     else:
-        set_published_diffpose(config, chosen)
+        set_diffpose(config, chosen)
     if chosen.size:
         config.lifter.update(width=64, num_layers=3, dropout=0.1)
         train_small(config, 3000, 256, 1e-3)

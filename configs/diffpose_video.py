@@ -5,7 +5,7 @@
         --config.lifter.context=runs/mixste
 
 The context is the work directory of a trained (or converted) lifter of sequences on the same keypoints; its frames are
-those of a window. The words `heatmaps` and `release` mean what they do in `configs/diffpose_frame.py`.
+those of a window. The words `heatmaps`, `paper` and `release` mean what they do in `configs/diffpose_frame.py`.
 
 Published for Human3.6M, 243 frames: 36.9 mm with CPN (users of the released weights find 39.5), 18.9 mm with
 ground-truth 2D; not reproduced here yet, for want of the data.
@@ -13,20 +13,20 @@ ground-truth 2D; not reproduced here yet, for want of the data.
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, Argument, set_published_diffpose, start, train_epochs, train_small
+from diffpose_jax.presets import HUMAN36M_FRAMES, Argument, set_diffpose, start, train_epochs, train_small
 
-RECIPES = {"release": "diffpose_release", "heatmaps": "diffpose"}
+RECIPES = {"release": "diffpose_release", "heatmaps": "diffpose", "paper": "diffpose"}
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
-    """The published method or the released one, in the recipe of the release or a small one."""
+    """The method, or what its release computes, in the recipe of the release or a small one."""
     config, chosen = start("diffpose", "diffpose_video", argument, RECIPES)
     config.data.windows = "tiled"
     config.evaluation.update(batch_size=8)
     if chosen.recipe == "release":
         _release(config, chosen)
     else:
-        set_published_diffpose(config, chosen)
+        set_diffpose(config, chosen)
     if chosen.size:
         config.lifter.update(width=64, num_layers=3, dropout=0.1)
         train_small(config, 3000, 16, 1e-3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -78,10 +78,7 @@ def start(
 
 def config_beside(path: str, name: str) -> Callable[[str], ConfigDict]:
     """The `get_config` of the config file called `name` in the folder of the one at `path`."""
-    spec = importlib.util.spec_from_file_location(f"config_{name}", Path(path).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config
+    return runpy.run_path(str(Path(path).with_name(f"{name}.py")))["get_config"]
 
 
 def set_heatmaps(config: ConfigDict) -> None:
@@ -93,10 +90,17 @@ def set_heatmaps(config: ConfigDict) -> None:
         config.data.source = config.data.source.removesuffix(".npz") + "_heatmaps.npz"
 
 
-def set_published_diffpose(config: ConfigDict, argument: Argument) -> None:
-    """Five hypotheses, as the paper draws, from heatmaps where the argument says so."""
-    if argument.recipe == "heatmaps":
+def set_diffpose(config: ConfigDict, argument: Argument) -> None:
+    """Five hypotheses, as in the paper (section 5), from heatmaps where the argument says so.
+
+    The recipe 'paper' also takes the three options in which the default differs from the paper, see
+    `lifters.diffpose.method`.
+    """
+    if argument.recipe in ("heatmaps", "paper"):
         set_heatmaps(config)
+    if argument.recipe == "paper":
+        config.diffusion.predict = "next"
+        config.lifter.update(component="weight", preconditioning="none")
     config.evaluation.update(hypotheses=5)
     config.training.update(valid_hypotheses=5)
 

@@ -72,7 +72,10 @@ class Options:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_value(field, _hints(type(self))[field.name], getattr(self, field.name))
+            hint, value = _hints(type(self))[field.name], getattr(self, field.name)
+            _check_value(field, hint, value)
+            if hint is float:  # a whole number is one too, but JAX takes its type for that of the result
+                object.__setattr__(self, field.name, float(value))
         self.check()
 
     def check(self) -> None:

@@ -63,6 +63,8 @@ class DiffusionOptions(Options):
 
     def check(self) -> None:
         """A sampler cannot take more timesteps than the schedule has."""
+        if self.span > self.steps:
+            raise OptionError("span", f"0 to diffusion.steps={self.steps}", self.span)
         if self.sampling_steps > self.steps:
             raise OptionError("sampling_steps", f"0 to diffusion.steps={self.steps}", self.sampling_steps)
 

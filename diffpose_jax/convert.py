@@ -80,14 +80,13 @@ def convert(
     config, frozen = _add_context(config, context, path)
     validate(config)
     lifter = build_lifter(config)
-    template = dict(jax.eval_shape(lambda: lifter.init(jax.random.key(0), example_batch(lifter))))
-    if frozen:
-        template.pop("frozen")
+    template = jax.eval_shape(lambda: lifter.init(jax.random.key(0), example_batch(lifter)))
+    template = {name: part for name, part in template.items() if name != "frozen" or not frozen}
     with _name_source(source):
         check_schedule(weights, getattr(lifter, "schedule", None), config.diffusion)
         conversion = convert_weights(published.variables, weights, template)
-    report = _make_report(system, source, weights, conversion, unused, published.notes)
-    variables = {**conversion.variables, **({"frozen": frozen} if frozen else {})}
+    report = _make_report(system, source, weights, conversion, unused)
+    variables = conversion.variables | ({"frozen": frozen} if frozen else {})
     _write(path, config, variables, _read_step(structure), report)
     return report
 
@@ -131,12 +130,7 @@ def _read_step(structure: Any) -> int:
 
 
 def _make_report(
-    system: str,
-    source: str,
-    weights: Weights,
-    conversion: Conversion,
-    left_out: Mapping[str, str],
-    notes: tuple[str, ...],
+    system: str, source: str, weights: Weights, conversion: Conversion, left_out: Mapping[str, str]
 ) -> dict[str, Any]:
     unused = {**left_out, **conversion.unused}
     shapes = {weights.full_name(key): list(value.shape) for key, value in weights.entries.items()}
@@ -146,7 +140,7 @@ def _make_report(
         "weights": "moving average" if weights.averaged else "as trained",
         "found_at": "/".join([*map(str, weights.path), weights.prefix]) or "(top)",
         "counts": {"used": len(conversion.used), "unused": len(unused), "missing": len(conversion.missing)},
-        "notes": list(notes),
+        "notes": list(SYSTEMS[system].notes),
         "used": {name: {"shape": shapes[name], "becomes": paths} for name, paths in sorted(conversion.used.items())},
         "unused": dict(sorted(unused.items())),
         "missing": dict.fromkeys(conversion.missing, "zeros in its place, which nothing reads"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,10 +135,6 @@ def _transformer_sizes(entries: Entries, blocks: str = "STEblocks") -> dict[str,
     }
 
 
-def _poseformer_sizes(entries: Entries) -> dict[str, Any]:
-    return _transformer_sizes(entries, "Spatial_blocks")
-
-
 def _graformer_sizes(entries: Entries) -> dict[str, Any]:
     layers = StateDict(entries).count("gconv_layers.{}.gconv1.gconv.weight")
     return {"width": _read_size(entries, "gconv_input.weight", 3), "num_layers": layers}
@@ -146,15 +143,6 @@ def _graformer_sizes(entries: Entries) -> dict[str, Any]:
 def _modulated_gcn_sizes(entries: Entries) -> dict[str, Any]:
     layers = StateDict(entries).count("gconv_layers.{}.gconv1.gconv.W")
     return {"width": _read_size(entries, "gconv_input.0.gconv.W", 2), "num_layers": layers}
-
-
-def _modulated_gcn_gt_sizes(entries: Entries) -> dict[str, Any]:
-    return {**_modulated_gcn_sizes(entries), "variant": "gt", "dropout": 0.0}
-
-
-def _modulated_gcn_benchmark_sizes(entries: Entries) -> dict[str, Any]:
-    loss = {"loss": "distance_and_absolute"}
-    return {**_modulated_gcn_sizes(entries), "variant": "benchmark", "dropout": 0.2, **loss}
 
 
 def _diff3dhpe_sizes(entries: Entries) -> dict[str, Any]:
@@ -177,8 +165,8 @@ def _diffhpe_sizes(entries: Entries) -> dict[str, Any]:
         "non_local": f"{prefix}residual_layers.0.non_local.non_local.theta.weight" in entries,
     }
     if "conditioning.Spatial_pos_embed" in entries:
-        # 'sum' adds the context's features to the pose, so that the network's input is as wide as they are; 'concat'
-        # puts the two side by side.
+        # 'sum' adds the context's features to the pose: the network's input has their width. 'concat' puts the two side
+        # by side.
         inputs = _read_size(entries, f"{prefix}input_projection.weight", 1)
         features = _read_size(entries, "conditioning.Spatial_pos_embed", 2)
         sizes |= {
@@ -211,10 +199,16 @@ _VIDEO = {
 
 SYSTEMS: dict[str, System] = {
     "mixste": System("mixste", mixste_variables, _transformer_sizes, _SPATIAL),
-    "poseformer": System("poseformer", poseformer_variables, _poseformer_sizes, _SPATIAL),
-    "modulated_gcn_gt": System("modulated_gcn", modulated_gcn_variables, _modulated_gcn_gt_sizes, _MODULATED, _NO_FLIP),
+    "poseformer": System(
+        "poseformer", poseformer_variables, partial(_transformer_sizes, blocks="Spatial_blocks"), _SPATIAL
+    ),
+    "modulated_gcn_gt": System(
+        *("modulated_gcn", modulated_gcn_variables, _modulated_gcn_sizes, _MODULATED),
+        {**_NO_FLIP, "lifter.variant": "gt", "lifter.dropout": 0.0},
+    ),
     "modulated_gcn_benchmark": System(
-        "modulated_gcn", modulated_gcn_variables, _modulated_gcn_benchmark_sizes, _MODULATED
+        *("modulated_gcn", modulated_gcn_variables, _modulated_gcn_sizes, _MODULATED),
+        {"lifter.variant": "benchmark", "lifter.dropout": 0.2, "lifter.loss": "distance_and_absolute"},
     ),
     "diffpose_gcnpose": System("graformer", graformer_variables, _graformer_sizes, _GRAPH, _NO_FLIP),
     "diffpose_gcndiff": System(

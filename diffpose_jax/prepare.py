@@ -18,6 +18,7 @@ Prints what it found and draws a sample sheet beside the archive. Look at it: wr
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from diffpose_jax.data.sets.cmu import load_cmu
 from diffpose_jax.data.sets.human36m import load_human36m
 from diffpose_jax.data.sets.humaneva import load_humaneva
 from diffpose_jax.data.sets.keypoints import load_keypoints
-from diffpose_jax.data.sets.mocap import load_mocap
+from diffpose_jax.data.sets.mocap import FileOptions, load_mocap
 from diffpose_jax.data.sets.mpi_inf_3dhp import load_mpi_inf_3dhp
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.data.summary import describe_clips, tabulate
@@ -124,7 +125,8 @@ def _mixtures(given: flags.FlagValues) -> int:
     if not 0 < given.strength < np.inf:
         raise UserError(f"--strength: expected more than 0, found {given.strength}")
     output, _ = _writable(given.output)
-    options = MixtureOptions(given.components, given.points, given.covariance)
+    fit = dataclasses.replace(MixtureOptions().fit, covariance=given.covariance)
+    options = MixtureOptions(given.components, given.points, fit)
     prepare_mixtures.prepare_mixtures(
         given.input, str(output), options, gmm=given.gmm, seed=given.seed, strength=given.strength
     )
@@ -222,7 +224,11 @@ def _options(kind: str, given: flags.FlagValues) -> dict[str, Any]:
     options: dict[str, Any] = {name: given[name].value for name in known}
     if "target" in options:
         options["target"] = get_skeleton(options["target"])
-    return {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None}
+    if kind == "mocap":
+        of_files = {name: options.pop(name) for name in FileOptions._fields if name in options}
+        options["files"] = FileOptions(**of_files)
+    return options
 
 
 def _writable(output: str) -> tuple[Path, Path]:

@@ -1,9 +1,15 @@
-"""Expectation maximisation of one mixture of Gaussians, on points that are centred and scaled.
+"""Expectation maximisation (EM) of one mixture of Gaussians, on points that are centred and scaled.
 
-An M step is one matrix product of responsibilities `[M, P]` with the monomials `[features, P]` of the points (1, x, y,
-xx, xy, yy in two dimensions), both with the points along their rows: a quarter faster on CPU than with one of them
-turned. In float32 that cannot resolve components much narrower than the data; so variances have
-a coarse floor, and the last steps form each covariance around its own mean instead.
+With weights w, means m and covariances S of the components, and weights c_p of the points that sum to 1, one step is
+
+* E step: responsibilities `r_kp = w_k N(x_p; m_k, S_k) / sum_j w_j N(x_p; m_j, S_j)`,
+* M step: `w_k = sum_p c_p r_kp`, `m_k = sum_p c_p r_kp x_p / w_k`, `S_k = sum_p c_p r_kp x_p x_p^T / w_k - m_k m_k^T`.
+
+The sums of an M step are one matrix product of the weighted responsibilities `[M, P]` with the monomials of the points
+`[features, P]` (1, x, y, xx, xy, yy in two dimensions). Both have the points along their rows, which is a quarter
+faster on CPU than with one of them transposed. The difference of moments cancels: in float32 it does not resolve
+components much narrower than the data. So variances have a coarse floor in these steps, and the last steps form each
+covariance around its own mean instead.
 """
 
 from __future__ import annotations
@@ -19,139 +25,171 @@ from jax import Array
 from diffpose_jax.mixtures.covariance import UNROLLED, cholesky
 from diffpose_jax.mixtures.mixture import component_log_densities, log_weights
 
+# The last EM steps, with covariances around the means.
 EXACT_STEPS = 2
-# EM steps before the first selection among seedings (then twice as many, ...), and after a component is moved.
+# EM steps before the first selection among initialisations; twice as many before the next, and so on.
 SCREENING_STEPS = 5
-MOVE_STEPS = 10
-# The variance a moved component starts with: that of all points is 1.
-MOVED_VARIANCE = 0.01
+# EM steps after a component is relocated, and the variance it starts with; that of all points is 1.
+RELOCATION_STEPS = 10
+RELOCATED_VARIANCE = 0.01
 
 
 class Parameters(NamedTuple):
-    """A mixture: weights `[M]`, means `[M, D]`, Cholesky factors `[M, D, D]` or deviations `[M, D]`."""
+    """The parameters of a mixture, with covariances as factors."""
 
-    weights: Array
-    means: Array
-    factors: Array
+    weights: Array  # [M]
+    means: Array  # [M, D]
+    factors: Array  # Cholesky factors [M, D, D], or standard deviations [M, D]
 
 
 class Problem(NamedTuple):
-    """Points `[D, P]`, their weights `[P]` (summing to 1), monomials `[features, P]`, and two floors of variances."""
+    """Points to fit a mixture to, of mean 0 and mean variance 1."""
 
-    points: Array
-    weights: Array
-    monomials: Array
-    floor: Array
-    coarse_floor: Array
+    points: Array  # [D, P]
+    weights: Array  # [P], with the sum 1
+    monomials: Array  # [features, P]
+    floor: Array  # of variances, a scalar
+    coarse_floor: Array  # of variances in steps by moments, a scalar
     diagonal: bool
 
 
-def scaled_problem(points: Array, weights: Array, diagonal: bool, floor: float) -> Problem:
-    """The problem of scaled points `[P, D]` with weights `[P]`, which sum to 1."""
+def prepare_problem(points: Array, weights: Array, diagonal: bool, floor: float) -> Problem:
+    """Form the monomials and floors of a problem.
+
+    Args:
+        points: Centred and scaled points `[P, D]`.
+        weights: Weights of the points `[P]`, with the sum 1.
+        diagonal: Whether covariances are diagonal.
+        floor: Added to every variance.
+    """
     rows, columns = np.tril_indices(points.shape[1])
     points = points.T
     second = points**2 if diagonal else points[rows] * points[columns]
     monomials = jnp.concatenate([jnp.ones_like(points[:1]), points, second])
-    # The squares are of order 1 and carry rounding of that order.
+    # The squares are of order 1, and so is the unit of their rounding errors.
     coarse = max(floor, 32 * float(jnp.finfo(points.dtype).eps))
-    return Problem(points, weights, monomials, *jnp.asarray([floor, coarse], points.dtype), diagonal)
+    floors = jnp.asarray([floor, coarse], points.dtype)
+    return Problem(points, weights, monomials, floors[0], floors[1], diagonal)
 
 
-def seeded(key: Array, problem: Problem, num_components: int) -> Parameters:
-    """Centres `[M, D]` drawn by k-means++ (Arthur and Vassilvitskii 2007), each with the points nearest to it."""
+def initialise(key: Array, problem: Problem, num_components: int) -> Parameters:
+    """Draw centres by k-means++ (Arthur and Vassilvitskii 2007), and give each the points nearest to it."""
     count = len(problem.weights)
-    # The first of exponential waiting times with these rates: a draw in proportion to them, without their sum.
+    # Each centre is a point drawn in proportion to its weight times its squared distance to the nearest centre so far.
+    # Of exponential waiting times with these rates the shortest is such a draw, and needs no sum over the points.
     waiting = jax.random.exponential(key, (num_components, count), problem.points.dtype)
 
-    def draw(nearest: Array, waiting: Array) -> tuple[Array, Array]:
+    def draw_centre(nearest: Array, waiting: Array) -> tuple[Array, Array]:
         centre = problem.points[:, jnp.argmin(waiting / (problem.weights * nearest))]
         return jnp.minimum(nearest, jnp.sum((problem.points - centre[:, None]) ** 2, axis=0)), centre
 
     first = problem.points[:, jnp.argmin(waiting[0] / problem.weights)]
-    _, others = jax.lax.scan(draw, jnp.sum((problem.points - first[:, None]) ** 2, axis=0), waiting[1:])
+    _, others = jax.lax.scan(draw_centre, jnp.sum((problem.points - first[:, None]) ** 2, axis=0), waiting[1:])
     centres = jnp.concatenate([first[None], others])
     nearest = jnp.argmin(jnp.sum((problem.points[None] - centres[..., None]) ** 2, axis=1), axis=0)
     own = nearest[None] == jnp.arange(num_components, dtype=nearest.dtype)[:, None]
-    return maximisation(problem, jnp.where(own, problem.weights[None], 0))
+    return maximise(problem, jnp.where(own, problem.weights[None], 0))
 
 
-def selected(key: Array, problem: Problem, num_components: int, seedings: int) -> Parameters:
-    """The likeliest of several seedings, means `[M, D]`: after some steps a sixth goes on, for twice as many."""
-    if seedings == 1:
-        return seeded(key, problem, num_components)
-    parameters = jax.vmap(lambda key: seeded(key, problem, num_components))(jax.random.split(key, seedings))
+def select_initialisation(key: Array, problem: Problem, num_components: int, initialisations: int) -> Parameters:
+    """Draw initialisations and select the one of highest likelihood after a few EM steps (Biernacki et al. 2003).
+
+    A sixth of them goes on after each selection, for twice as many steps.
+    """
+    if initialisations == 1:
+        return initialise(key, problem, num_components)
+    keys = jax.random.split(key, initialisations)
+    parameters = jax.vmap(lambda key: initialise(key, problem, num_components))(keys)
     steps = SCREENING_STEPS
-    while seedings > 1:
-        parameters, log_likelihood = jax.vmap(lambda now, n=steps: advanced(problem, now, n))(parameters)
-        seedings, steps = math.ceil(seedings / 6), 2 * steps
-        parameters = _taken(parameters, jax.lax.top_k(log_likelihood, seedings)[1])
-    return _taken(parameters, 0)
+    while initialisations > 1:
+        parameters, log_likelihood = jax.vmap(lambda now, n=steps: run_steps(problem, now, n))(parameters)
+        initialisations, steps = math.ceil(initialisations / 6), 2 * steps
+        parameters = _take(parameters, jax.lax.top_k(log_likelihood, initialisations)[1])
+    return _take(parameters, 0)
 
 
-def advanced(problem: Problem, parameters: Parameters, steps: int) -> tuple[Parameters, Array]:
-    """The parameters after so many steps, and the mean log-likelihood of a point before the last one, a scalar."""
+def run_steps(problem: Problem, parameters: Parameters, steps: int) -> tuple[Parameters, Array]:
+    """Run a number of EM steps; return also the mean log-likelihood of a point before the last one, a scalar."""
     unknown = jnp.zeros((), problem.points.dtype)
-    return jax.lax.fori_loop(0, steps, lambda _, carry: step(problem, carry[0]), (parameters, unknown))
+    return jax.lax.fori_loop(0, steps, lambda _, carry: run_step(problem, carry[0]), (parameters, unknown))
 
 
-def converged(
+def run_until_converged(
     problem: Problem, parameters: Parameters, iterations: int, tolerance: float
 ) -> tuple[Parameters, Array, Array]:
-    """EM until a step gains no more than the tolerance; the mean log-likelihood before the last step; how many steps.
+    """Run EM until a step gains no more than the tolerance in mean log-likelihood.
 
-    With a tolerance of -inf no step but the last computes a likelihood.
+    Args:
+        problem: The points.
+        parameters: Those to start from.
+        iterations: The largest number of steps.
+        tolerance: Least gain of a step to go on; a negative one takes all steps.
+
+    Returns:
+        The parameters, the mean log-likelihood of a point before the last step, and how many steps were taken.
     """
-    if tolerance == -math.inf and iterations > 0:
-        now = jax.lax.fori_loop(0, iterations - 1, lambda _, now: step(problem, now)[0], parameters)
-        return *step(problem, now), jnp.int32(iterations)
+    if tolerance < 0 and iterations > 0:
+        # No step but the last needs the likelihood.
+        now = jax.lax.fori_loop(0, iterations - 1, lambda _, now: run_step(problem, now)[0], parameters)
+        return *run_step(problem, now), jnp.int32(iterations)
 
-    def unsettled(carry: tuple[Parameters, Array, Array, Array]) -> Array:
+    def unfinished(carry: tuple[Parameters, Array, Array, Array]) -> Array:
         _, _, gain, done = carry
         return (done < iterations) & (gain > tolerance)
 
     def advance(carry: tuple[Parameters, Array, Array, Array]) -> tuple[Parameters, Array, Array, Array]:
         now, last, _, done = carry
-        now, log_likelihood = step(problem, now)
+        now, log_likelihood = run_step(problem, now)
         return now, log_likelihood, log_likelihood - last, done + 1
 
     unknown = jnp.asarray(-jnp.inf, problem.points.dtype)
-    now, log_likelihood, _, done = jax.lax.while_loop(unsettled, advance, (parameters, unknown, -unknown, jnp.int32(0)))
+    carry = parameters, unknown, -unknown, jnp.int32(0)
+    now, log_likelihood, _, done = jax.lax.while_loop(unfinished, advance, carry)
     return now, log_likelihood, done
 
 
-def reseated(problem: Problem, parameters: Parameters, log_likelihood: Array) -> tuple[Parameters, Array]:
-    """Move one of components `[M]` to the point explained worst, if that gains: the likeliest after some steps.
+def relocate_component(problem: Problem, parameters: Parameters, log_likelihood: Array) -> tuple[Parameters, Array]:
+    """Relocate one component to the point of lowest density, where that raises the likelihood.
 
-    So no component stays empty, and one of two that share a cluster finds another. In place of the split and merge
-    moves of Ueda et al. 2000.
+    Each component is tried, with a few EM steps after it. An empty component is put to use so, and one of two that
+    share a cluster finds another. It serves the purpose of the split and merge moves of Ueda et al. 2000.
+
+    Args:
+        problem: The points.
+        parameters: Parameters that EM has converged to.
+        log_likelihood: Their mean log-likelihood of a point.
+
+    Returns:
+        The parameters of highest likelihood, and that likelihood.
     """
     density = jax.nn.logsumexp(joint_log_densities(problem, parameters), axis=0)
-    worst = problem.points[:, jnp.argmin(jnp.where(problem.weights > 0, density, jnp.inf))]
+    lowest = problem.points[:, jnp.argmin(jnp.where(problem.weights > 0, density, jnp.inf))]
     count, size = parameters.means.shape
-    narrow = jnp.ones(size, worst.dtype) if problem.diagonal else jnp.eye(size, dtype=worst.dtype)
-    narrow = math.sqrt(MOVED_VARIANCE) * narrow
+    narrow = jnp.ones(size, lowest.dtype) if problem.diagonal else jnp.eye(size, dtype=lowest.dtype)
+    narrow = math.sqrt(RELOCATED_VARIANCE) * narrow
 
-    def moved(which: Array) -> tuple[Parameters, Array]:
-        weights = parameters.weights.at[which].set(1 / count)
-        means, factors = parameters.means.at[which].set(worst), parameters.factors.at[which].set(narrow)
-        return advanced(problem, Parameters(weights / jnp.sum(weights), means, factors), MOVE_STEPS)
+    def relocate(index: Array) -> tuple[Parameters, Array]:
+        weights = parameters.weights.at[index].set(1 / count)
+        means, factors = parameters.means.at[index].set(lowest), parameters.factors.at[index].set(narrow)
+        return run_steps(problem, Parameters(weights / jnp.sum(weights), means, factors), RELOCATION_STEPS)
 
-    candidates, found = jax.vmap(moved)(jnp.arange(count, dtype=jnp.int32))
+    candidates, found = jax.vmap(relocate)(jnp.arange(count, dtype=jnp.int32))
     best = jnp.argmax(found)
     gained = found[best] > log_likelihood
-    now = jax.tree.map(lambda new, old: jnp.where(gained, new, old), _taken(candidates, best), parameters)
+    now = jax.tree.map(lambda new, old: jnp.where(gained, new, old), _take(candidates, best), parameters)
     return now, jnp.maximum(found[best], log_likelihood)
 
 
-def step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
-    """One EM step by sufficient statistics; also the mean log-likelihood of a point before it, a scalar."""
-    responsibilities, log_likelihood = expectation(problem, parameters)
-    return maximisation(problem, responsibilities), log_likelihood
+def run_step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
+    """Run one EM step by moments; return also the mean log-likelihood of a point before it, a scalar."""
+    responsibilities, log_likelihood = expect(problem, parameters)
+    return maximise(problem, responsibilities), log_likelihood
 
 
-def expectation(problem: Problem, parameters: Parameters) -> tuple[Array, Array]:
-    """Weighted responsibilities `[M, P]`, which sum to 1 over both, and the mean log-likelihood."""
+def expect(problem: Problem, parameters: Parameters) -> tuple[Array, Array]:
+    """Take the E step: responsibilities times the points' weights `[M, P]`, and the mean log-likelihood of a point."""
     joint = joint_log_densities(problem, parameters)
+    # Softmax and logsumexp over the components in one: both share the maximum, the exponentials and their sum.
     largest = jnp.max(joint, axis=0)
     shares = jnp.exp(joint - largest[None])
     total = jnp.sum(shares, axis=0)
@@ -159,68 +197,70 @@ def expectation(problem: Problem, parameters: Parameters) -> tuple[Array, Array]
 
 
 def joint_log_densities(problem: Problem, parameters: Parameters) -> Array:
-    """`log(weight) + log N(x)` of every component at every point, `[M, P]`."""
+    """Compute `log(weight) + log N(x)` of every component at every point, `[M, P]`."""
     weights, means, factors = parameters
     return component_log_densities(log_weights(weights), means, factors, problem.points)
 
 
-def maximisation(problem: Problem, responsibilities: Array) -> Parameters:
-    """The likeliest parameters given responsibilities `[M, P]`, from one matrix product."""
+def maximise(problem: Problem, responsibilities: Array) -> Parameters:
+    """Take the M step by moments: from weighted responsibilities `[M, P]`, with one matrix product."""
     size = len(problem.points)
-    # Reduced precision, which GPUs use by default, would not do for differences of moments.
-    statistics = jnp.einsum("mp,fp->mf", responsibilities, problem.monomials, precision="highest")
-    share = statistics[:, 0]
-    expected = statistics[:, 1:] / jnp.maximum(share, jnp.finfo(share.dtype).tiny)[:, None]
-    means, second = expected[:, :size], expected[:, size:]
+    # GPUs multiply matrices in reduced precision by default, which differences of moments do not survive.
+    moments = jnp.einsum("mp,fp->mf", responsibilities, problem.monomials, precision="highest")
+    weights = moments[:, 0]
+    moments = moments[:, 1:] / jnp.maximum(weights, jnp.finfo(weights.dtype).tiny)[:, None]
+    means, second = moments[:, :size], moments[:, size:]
     if problem.diagonal:
-        return Parameters(share, means, jnp.sqrt(jnp.maximum(second - means**2, 0) + problem.coarse_floor))
+        return Parameters(weights, means, jnp.sqrt(jnp.maximum(second - means**2, 0) + problem.coarse_floor))
+    # The second moments are those of the lower triangle, row by row.
     rows, columns = np.tril_indices(size)
     place = np.zeros((size, size), np.int32)
     place[rows, columns] = place[columns, rows] = np.arange(len(rows))
     covariances = (second - means[:, rows] * means[:, columns])[:, place]
     covariances = covariances + problem.coarse_floor * jnp.eye(size, dtype=means.dtype)[None]
-    return Parameters(share, means, cholesky(covariances, problem.coarse_floor))
+    return Parameters(weights, means, cholesky(covariances, problem.coarse_floor))
 
 
-def refined(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
-    """The parameters after the exact steps, and their mean log-likelihood of a point, a scalar."""
+def refine(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
+    """Run the last EM steps, around the means; return also the mean log-likelihood of a point after them, a scalar."""
 
     def exact_step(_: int, now: Parameters) -> Parameters:
-        return exact_maximisation(problem, expectation(problem, now)[0])
+        return maximise_around_means(problem, expect(problem, now)[0])
 
     parameters = jax.lax.fori_loop(0, EXACT_STEPS, exact_step, parameters)
-    return parameters, expectation(problem, parameters)[1]
+    return parameters, expect(problem, parameters)[1]
 
 
-def exact_maximisation(problem: Problem, responsibilities: Array) -> Parameters:
-    """The likeliest parameters given responsibilities `[M, P]`, covariances around the means found."""
+def maximise_around_means(problem: Problem, responsibilities: Array) -> Parameters:
+    """Take the M step with covariances around the means, `sum_p c_p r_kp (x_p - m_k) (x_p - m_k)^T / w_k`."""
     size = len(problem.points)
-    share = jnp.sum(responsibilities, axis=1)
-    responsibilities = responsibilities / jnp.maximum(share, jnp.finfo(share.dtype).tiny)[:, None]
+    weights = jnp.sum(responsibilities, axis=1)
+    responsibilities = responsibilities / jnp.maximum(weights, jnp.finfo(weights.dtype).tiny)[:, None]
     means = jnp.einsum("mp,ip->mi", responsibilities, problem.points, precision="highest")
     centred = problem.points[None] - means[..., None]
     weighted = responsibilities[:, None] * centred
     if problem.diagonal:
-        return Parameters(share, means, jnp.sqrt(jnp.sum(weighted * centred, axis=-1) + problem.floor))
+        return Parameters(weights, means, jnp.sqrt(jnp.sum(weighted * centred, axis=-1) + problem.floor))
     if size <= UNROLLED:
         covariances = jnp.sum(weighted[:, :, None] * centred[:, None], axis=-1)
     else:
         covariances = jnp.einsum("mip,mjp->mij", weighted, centred, precision="highest")
-    # The covariance itself is rounded too, and must stay positive definite.
-    floor = jnp.maximum(problem.floor, 8 * jnp.finfo(share.dtype).eps * jnp.trace(covariances, axis1=1, axis2=2))
+    # The covariance is rounded too, in units of its largest entries, and must stay positive definite.
+    floor = jnp.maximum(problem.floor, 8 * jnp.finfo(weights.dtype).eps * jnp.trace(covariances, axis1=1, axis2=2))
     covariances = covariances + floor[:, None, None] * jnp.eye(size, dtype=means.dtype)[None]
-    return Parameters(share, means, cholesky(covariances, floor / 2))
+    return Parameters(weights, means, cholesky(covariances, floor / 2))
 
 
-def degenerate(problem: Problem, parameters: Parameters) -> Array:
+def is_degenerate(problem: Problem, parameters: Parameters) -> Array:
     """Whether a component has fewer points than determine its covariance, or is as narrow as the floor: a scalar."""
     size = len(problem.points)
     pivots = parameters.factors if problem.diagonal else jnp.diagonal(parameters.factors, axis1=1, axis2=2)
+    # The points count as 1 / sum c_p^2 points of equal weight (Kish's effective sample size).
     tiny = jnp.finfo(problem.weights.dtype).tiny
     counts = parameters.weights / jnp.maximum(jnp.sum(problem.weights**2), tiny)
     narrow = jnp.min(pivots) ** 2 < 4 * problem.floor
     return narrow | (jnp.min(counts) < (2 if problem.diagonal else size + 1))
 
 
-def _taken(parameters: Parameters, index: Array | int) -> Parameters:
+def _take(parameters: Parameters, index: Array | int) -> Parameters:
     return jax.tree.map(lambda part: part[index], parameters)

@@ -1,4 +1,4 @@
-"""Fitted mixtures have the likelihood of scikit-learn's, are finite on any points, and the same in chunks or one by one."""
+"""Fitted mixtures have the likelihood of scikit-learn's, are finite on any points, and do not depend on chunks."""
 
 from __future__ import annotations
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ from diffpose_jax.data.detector.heatmap_simulation import ORDINARY, simulate_hea
 from diffpose_jax.data.detector.heatmaps import Heatmaps, detect, draw_points, person_box
 from diffpose_jax.data.detector.keypoint_noise import pad_clip
 from diffpose_jax.errors import UserError
-from diffpose_jax.mixtures.fitting import fit_mixtures
+from diffpose_jax.mixtures.fitting import FitOptions, fit_mixtures
 from diffpose_jax.mixtures.packing import pack_mixture
 from diffpose_jax.progress import track
 
@@ -29,20 +28,17 @@ FITS_AT_ONCE = 512  # frames whose mixtures are fitted in one call
 class MixtureOptions(NamedTuple):
     """How mixtures are fitted to heatmaps.
 
-    The mixtures are to draw from, not those that maximise the likelihood: `floor` (a share of the points' variance) is
-    high and the search short, so that no component shrinks to a single point.
+    The mixtures are to draw from, not those that maximise the likelihood: the floor of variances is high and the search
+    short, so that no component shrinks to a single point.
     """
 
     components: int = 5
     points: int = 200  # drawn from each heatmap
-    covariance: str = "full"
-    fit: Mapping[str, Any] = MappingProxyType(
-        {"iterations": 40, "seedings": 2, "moves": 0, "tolerance": 1e-3, "floor": 1e-3}
-    )
+    fit: FitOptions = FitOptions(iterations=40, initialisations=2, relocations=0, tolerance=1e-3, variance_floor=1e-3)
 
 
 # For data that are fitted whenever they are loaded: from fewer points, in a quarter of the time.
-QUICK = MixtureOptions(points=100, fit={**MixtureOptions().fit, "iterations": 20, "seedings": 1})
+QUICK = MixtureOptions(points=100, fit=dataclasses.replace(MixtureOptions().fit, iterations=20, initialisations=1))
 
 
 class Quality(NamedTuple):
@@ -162,7 +158,7 @@ def fit_heatmap_mixtures(
     packed, fits = [], []
     for index, group in enumerate(regroup((part for _, part in drawn), FITS_AT_ONCE)):
         group_key = jax.random.fold_in(key, index)
-        found = fit_mixtures(group_key, group, options.components, covariance=options.covariance, **options.fit)
+        found = fit_mixtures(group_key, group, options.components, options.fit)
         packed.append(pack_mixture(found.mixture, detected.keypoints[done : done + len(group)]))
         fits.append((found.log_likelihood, found.degenerate))
         done += len(group)

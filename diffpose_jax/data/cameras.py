@@ -17,7 +17,7 @@ from diffpose_jax.geometry import Camera
 
 H36M_CAMERA_IDS = ("54138969", "55011271", "58860488", "60457274")
 
-# How far from the aim of the cameras a person may walk and stay in all four images of Human3.6M, in metres.
+# How far from the point that the cameras aim at a person may walk and stay in all four images of Human3.6M, in metres.
 RADIUS = 1.5
 
 # Per camera: focal length and centre in pixels, radial and tangential distortion, image size.
@@ -103,8 +103,8 @@ H36M_SUBJECTS = tuple(H36M_EXTRINSICS)
 def h36m_cameras(subject: str = "S1") -> Camera:
     """The four cameras of Human3.6M, leading axis `[4]` in the order of `H36M_CAMERA_IDS`, numpy float32.
 
-    The calibration of the dataset as VideoPose3D publishes it: one lens per camera, placed anew for every subject.
-    Lens in normalised image units, translation in metres. Raises `UserError` for an unknown subject.
+    The calibration of the data set as VideoPose3D publishes it: one lens per camera, placed anew for every subject.
+    Lens in normalised image units, translation in metres. Raises UserError for an unknown subject.
     """
     if subject not in H36M_EXTRINSICS:
         raise UserError(f"unknown Human3.6M subject {subject!r}: expected one of {', '.join(H36M_EXTRINSICS)}")
@@ -129,7 +129,7 @@ def random_cameras(rng: np.random.Generator, count: int) -> Camera:
 
     Anywhere around the person, 3 to 6 m away, 0.8 to 2.2 m high, aimed at the pelvis region, nearly upright (roll of
     2 degrees), with Human3.6M's focal length give or take 3 %, a weaker distortion and square images of 1000 pixels.
-    Their images hold a walk of about 0.8 m around the origin (the `radius` of `view_motion`).
+    A person stays in their images within about 0.8 m of the origin (the `radius` of `view_motion`).
     """
     azimuth, distance = rng.uniform(-np.pi, np.pi, count), rng.uniform(3.0, 6.0, count)
     height, roll = rng.uniform(0.8, 2.2, count), rng.normal(0, np.deg2rad(2), count)
@@ -139,6 +139,8 @@ def random_cameras(rng: np.random.Generator, count: int) -> Camera:
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right, axis=-1, keepdims=True)
     down = np.cross(forward, right)
+    # The columns of the rotation from camera to world are the camera's axes in the world: x right and y down, rolled
+    # about z forward. The cross products make them orthonormal and right-handed, right x down = forward.
     cos, sin = np.cos(roll)[:, None], np.sin(roll)[:, None]
     axes = np.stack([cos * right + sin * down, cos * down - sin * right, forward], axis=-1)
     camera = Camera(
@@ -153,24 +155,27 @@ def random_cameras(rng: np.random.Generator, count: int) -> Camera:
     return Camera(*(value.astype(np.float32) for value in camera))
 
 
-def aim(cameras: Camera) -> np.ndarray:
-    """The ground-plane point `[2]` (x, y in metres) nearest to the optical axes of cameras `[K]`."""
+def find_aim(cameras: Camera) -> np.ndarray:
+    """Find the point of the ground plane `[2]` (x, y in metres) nearest to the optical axes of cameras `[K]`."""
+    # Seen from above, axis k passes through the camera at t_k in the direction d_k (a unit vector), and the squared
+    # distance of p from it is |A_k (p - t_k)|^2 with the projection across the axis A_k = I - d_k d_k^T. The sum over k
+    # is least where (sum A_k) p = sum A_k t_k, because A_k^T A_k = A_k.
     forward = np.asarray(quaternions.to_matrix(cameras.rotation))[..., 2].astype(np.float64)
     forward = forward[:, :2] / np.linalg.norm(forward[:, :2], axis=-1, keepdims=True)
     across = np.eye(2) - forward[:, :, None] * forward[:, None, :]
-    # One camera leaves its whole axis free; the weak pull holds the point near the origin then.
+    # A single camera leaves its whole axis free: the ridge takes the point of it that is nearest to the origin.
     system = across.sum(0) + 1e-3 * np.eye(2)
     return np.linalg.solve(system, np.einsum("kij,kj->i", across, cameras.translation[:, :2]))
 
 
 def follow(path: np.ndarray, radius: float, fps: float) -> np.ndarray:
-    """The moving centre `[T, 2]` of the working volume that keeps a ground-plane path `[T, 2]` within `radius` (m).
+    """Find a moving centre `[T, 2]` (m) that keeps within `radius` (m) of a path `[T, 2]` (m) on the ground.
 
     A path that stays within the radius of its mean keeps a fixed centre: the mean. A longer one is followed by itself,
     smoothed with the widest Gaussian of 8, 4, 2, 1, ... seconds that leaves it within the radius; the cameras then move
     along with the person, slowly and without jumps, and the motion loses only its slow travel over the ground.
     """
-    centre = np.broadcast_to(path.mean(axis=0), path.shape)
+    centre: np.ndarray = np.broadcast_to(path.mean(axis=0), path.shape)
     seconds = 8.0
     while np.linalg.norm(path - centre, axis=-1).max() > radius:
         reach = int(4 * seconds * fps)
@@ -182,7 +187,7 @@ def follow(path: np.ndarray, radius: float, fps: float) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="root_joint")
-def _see(world: jax.Array, camera: Camera, root_joint: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _film(world: jax.Array, camera: Camera, root_joint: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     points = geometry.world_to_camera(world, camera)
     root = points[..., root_joint, :]
     return geometry.project(points, camera), points - root[..., None, :], root
@@ -197,16 +202,24 @@ def view_motion(
     radius: float = RADIUS,
     root_joint: int = 0,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """See a motion `[T, J, 3]` (world, z up, m) with each of the cameras `[K]`, lens distortion included.
+    """Film a motion with each of several cameras, lens distortion included.
 
-    The motion is turned about the vertical by `yaw` (radians; one angle, or `[K]` for one per camera) and placed where
-    the cameras aim: the working volume of Human3.6M holds about `radius` metres around that point, so the centre
-    is the mean of the root's path, or, if the path leaves the radius, the smoothed path itself (`follow`). The height
-    above the floor is kept. `usable_frames` tells which frames lie in the image: 99.7 % of the CMU archive (98.0 %
-    with the mean alone), the rest being mostly climbers whose heads pass the upper edge.
+    The motion is turned about the vertical and placed where the cameras aim (`find_aim`): its centre is the mean of the
+    root's path, or, if the path leaves the radius around it, the smoothed path itself (`follow`). The height above the
+    floor is kept. `find_usable_frames` tells which frames lie in the image: 99.7 % of the CMU archive (98.0 % with the
+    mean alone), the rest being mostly climbers whose heads pass the upper edge.
 
-    Returns per camera keypoints `[T, J, 2]` (normalised image units), root-relative poses `[T, J, 3]` and the root's
-    path `[T, 3]` (m, camera frame), numpy float32; project(pose + root) gives the keypoints.
+    Args:
+        world_poses: the motion `[T, J, 3]`, metres, world frame, z up.
+        cameras: the K cameras.
+        yaw: angle of the turn in radians, one or `[K]` for one per camera.
+        fps: frames per second of the motion.
+        radius: how far (m) from their aim the cameras' images hold a person.
+        root_joint: index of the root.
+
+    Returns:
+        Per camera keypoints `[T, J, 2]` (normalised image units), root-relative poses `[T, J, 3]` and the root's path
+        `[T, 3]` (metres, camera frame), numpy float32; project(pose + root) gives the keypoints.
     """
     world = np.array(world_poses, np.float64)
     frames = len(world)
@@ -215,15 +228,15 @@ def view_motion(
     cos, sin = np.cos(np.broadcast_to(yaw, count))[:, None, None], np.sin(np.broadcast_to(yaw, count))[:, None, None]
     x, y, z = np.moveaxis(world, -1, 0)
     turned = np.stack([cos * x - sin * y, sin * x + cos * y, np.broadcast_to(z, (count, *z.shape))], axis=-1)
-    turned[..., :2] += aim(cameras)
+    turned[..., :2] += find_aim(cameras)
     # Clips have many lengths; powers of two keep the number of compiled versions small.
     padding = (1 << (frames - 1).bit_length()) - frames
     turned = np.pad(turned.astype(np.float32), ((0, 0), (0, padding), (0, 0), (0, 0)), mode="edge")
-    views = (np.asarray(part)[:, :frames] for part in _see(jnp.asarray(turned), cameras, root_joint))
+    views = (np.asarray(part)[:, :frames] for part in _film(jnp.asarray(turned), cameras, root_joint))
     return list(zip(*views, strict=True))
 
 
-def usable_frames(
+def find_usable_frames(
     keypoints: np.ndarray,
     poses: np.ndarray,
     root: np.ndarray,
@@ -231,17 +244,26 @@ def usable_frames(
     margin: float = 0.02,
     nearest: float = 1.0,
 ) -> np.ndarray:
-    """Tell which frames show the whole person, bool `[T]`.
+    """Find the frames that show the whole person.
 
-    All joints lie at least `nearest` metres in front of the camera and `margin` (normalised image units) inside the
-    image of `size` `[2]` pixels. Takes what `view_motion` returns: `[T, J, 2]`, `[T, J, 3]`, `[T, 3]`.
+    Args:
+        keypoints: `[T, J, 2]`, normalised image units.
+        poses: `[T, J, 3]` metres, camera frame, root-relative.
+        root: `[T, 3]` metres, camera frame.
+        size: width and height of the image `[2]`, pixels.
+        margin: how far inside the image all joints must lie, normalised image units.
+        nearest: how far in front of the camera all joints must lie, m.
+
+    Returns:
+        Whether each frame does, bool `[T]`.
     """
+    # Normalised image units reach from -1 to 1 across and from -h/w to h/w down the image.
     limit = np.asarray(size) / np.asarray(size)[0] - margin
     inside = (np.abs(keypoints) <= limit).all(axis=(-2, -1))
     return inside & ((poses[..., 2] + root[..., None, 2]) >= nearest).all(axis=-1)
 
 
-def usable_runs(usable: np.ndarray, shortest: int = 1) -> list[slice]:
-    """The unbroken runs of usable frames, from bool `[T]`, that are at least `shortest` frames long."""
+def find_usable_runs(usable: np.ndarray, shortest: int = 1) -> list[slice]:
+    """Find the unbroken runs of usable frames, given as bool `[T]`, that are at least `shortest` frames long."""
     edges = np.flatnonzero(np.diff(usable.astype(np.int8), prepend=0, append=0))
     return [slice(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= shortest]

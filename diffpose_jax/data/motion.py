@@ -1,4 +1,4 @@
-"""From 3D motion in the world to 2D-3D pairs: the last stage of every loader whose source holds no images."""
+"""From 3D motion in the world to 2D-3D pairs by virtual cameras, for sources that hold no images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffpose_jax.data.cameras import RADIUS, usable_frames, usable_runs, view_motion
+from diffpose_jax.data.cameras import RADIUS, find_usable_frames, find_usable_runs, view_motion
 from diffpose_jax.data.clips import SPLITS, Clip, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
@@ -25,47 +25,70 @@ class Motion(NamedTuple):
     fps: float
 
 
-def film(
-    motions: Sequence[Motion],
-    cameras: Camera,
-    *,
-    seed: int = 0,
-    cameras_per_clip: int = 4,
-    radius: float = RADIUS,
-    shortest: int = 1,
-    skeleton: Skeleton = H36M_17,
-) -> ClipSet:
-    """Films every motion with `cameras_per_clip` of the cameras `[K]`, turned to a random yaw about the vertical.
+class Filming(NamedTuple):
+    """How motions are filmed."""
+
+    seed: int = 0
+    cameras_per_clip: int = 4
+    radius: float = RADIUS  # m around their aim that the cameras' images hold a person
+    shortest: int = 1  # frames; shorter clips are left out
+
+
+def film(motions: Sequence[Motion], cameras: Camera, filming: Filming, skeleton: Skeleton = H36M_17) -> ClipSet:
+    """Film every motion with some of the cameras, turned to a random yaw about the vertical.
 
     Yaw and choice of cameras are functions of the seed and the motion's name alone, so that a motion looks the same
-    whatever else is loaded. Frames that do not show the whole person end a clip; what is shorter than `shortest` frames
-    is left out. Clips are ordered by motion, then camera. Raises UserError.
+    whatever else is loaded. Frames that do not show the whole person end a clip.
+
+    Args:
+        motions: the motions.
+        cameras: the K cameras.
+        filming: how they are filmed.
+        skeleton: the joint layout.
+
+    Returns:
+        The clips, ordered by motion, then camera.
+
+    Raises:
+        UserError: for more cameras per clip than there are.
     """
     count = len(cameras.focal)
-    if not 1 <= cameras_per_clip <= count:
-        raise UserError(f"cameras_per_clip: expected 1 to {count}, found {cameras_per_clip}")
+    if not 1 <= filming.cameras_per_clip <= count:
+        raise UserError(f"cameras_per_clip: expected 1 to {count}, found {filming.cameras_per_clip}")
     clips = []
     for motion in motions:
-        rng = np.random.default_rng([seed, zlib.crc32(motion.name.encode())])
+        rng = np.random.default_rng([filming.seed, zlib.crc32(motion.name.encode())])
         yaw = rng.uniform(-np.pi, np.pi)
-        chosen = np.sort(rng.choice(count, cameras_per_clip, replace=False))
+        chosen = np.sort(rng.choice(count, filming.cameras_per_clip, replace=False))
         # All cameras see the motion, because where they aim, and so where it is placed, is a matter of all of them.
-        views = view_motion(motion.positions, cameras, yaw, fps=motion.fps, radius=radius, root_joint=skeleton.root)
+        views = view_motion(
+            motion.positions, cameras, yaw, fps=motion.fps, radius=filming.radius, root_joint=skeleton.root
+        )
         for camera in chosen:
             keypoints, poses, root = views[camera]
-            usable = usable_frames(keypoints, poses, root, cameras.size[camera])
-            for run in usable_runs(usable, shortest):
+            usable = find_usable_frames(keypoints, poses, root, np.asarray(cameras.size[camera]))
+            for run in find_usable_runs(usable, filming.shortest):
                 labels = (motion.subject, motion.action, int(camera), motion.fps)
                 clips.append(Clip(keypoints[run], poses[run], root[run], *labels))
     return ClipSet.build(clips, skeleton, cameras)
 
 
 def film_splits(
-    motions: Sequence[Motion], split_of_subject: Mapping[str, str], cameras: Camera, **options: object
+    motions: Sequence[Motion], split_of_subject: Mapping[str, str], cameras: Camera, filming: Filming
 ) -> dict[str, ClipSet]:
-    """Films the motions of every split, `{split: ClipSet}`; a subject belongs to one split. `options` go to `film`."""
+    """Film the motions of every split.
+
+    Args:
+        motions: the motions of all splits.
+        split_of_subject: 'train', 'valid' or 'test' for each subject.
+        cameras: the K cameras.
+        filming: how they are filmed.
+
+    Returns:
+        `{split: ClipSet}` with all three splits, which may be empty.
+    """
     by_split = {split: [m for m in motions if split_of_subject[m.subject] == split] for split in SPLITS}
-    return {split: film(part, cameras, **options) for split, part in by_split.items()}
+    return {split: film(part, cameras, filming) for split, part in by_split.items()}
 
 
 def split_subjects(
@@ -74,23 +97,33 @@ def split_subjects(
     valid_subjects: Collection[str] | None = None,
     test_subjects: Collection[str] | None = None,
 ) -> dict[str, str]:
-    """The split of every subject; those for test, then valid, are drawn by the seed unless named.
+    """Split subjects; those for test, then valid, are drawn unless they are named.
 
     About one subject in six goes to each, at least one. Two subjects make train and test, one makes train alone; the
-    other splits are empty. Raises UserError for a named subject that is absent or named twice, or if none remains.
+    other splits are empty.
+
+    Args:
+        subjects: names, in any order, which may repeat.
+        seed: seed of the draw.
+        valid_subjects: names for valid; None draws them.
+        test_subjects: names for test; None draws them.
+
+    Returns:
+        The split of every subject, 'train', 'valid' or 'test'.
+
+    Raises:
+        UserError: for a named subject that is absent or named twice, or if none remains for training.
     """
-    subjects = sorted(set(subjects))
-    splits = dict.fromkeys(subjects, "train")
-    order = np.random.default_rng(seed).permutation(subjects).tolist()
+    names = sorted(set(subjects))
+    splits = dict.fromkeys(names, "train")
+    order = np.random.default_rng(seed).permutation(names).tolist()
     for split, named, needed in (("test", test_subjects, 2), ("valid", valid_subjects, 3)):
         if named is None:
             free = [subject for subject in order if splits[subject] == "train"]
-            share = max(1, round(len(subjects) / 6)) if len(subjects) >= needed and len(free) > 1 else 0
+            share = max(1, round(len(names) / 6)) if len(names) >= needed and len(free) > 1 else 0
             named = free[:share]
         if unknown := [subject for subject in named if splits.get(subject) != "train"]:
-            raise UserError(
-                f"{split}_subjects: expected subjects among {', '.join(subjects)}, once, found {unknown[0]}"
-            )
+            raise UserError(f"{split}_subjects: expected subjects among {', '.join(names)}, once, found {unknown[0]}")
         splits |= dict.fromkeys(named, split)
     if "train" not in splits.values():
         raise UserError("valid_subjects and test_subjects: expected a subject to remain for training, found none")

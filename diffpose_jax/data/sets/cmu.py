@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import numpy as np
 
 from diffpose_jax.data.cameras import h36m_cameras
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.motion import Motion, film_splits
+from diffpose_jax.data.motion import Filming, Motion, film_splits
 from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import get_skeleton
 
 ARCHIVE_NAME = "CMU mocap in Human3.6M-17 joint layout"
+
+# What reading a file that is no archive, or a damaged one, can raise.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 
 # Three small train subjects that between them walk, run, jump, dance, exercise and do everyday things. They share their
 # skeleton with no other subject (13, 14 and 91 do), and the large ones (01, 14, 29, 60, 61) stay for training.
@@ -30,11 +34,22 @@ def load_cmu(
     seed: int = 0,
     cameras_per_clip: int = 4,
 ) -> dict[str, ClipSet]:
-    """Reads the CMU archive as 2D-3D pairs in Human3.6M's 17 joints, 50 Hz, split by subject.
+    """Read the CMU archive as 2D-3D pairs in Human3.6M's 17 joints, 50 Hz, split by subject.
 
-    Every clip is filmed by `cameras_per_clip` of Human3.6M's four real cameras, standing at a random yaw (a function of
-    the seed and the clip's name) around the subject. The test subjects are the archive's own; `valid_subjects` are
-    taken from its train subjects. The action of a clip is the archive's coarse activity. Raises UserError.
+    The cameras stand at a random yaw (a function of the seed and the clip's name) around the person. The test subjects
+    are the archive's own. The action of a clip is the archive's coarse activity.
+
+    Args:
+        path: the archive, cmu_h36m17.npz.
+        valid_subjects: those of the archive's train subjects that make the valid split.
+        seed: seed of the cameras.
+        cameras_per_clip: how many of Human3.6M's four real cameras film each clip.
+
+    Returns:
+        `{split: ClipSet}`.
+
+    Raises:
+        UserError: for a file that is not this archive, and subjects that are not for training.
     """
     motions, split_of_subject = read_cmu(path)
     train = sorted(subject for subject, split in split_of_subject.items() if split == "train")
@@ -43,11 +58,11 @@ def load_cmu(
     if not set(train) - set(valid_subjects):
         raise UserError("valid_subjects: expected some train subjects to remain, found all of them named")
     split_of_subject = split_of_subject | dict.fromkeys(valid_subjects, "valid")
-    return film_splits(motions, split_of_subject, h36m_cameras(), seed=seed, cameras_per_clip=cameras_per_clip)
+    return film_splits(motions, split_of_subject, h36m_cameras(), Filming(seed, cameras_per_clip))
 
 
 def read_cmu(path: str | os.PathLike) -> tuple[list[Motion], dict[str, str]]:
-    """Reads the motions of the archive (metres, world frame, z up) and the split, train or test, of every subject.
+    """Read the motions of the archive (metres, world frame, z up) and the split, train or test, of every subject.
 
     Raises UserError for a missing or damaged file and for a file that is not this archive.
     """
@@ -69,7 +84,7 @@ def read_cmu(path: str | os.PathLike) -> tuple[list[Motion], dict[str, str]]:
         EOFError,
         OSError,
         zipfile.BadZipFile,
-        zipfile.zlib.error,
+        zlib.error,
     ) as error:
         line = str(error).splitlines()[0] if str(error) else ""
         raise UserError(f"{path}: expected the CMU archive, found {type(error).__name__}: {line}") from error

@@ -32,7 +32,7 @@ TRAIN_SUBJECTS = tuple(f"S{number}" for number in range(1, 9))
 TEST_SEQUENCES = tuple(f"TS{number}" for number in range(1, 7))
 ANNOTATIONS = {"annot3": "_ori", "univ_annot3": ""}
 
-# The numbers 1 to 7 of `ClipSet.activity`; 0 is unknown.
+# The classes 1 to 7 of `ClipSet.activity`; 0 is unknown.
 ACTIVITIES = (
     "unknown",
     *("Stand/Walk", "Exercise", "Sit on Chair", "Reach/Crouch", "On Floor", "Sports", "Miscellaneous"),
@@ -61,17 +61,18 @@ OUTDOOR = Lens((1920, 1080), (10.0, 5.625), 8.770747185, (-0.104908645, 0.104899
 LENSES = (STUDIO,) * 4 + (OUTDOOR,) * 2
 
 
-def mpi_inf_3dhp_cameras(*, ignore_pixel_aspect: bool = False) -> Camera:
+def mpi_inf_3dhp_cameras(*, release: bool = False) -> Camera:
     """The pinhole cameras of TS1 to TS6, leading axis `[6]`, numpy float32; the world is the camera frame.
 
     The calibration's pixel aspect multiplies the vertical focal length: `annot3` then projects onto the keypoints to
-    some thousandths of a pixel. `ignore_pixel_aspect` leaves it out, as the release of Shan et al. 2023 does (off by
-    1.4 px on TS5 and TS6).
+    some thousandths of a pixel. `release` leaves it out, as that of Shan et al. 2023 does (off by 1.4 px on TS5 and
+    TS6).
     """
+    # Focal length and offset in pixels are those in mm times the pixels per mm; the offset is from the image's middle.
     size, sensor, focal, offset, aspect = (np.array(column, np.float64) for column in zip(*LENSES, strict=True))
     density = size / sensor
     pixels = focal[:, None] * density
-    if not ignore_pixel_aspect:
+    if not release:
         pixels[:, 1] *= aspect
     count = len(LENSES)
     camera = Camera(
@@ -91,14 +92,25 @@ def load_mpi_inf_3dhp(
     *,
     annotation: str | None = None,
     valid_subjects: Collection[str] = ("S8",),
-    ignore_pixel_aspect: bool = False,
+    release: bool = False,
 ) -> dict[str, ClipSet]:
-    """Reads MPI-INF-3DHP as 2D-3D pairs `{split: ClipSet}`, layout `mpi_inf_3dhp17` (its root is joint 14).
+    """Read MPI-INF-3DHP as 2D-3D pairs, layout `mpi_inf_3dhp17` (its root is joint 14).
 
-    `annotation` is `annot3` or `univ_annot3`; there is no default. Train (eight cameras with unknown lenses) and valid
-    come from S1 to S8, test from TS1 to TS6, one clip per sequence, its subject the sequence's name. A folder without
-    a training file gives the test split alone, and the other way round. `note` says which targets these are and how
-    far they project from the keypoints. Raises UserError.
+    Train (eight cameras with unknown lenses) and valid come from S1 to S8, test from TS1 to TS6, one clip per sequence,
+    its subject the sequence's name.
+
+    Args:
+        folder: where the files are.
+        annotation: the 3D targets, 'annot3' or 'univ_annot3'; there is no default.
+        valid_subjects: those of S1 to S8 that make the valid split.
+        release: take the test cameras as the release of Shan et al. 2023 does (`mpi_inf_3dhp_cameras`).
+
+    Returns:
+        `{split: ClipSet}`, without the splits of which the folder has no files. `note` says which targets these are and
+        how far they project from the keypoints.
+
+    Raises:
+        UserError: for files that are missing, damaged or of another form, and for options that do not fit.
     """
     folder = Path(folder)
     if annotation not in ANNOTATIONS:
@@ -126,7 +138,7 @@ def load_mpi_inf_3dhp(
         clips = list(_test_clips(test_path))
     else:
         return splits
-    cameras = mpi_inf_3dhp_cameras(ignore_pixel_aspect=ignore_pixel_aspect)
+    cameras = mpi_inf_3dhp_cameras(release=release)
     note = _note(clips, annotation, cameras)
     return splits | {"test": ClipSet.build(clips, MPI_INF_3DHP_17, cameras, note)}
 
@@ -140,7 +152,7 @@ def _note(clips: list[Clip], annotation: str, cameras: Camera) -> str:
     distances = []
     for clip in clips:
         focal, centre, size = (field[clip.camera] for field in (cameras.focal, cameras.centre, cameras.size))
-        points = (clip.poses + clip.root[:, None])[clip.valid_frame]
+        points = (np.asarray(clip.poses) + np.asarray(clip.root)[:, None])[clip.valid_frame]
         seen = points[..., :2] / points[..., 2:] * focal + centre
         distances.append(np.linalg.norm(seen - clip.keypoints[clip.valid_frame], axis=-1).ravel() * size[0] / 2)
     found = [clip.subject for clip in clips]
@@ -169,16 +181,16 @@ def _test_clips(path: Path) -> Iterator[Clip]:
     if strange := sorted(set(map(str, content)) - set(TEST_SEQUENCES)):
         raise UserError(f"{path}: expected sequences {', '.join(TEST_SEQUENCES)}, found {strange[0]}")
     for name in (name for name in TEST_SEQUENCES if name in content):
-        number, where = TEST_SEQUENCES.index(name), f"{path}: {name}"
-        clip = _clip(where, content[name], LENSES[number].size)
+        camera, where = TEST_SEQUENCES.index(name), f"{path}: {name}"
+        clip = _clip(where, content[name], LENSES[camera].size)
         valid = _flags(where, _dictionary(where, content[name]), "valid", len(clip.keypoints))
-        yield clip._replace(subject=name, action="test", camera=number, fps=TEST_FPS, valid_frame=valid)
+        yield clip._replace(subject=name, action="test", camera=camera, fps=TEST_FPS, valid_frame=valid)
 
 
 def _original_clip(path: Path, annotation: str) -> Clip:
     arrays = _read_mat(path, ("annot2", annotation, "valid_frame", "activity_annotation"))
     frames = len(arrays["valid_frame"])
-    number, where = TEST_SEQUENCES.index(path.parent.name), str(path)
+    camera, where = TEST_SEQUENCES.index(path.parent.name), str(path)
     view = {"data_2d": arrays["annot2"], "data_3d": arrays[annotation]}
     for key, array in view.items():
         if array.ndim != 4 or array.shape[1] != 1 or len(array) != frames:
@@ -187,10 +199,10 @@ def _original_clip(path: Path, annotation: str) -> Clip:
     activity = arrays["activity_annotation"].reshape(-1)
     if activity.shape != (frames,) or not np.isin(activity, np.arange(1, len(ACTIVITIES))).all():
         raise UserError(f"{where}: expected {frames} activities 1 to 7, found {activity.shape[0]} of other values")
-    clip = _clip(where, {key: array[:, 0] for key, array in view.items()}, LENSES[number].size)
+    clip = _clip(where, {key: array[:, 0] for key, array in view.items()}, LENSES[camera].size)
     valid = _flags(where, arrays, "valid_frame", frames)
     return clip._replace(
-        subject=path.parent.name, action="test", camera=number, fps=TEST_FPS, valid_frame=valid,
+        subject=path.parent.name, action="test", camera=camera, fps=TEST_FPS, valid_frame=valid,
         activity=activity.astype(np.int32),
     )  # fmt: skip
 
@@ -246,13 +258,14 @@ def _dictionary(where: Any, content: Any) -> Mapping[Any, Any]:
     if isinstance(content, np.ndarray) and content.shape == ():
         content = content.item()
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{where}: expected a dictionary, found {type(content).__name__} of {np.size(content)}")
+        length = len(content) if isinstance(content, dict) else np.size(content)
+        raise UserError(f"{where}: expected a dictionary, found {type(content).__name__} of {length}")
     return content
 
 
 def _array(where: str, view: Mapping[str, Any], key: str, channels: int) -> np.ndarray:
-    array = view.get(key)
-    shape = getattr(array, "shape", ())
+    array: Any = view.get(key)
+    shape: tuple[int, ...] = getattr(array, "shape", ())
     if len(shape) != 3 or shape[1:] != (JOINTS, channels) or not shape[0]:
         raise UserError(f"{where}: expected {key} of shape (frames, {JOINTS}, {channels}), found {shape or 'none'}")
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():

@@ -1,4 +1,4 @@
-"""An embedded generator of human motion: people of many proportions who walk, sit, reach, ..., seen by random cameras.
+"""Synthetic human motion: people of many proportions who walk, sit, reach, ..., filmed by random cameras.
 
 It stands in for motion capture where none is at hand: tests, the quickstart, a first look at a method. Results on it
 say nothing about real people.
@@ -13,8 +13,8 @@ import numpy as np
 
 from diffpose_jax.data.cameras import random_cameras
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.motion import Motion, film_splits, split_subjects
-from diffpose_jax.data.synthesis.body import joint_rotations, pose, sample_body
+from diffpose_jax.data.motion import Filming, Motion, film_splits, split_subjects
+from diffpose_jax.data.synthesis.body import draw_body, joint_rotations, pose
 from diffpose_jax.data.synthesis.courses import FPS
 from diffpose_jax.data.synthesis.motion_programmes import PROGRAMMES, enliven
 from diffpose_jax.errors import UserError
@@ -32,16 +32,28 @@ def load_synthetic(
     actions: Sequence[str] = tuple(PROGRAMMES),
     cameras_per_clip: int = 2,
 ) -> dict[str, ClipSet]:
-    """Generates 2D-3D pairs in Human3.6M's 17 joints at 50 Hz, split by subject: people of other proportions.
+    """Generate 2D-3D pairs in Human3.6M's 17 joints at 50 Hz, split by subject: people of other proportions.
 
-    Each of the `subjects` performs each of the actions `takes` times for `frames` frames, filmed by `cameras_per_clip`
-    of twelve random cameras. The defaults give about 65,000 pairs. Everything is a function of the seed. Raises
-    UserError for unknown actions and numbers that give no motion.
+    The defaults give about 65,000 pairs.
+
+    Args:
+        seed: everything is a function of it.
+        subjects: how many people perform each of the actions.
+        takes: how often each does.
+        frames: frames of each take.
+        actions: some of `PROGRAMMES`.
+        cameras_per_clip: how many of twelve random cameras film each take.
+
+    Returns:
+        `{split: ClipSet}`.
+
+    Raises:
+        UserError: for unknown actions and counts that give no motion.
     """
     motions = generate_motion(seed, subjects=subjects, takes=takes, frames=frames, actions=actions)
     cameras = random_cameras(np.random.default_rng([seed, 1]), CAMERAS)
     splits = split_subjects([motion.subject for motion in motions], seed)
-    return film_splits(motions, splits, cameras, seed=seed, cameras_per_clip=cameras_per_clip, radius=0.5, shortest=25)
+    return film_splits(motions, splits, cameras, Filming(seed, cameras_per_clip, radius=0.5, shortest=25))
 
 
 def generate_motion(
@@ -52,9 +64,10 @@ def generate_motion(
     frames: int = 300,
     actions: Sequence[str] = tuple(PROGRAMMES),
 ) -> list[Motion]:
-    """The motions of `load_synthetic` in the world: positions `[frames, 17, 3]` metres, z up, floor at 0.
+    """Generate the motions that `load_synthetic` films: positions `[frames, 17, 3]` metres, world, z up, floor at 0.
 
-    Every clip is mirrored or not by the toss of a coin, so that left and right are alike in distribution.
+    Every clip is mirrored with probability 1/2, so that left and right are alike in distribution. Arguments and errors
+    are those of `load_synthetic`.
     """
     for name, value in (("subjects", subjects), ("takes", takes), ("frames", frames)):
         if value < 1:
@@ -63,7 +76,7 @@ def generate_motion(
         raise UserError(f"actions: expected some of {', '.join(PROGRAMMES)}, found {unknown[0]}")
     labels, rotations, offsets, paths, mirrored = [], [], [], [], []
     for subject in range(subjects):
-        body = sample_body(np.random.default_rng([seed, 2, subject]))
+        body = draw_body(np.random.default_rng([seed, 2, subject]))
         for action in actions:
             for take in range(takes):
                 rng = np.random.default_rng([seed, 3, subject, zlib.crc32(action.encode()), take])
@@ -85,4 +98,4 @@ def generate_motion(
 
 def mirror(positions: np.ndarray) -> np.ndarray:
     """The mirror image `[T, 17, 3]` of a motion, across the x-z plane."""
-    return positions[:, list(H36M_17.flip_order)] * np.float32([1, -1, 1])
+    return positions[:, list(H36M_17.flip_order)] * np.array([1, -1, 1], np.float32)

@@ -6,6 +6,7 @@ The person's own frame: x forward, y left, z up. Angles in radians, lengths in m
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -87,22 +88,29 @@ class Body(NamedTuple):
         return offsets
 
 
-def sample_body(rng: np.random.Generator) -> Body:
-    """Draws a person: stature from a mixture of women's and men's (1.63 and 1.76 m), proportions within 4 %."""
-    mean, deviation = ((1.63, 0.06), (1.76, 0.07))[rng.integers(2)]
-    stature = np.clip(rng.normal(mean, deviation), 1.45, 2.0)
-    spread = np.clip(rng.normal(1.0, 0.04, len(RATIOS)), 0.9, 1.1)
-    return Body(*(float(stature * ratio * factor) for ratio, factor in zip(RATIOS.values(), spread, strict=True)))
+def draw_body(rng: np.random.Generator) -> Body:
+    """Draw a person: stature from a mixture of women's and men's (1.63 and 1.76 m), proportions within 4 %."""
+    mean, std = ((1.63, 0.06), (1.76, 0.07))[rng.integers(2)]
+    stature = np.clip(rng.normal(mean, std), 1.45, 2.0)
+    factors = np.clip(rng.normal(1.0, 0.04, len(RATIOS)), 0.9, 1.1)
+    return Body(*(float(stature * ratio * factor) for ratio, factor in zip(RATIOS.values(), factors, strict=True)))
 
 
 @dataclasses.dataclass
 class Posture:
-    """What a person does in T frames; every field may be changed in place before `pose` reads it.
+    """What a person does in T frames; programmes change the fields in place before the person is posed.
 
-    pelvis `[T, 3]` and the feet's ankles `[T, 2, 3]` (left, right) in the world; heading `[T]` of the pelvis and
-    toes `[T, 2]` of the feet, counter-clockwise from x; tilt (forward) and list (right side down) `[T]` of the pelvis;
-    spine, thorax, neck `[T, 3]`: flexion, bend to the right, twist to the left; arms `[T, 2, 4]`: flexion, abduction,
-    inward turn of the upper arm, elbow flexion.
+    Attributes:
+        pelvis: `[T, 3]` metres, in the world.
+        ankles: `[T, 2, 3]` metres, in the world, left and right.
+        heading: `[T]` of the pelvis, counter-clockwise from x.
+        toes: `[T, 2]` direction of the feet, counter-clockwise from x.
+        tilt: `[T]` of the pelvis, forward.
+        list: `[T]` of the pelvis, right side down.
+        spine: `[T, 3]` flexion, bend to the right, twist to the left.
+        thorax: `[T, 3]`, likewise.
+        neck: `[T, 3]`, likewise.
+        arms: `[T, 2, 4]` flexion, abduction, inward turn of the upper arm, elbow flexion.
     """
 
     pelvis: np.ndarray
@@ -137,22 +145,8 @@ class Posture:
         return posture
 
 
-def turn_x(angle: np.ndarray) -> np.ndarray:
-    """Rotations `[..., 3, 3]` about the x axis."""
-    return _turn(angle, 0)
-
-
-def turn_y(angle: np.ndarray) -> np.ndarray:
-    """Rotations `[..., 3, 3]` about the y axis."""
-    return _turn(angle, 1)
-
-
-def turn_z(angle: np.ndarray) -> np.ndarray:
-    """Rotations `[..., 3, 3]` about the z axis."""
-    return _turn(angle, 2)
-
-
 def _turn(angle: np.ndarray, axis: int) -> np.ndarray:
+    """Rotations `[..., 3, 3]` about a coordinate axis."""
     matrix = np.zeros((*np.shape(angle), 3, 3))
     i, j = (axis + 1) % 3, (axis + 2) % 3
     matrix[..., axis, axis] = 1
@@ -162,18 +156,21 @@ def _turn(angle: np.ndarray, axis: int) -> np.ndarray:
     return matrix
 
 
-def _limited(values: np.ndarray, name: str) -> np.ndarray:
+_turn_x, _turn_y, _turn_z = (functools.partial(_turn, axis=axis) for axis in range(3))
+
+
+def _limit(values: np.ndarray, name: str) -> np.ndarray:
     low, high = np.radians(np.array(LIMITS[name], np.float64).T)
     return np.clip(values, low, high)
 
 
 def _trunk(angles: np.ndarray, name: str) -> np.ndarray:
-    flexion, bend, twist = np.moveaxis(_limited(angles, name), -1, 0)
-    return turn_z(twist) @ turn_y(flexion) @ turn_x(bend)
+    flexion, bend, twist = np.moveaxis(_limit(angles, name), -1, 0)
+    return _turn_z(twist) @ _turn_y(flexion) @ _turn_x(bend)
 
 
 def joint_rotations(body: Body, posture: Posture) -> np.ndarray:
-    """The local rotations `[T, 17, 3, 3]` of a posture within the joint limits; the legs reach for the ankles."""
+    """The local rotations `[T, 17, 3, 3]` of a posture within the joint limits; the legs reach the ankles."""
     rotations = np.tile(np.eye(3), (len(posture.heading), H36M_17.num_joints, 1, 1))
     index = H36M_17.joints.index
     pelvis = pelvis_rotation(posture)
@@ -181,59 +178,62 @@ def joint_rotations(body: Body, posture: Posture) -> np.ndarray:
     rotations[:, index("spine")] = _trunk(posture.spine, "spine")
     rotations[:, index("thorax")] = _trunk(posture.thorax, "thorax")
     rotations[:, index("neck_nose")] = _trunk(posture.neck, "neck")
-    for number, (side, sign) in enumerate((("left", 1), ("right", -1))):
-        flexion, abduction, inward, elbow = np.moveaxis(_limited(posture.arms[:, number], "arms"), -1, 0)
-        arm = turn_y(-flexion) @ turn_x(sign * abduction) @ turn_z(-sign * inward)
+    for foot, (side, sign) in enumerate((("left", 1), ("right", -1))):
+        flexion, abduction, inward, elbow = np.moveaxis(_limit(posture.arms[:, foot], "arms"), -1, 0)
+        arm = _turn_y(-flexion) @ _turn_x(sign * abduction) @ _turn_z(-sign * inward)
         rotations[:, index(f"{side}_shoulder")] = arm
-        rotations[:, index(f"{side}_elbow")] = turn_y(-elbow)
+        rotations[:, index(f"{side}_elbow")] = _turn_y(-elbow)
         hip = posture.pelvis + pelvis @ [0, sign * body.hip, 0]
-        reach = np.einsum("tji,tj->ti", pelvis, posture.ankles[:, number] - hip)
-        toes = turn_z(posture.toes[:, number])[..., 0]
+        reach = np.einsum("tji,tj->ti", pelvis, posture.ankles[:, foot] - hip)
+        toes = _turn_z(posture.toes[:, foot])[..., 0]
         forward = np.einsum("tji,tj->ti", pelvis, toes)
         thigh, knee = _reach(body, reach, forward)
         rotations[:, index(f"{side}_hip")] = thigh
-        rotations[:, index(f"{side}_knee")] = turn_y(knee)
+        rotations[:, index(f"{side}_knee")] = _turn_y(knee)
     return rotations
 
 
 def pelvis_rotation(posture: Posture) -> np.ndarray:
     """The orientation `[T, 3, 3]` of the pelvis in the world."""
-    tilt, side = _limited(posture.tilt, "tilt"), _limited(posture.list, "list")
-    return turn_z(posture.heading) @ turn_y(tilt) @ turn_x(side)
+    tilt, side = _limit(posture.tilt, "tilt"), _limit(posture.list, "list")
+    return _turn_z(posture.heading) @ _turn_y(tilt) @ _turn_x(side)
 
 
 def _reach(body: Body, reach: np.ndarray, forward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Hip rotation `[T, 3, 3]` and knee flexion `[T]` that put the ankle at `reach` `[T, 3]`, the knee bent forward.
 
-    The law of cosines gives the knee; the plane of the leg holds the line to the ankle and the toes' direction.
+    The plane of the leg holds the line to the ankle and the toes' direction `forward` `[T, 3]`.
     """
+    # Law of cosines: d^2 = a^2 + b^2 + 2 a b cos(knee) for thigh a, shank b and a knee that is straight at 0. The thigh
+    # then leads the line to the ankle by the angle at the hip, atan2(b sin(knee), a + b cos(knee)).
     distance = np.linalg.norm(reach, axis=-1)
     cosine = (distance**2 - body.thigh**2 - body.shank**2) / (2 * body.thigh * body.shank)
-    knee = _limited(np.arccos(np.clip(cosine, -1, 1)), "knee")
+    knee = _limit(np.arccos(np.clip(cosine, -1, 1)), "knee")
     behind = np.arctan2(body.shank * np.sin(knee), body.thigh + body.shank * np.cos(knee))
     up = -reach / distance[:, None]
     across = np.cross(up, forward)
     across /= np.linalg.norm(across, axis=-1, keepdims=True)
     frame = np.stack([np.cross(across, up), across, up], axis=-1)
-    return frame @ turn_y(-behind), knee
+    return frame @ _turn_y(-behind), knee
 
 
 def reachable_height(body: Body, posture: Posture) -> np.ndarray:
     """The greatest height `[T]` of the pelvis at which both almost straight legs still reach their ankles."""
     heights = []
-    for number, sign in enumerate((1, -1)):
+    for foot, sign in enumerate((1, -1)):
         hip = pelvis_rotation(posture) @ [0, sign * body.hip, 0]
-        level = posture.ankles[:, number, :2] - (posture.pelvis + hip)[:, :2]
+        level = posture.ankles[:, foot, :2] - (posture.pelvis + hip)[:, :2]
         span = np.sqrt(np.maximum((0.998 * body.leg) ** 2 - np.sum(level**2, axis=-1), 0))
-        heights.append(posture.ankles[:, number, 2] + span - hip[:, 2])
+        heights.append(posture.ankles[:, foot, 2] + span - hip[:, 2])
     return np.minimum(*heights)
 
 
 def settle(body: Body, posture: Posture, width: int = 3) -> None:
-    """Lowers the pelvis smoothly wherever the legs would not reach the feet otherwise."""
+    """Lower the pelvis smoothly wherever the legs would not reach the feet otherwise, over `width` frames each way."""
     height = np.minimum(posture.pelvis[:, 2], reachable_height(body, posture))
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(height, 2 * width, mode="edge"), 2 * width + 1)
-    # The mean of moving minima never exceeds the bound itself.
+    # Each of the moving minima within `width` frames of a frame covers that frame, so it is at most the bound there,
+    # and so is a weighted mean of them.
     lowest = np.lib.stride_tricks.sliding_window_view(windows.min(axis=-1), 2 * width + 1)
     weights = np.hanning(2 * width + 3)[1:-1]
     posture.pelvis[:, 2] = lowest @ (weights / weights.sum())
@@ -244,5 +244,7 @@ _forward_kinematics = jax.jit(geometry.forward_kinematics, static_argnums=2)
 
 def pose(rotations: np.ndarray, offsets: np.ndarray, pelvis: np.ndarray) -> np.ndarray:
     """Joint positions `[T, 17, 3]` (world, float32) from rotations, rest offsets `[T, 17, 3]`, pelvis `[T, 3]`."""
-    positions, _ = _forward_kinematics(np.float32(rotations), np.float32(offsets), H36M_17.parents)
-    return np.asarray(positions) + np.float32(pelvis)[:, None]
+    positions, _ = _forward_kinematics(
+        np.asarray(rotations, np.float32), np.asarray(offsets, np.float32), H36M_17.parents
+    )
+    return np.asarray(positions) + np.asarray(pelvis, np.float32)[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,24 +24,40 @@ from diffpose_jax.data.synthesis.courses import FPS, Rng, ease, glide, smooth
 
 EDGE = 50  # frames simulated before and after a walk, so that its first and last steps are whole
 
+Course = Callable[[np.ndarray], np.ndarray]
+
+
+class Gait(NamedTuple):
+    """How feet take turns on the ground."""
+
+    cycle: float  # s of two steps
+    duty: float  # share of the cycle that a foot stands
+    ahead: float  # share of the cycle after landing at which the pelvis passes over the foot
+    lift: float  # m that the ankle rises in mid-swing
+
+
+def _level(places: np.ndarray) -> np.ndarray:
+    return np.zeros(len(places))
+
 
 def stride(
-    body: Body,
-    path: Callable[[np.ndarray], np.ndarray],
-    heading: Callable[[np.ndarray], np.ndarray],
-    frames: int,
-    cycle: float,
-    duty: float,
-    ahead: float,
-    lift: float,
-    terrain: Callable[[np.ndarray], np.ndarray] = lambda places: np.zeros(len(places)),
+    body: Body, path: Course, heading: Course, frames: int, gait: Gait, terrain: Course = _level
 ) -> tuple[Posture, np.ndarray]:
-    """Steps along `path` (s to `[N, 2]`) with `heading` (s to `[N]`): planted feet, heels that rise, swinging feet.
+    """Step along a path: planted feet, heels that rise, swinging feet.
 
-    `cycle` is the time of two steps in s, `duty` the share of it a foot stands, `ahead` the share after landing at
-    which the pelvis passes over the foot, `lift` the ankle's rise in mid-swing in m. Returns the posture, pelvis high,
-    and the phase `[T]` of the cycle in radians, 0 when the left foot lands.
+    Args:
+        body: the person.
+        path: the pelvis on the ground `[N, 2]` (m) at times `[N]` (s).
+        heading: its direction `[N]` at times `[N]` (s).
+        frames: T.
+        gait: how the feet take turns.
+        terrain: the height `[N]` (m) of the ground at places `[N, 2]`.
+
+    Returns:
+        The posture, legs not yet limited to their reach (`settle`), and the phase `[T]` of the cycle in radians, 0
+        when the left foot lands.
     """
+    cycle, duty = gait.cycle, gait.duty
     now = np.arange(frames) / FPS
     posture = Posture.standing(body, frames)
     posture.pelvis[:, :2], posture.heading = path(now), heading(now)
@@ -48,9 +65,9 @@ def stride(
         count, share = np.divmod(now / cycle + offset, 1.0)
         standing, swing = np.clip(share / duty, 0, 1), np.clip((share - duty) / (1 - duty), 0, 1)
 
-        def plant(number: np.ndarray, offset: float = offset, side: int = side) -> tuple[np.ndarray, np.ndarray]:
-            """Where the ankle stands in the cycle `number`, `[T, 3]`, and the foot's direction `[T]`."""
-            time = (number - offset + ahead) * cycle
+        def plant(index: np.ndarray, offset: float = offset, side: int = side) -> tuple[np.ndarray, np.ndarray]:
+            """Where the ankle stands in the cycle `index`, `[T, 3]`, and the foot's direction `[T]`."""
+            time = (index - offset + gait.ahead) * cycle
             angle = heading(time)
             across = np.stack([-np.sin(angle), np.cos(angle)], axis=-1)
             place = path(time) + side * 0.6 * body.hip * across
@@ -60,7 +77,7 @@ def stride(
         length = np.linalg.norm((there - here)[:, :2], axis=-1) + 0.1 * np.abs(next_angle - angle)
         left_from = here + _roll(body, standing, angle, length)
         posture.ankles[:, foot] = left_from + (there - left_from) * _swing(swing, there[:, 2] > here[:, 2])
-        posture.ankles[:, foot, 2] += lift * np.clip(length / 0.3, 0, 1) * np.sin(np.pi * swing) ** 2
+        posture.ankles[:, foot, 2] += gait.lift * np.clip(length / 0.3, 0, 1) * np.sin(np.pi * swing) ** 2
         posture.toes[:, foot] = angle + (next_angle - angle) * ease(swing) + side * np.radians(7)
     posture.ankles = smooth(posture.ankles, 1.0)
     return posture, 2 * np.pi * now / cycle
@@ -79,13 +96,22 @@ def _roll(body: Body, standing: np.ndarray, angle: np.ndarray, length: np.ndarra
 
 def _swing(swing: np.ndarray, upstairs: np.ndarray) -> np.ndarray:
     """The share of its way `[T, 3]` a swinging foot has gone; upstairs it climbs first."""
-    # A cubic that leaves the ground at 0.6 of the mean speed and lands at 0.1 of it.
+    # The cubic Hermite course from 0 to 1 that leaves the ground at 0.6 of the mean speed and lands at 0.1 of it:
+    # 0.6 s (1 - s)^2 - 0.1 s^2 (1 - s) + s^2 (3 - 2 s).
     level = 0.6 * swing * (1 - swing) ** 2 - 0.1 * swing**2 * (1 - swing) + swing**2 * (3 - 2 * swing)
     return np.stack([level, level, np.where(upstairs, ease(1.5 * swing), ease(1.5 * swing - 0.5))], axis=-1)
 
 
 def swing_along(posture: Posture, phase: np.ndarray, arm: float, elbow: tuple[float, float], style: Rng) -> None:
-    """Moves pelvis, trunk and arms with the steps: arms swing opposite the legs, shoulders opposite the pelvis."""
+    """Move pelvis, trunk and arms with the steps: arms swing opposite the legs, shoulders opposite the pelvis.
+
+    Args:
+        posture: changed in place.
+        phase: of the cycle `[T]`, radians.
+        arm: half the range of the shoulder's flexion, degrees.
+        elbow: mean flexion of the elbow when the arm is behind, and half of what it gains in front, degrees.
+        style: source of the person's habits.
+    """
     lead = np.cos(phase)  # +1 when the left foot is in front
     factor = style.uniform(0.8, 1.2, 4)
     posture.heading = posture.heading - np.radians(5) * factor[0] * lead
@@ -100,7 +126,7 @@ def swing_along(posture: Posture, phase: np.ndarray, arm: float, elbow: tuple[fl
         posture.arms[:, side, ELBOW] = np.radians(elbow[0] + elbow[1] * (1 + sign * lead) / 2)
 
 
-def _route(rng: Rng, speed: float, curvature: float) -> tuple[Callable, Callable]:
+def _draw_route(rng: Rng, speed: float, curvature: float) -> tuple[Course, Course]:
     """A path of constant speed and curvature (1/m) as functions of time in s, and its heading."""
     start = rng.uniform(-np.pi, np.pi)
 
@@ -108,7 +134,8 @@ def _route(rng: Rng, speed: float, curvature: float) -> tuple[Callable, Callable
         return start + curvature * speed * np.asarray(time)
 
     def path(time: np.ndarray) -> np.ndarray:
-        # The chord of an arc points half way between the headings at its ends; sinc keeps straight lines exact.
+        # The chord of an arc of length l and curvature c is l sinc(c l / 2) long and points half way between the
+        # headings at its ends; sinc keeps straight lines (c = 0) exact.
         length, half = speed * np.asarray(time), 0.5 * curvature * speed * np.asarray(time)
         chord = length * np.sinc(half / np.pi)
         return np.stack([chord * np.cos(start + half), chord * np.sin(start + half)], axis=-1)
@@ -116,29 +143,29 @@ def _route(rng: Rng, speed: float, curvature: float) -> tuple[Callable, Callable
     return path, heading
 
 
-def _trimmed(posture: Posture) -> Posture:
+def _trim(posture: Posture) -> Posture:
     return Posture(**{name: value[EDGE:-EDGE] for name, value in vars(posture).items()})
 
 
 def walk(body: Body, frames: int, rng: Rng) -> Posture:
-    """Walks straight on or in a curve, at 0.6 to 2.0 m/s; cadence by the walk ratio (Sekiya et al. 1996)."""
+    """Walk straight on or in a curve, at 0.6 to 2.0 m/s; cadence by the walk ratio (Sekiya et al. 1996)."""
     speed = rng.uniform(0.6, 2.0)
     cycle = 120 / np.sqrt(60 * speed / rng.uniform(0.0058, 0.0070)) * np.sqrt(body.leg / 0.85)
-    path, heading = _route(rng, speed, rng.choice([0, rng.uniform(-0.6, 0.6)]))
+    path, heading = _draw_route(rng, speed, rng.choice([0, rng.uniform(-0.6, 0.6)]))
     duty = np.clip(0.68 - 0.05 * speed, 0.58, 0.66)
-    posture, phase = stride(body, path, heading, frames + 2 * EDGE, cycle, duty, 0.22, 0.07)
+    posture, phase = stride(body, path, heading, frames + 2 * EDGE, Gait(cycle, duty, 0.22, 0.07))
     swing_along(posture, phase, 7 + 11 * speed, (10 + 8 * speed, 10 * speed), rng)
     posture.tilt += np.radians(1 + 1.5 * speed)
     settle(body, posture)
-    return _trimmed(posture)
+    return _trim(posture)
 
 
 def jog(body: Body, frames: int, rng: Rng) -> Posture:
-    """Runs at 2.2 to 3.2 m/s with a flight phase, elbows bent."""
+    """Run at 2.2 to 3.2 m/s with a flight phase, elbows bent."""
     speed = rng.uniform(2.2, 3.2)
     cycle = 120 / rng.uniform(155, 172) * np.sqrt(body.leg / 0.85)
-    path, heading = _route(rng, speed, rng.choice([0, rng.uniform(-0.35, 0.35)]))
-    posture, phase = stride(body, path, heading, frames + 2 * EDGE, cycle, 0.36, 0.14, 0.22)
+    path, heading = _draw_route(rng, speed, rng.choice([0, rng.uniform(-0.35, 0.35)]))
+    posture, phase = stride(body, path, heading, frames + 2 * EDGE, Gait(cycle, 0.36, 0.14, 0.22))
     swing_along(posture, phase, 32, (80, 15), rng)
     posture.arms[:, :, ABDUCTION] += np.radians(8)
     posture.arms[:, :, INWARD] += np.radians(15)
@@ -147,11 +174,11 @@ def jog(body: Body, frames: int, rng: Rng) -> Posture:
     # Lowest in the middle of each stance, highest in flight.
     posture.pelvis[:, 2] -= 0.045 * body.leg + 0.04 * np.cos(2 * (phase - 2 * np.pi * 0.18))
     settle(body, posture, width=2)
-    return _trimmed(posture)
+    return _trim(posture)
 
 
 def turn(body: Body, frames: int, rng: Rng) -> Posture:
-    """Turns on the spot, several times, left and right, in small steps."""
+    """Turn on the spot, several times, left and right, in small steps."""
     times, angles = [0.0], [rng.uniform(-np.pi, np.pi)]
     length = (frames + 2 * EDGE) / FPS
     while times[-1] < length:
@@ -170,7 +197,8 @@ def turn(body: Body, frames: int, rng: Rng) -> Posture:
     def path(time: np.ndarray) -> np.ndarray:
         return np.asarray(time)[..., None] * drift
 
-    posture, phase = stride(body, path, heading, frames + 2 * EDGE, rng.uniform(0.95, 1.2), 0.62, 0.3, 0.07)
+    gait = Gait(rng.uniform(0.95, 1.2), 0.62, 0.3, 0.07)
+    posture, phase = stride(body, path, heading, frames + 2 * EDGE, gait)
     busy = np.abs(np.gradient(posture.heading)) * FPS
     posture.neck[:, TWIST] += 0.25 * smooth(np.gradient(posture.heading) * FPS, 6)
     posture.thorax[:, TWIST] += 0.1 * smooth(np.gradient(posture.heading) * FPS, 6)
@@ -178,11 +206,11 @@ def turn(body: Body, frames: int, rng: Rng) -> Posture:
     posture.arms[:, :, ABDUCTION] += np.radians(6) * np.clip(smooth(busy, 8), 0, 1)[:, None]
     posture.tilt += np.radians(4)
     settle(body, posture)
-    return _trimmed(posture)
+    return _trim(posture)
 
 
 def step_up(body: Body, frames: int, rng: Rng) -> Posture:
-    """Walks up one to six steps of 12 to 20 cm and on."""
+    """Walk up one to six steps of 12 to 20 cm and on."""
     depth, rise, steps = rng.uniform(0.28, 0.36), rng.uniform(0.12, 0.20), rng.integers(1, 7)
     cycle = rng.uniform(1.15, 1.45)
     # One step of the stairs per step of the feet.
@@ -199,11 +227,11 @@ def step_up(body: Body, frames: int, rng: Rng) -> Posture:
     def heading(time: np.ndarray) -> np.ndarray:
         return np.zeros(np.shape(time))
 
-    posture, phase = stride(body, path, heading, frames + 2 * EDGE, cycle, 0.62, 0.3, 0.09, terrain)
+    posture, phase = stride(body, path, heading, frames + 2 * EDGE, Gait(cycle, 0.62, 0.3, 0.09), terrain)
     swing_along(posture, phase, 12, (18, 12), rng)
     ground = smooth(terrain(path(np.arange(frames + 2 * EDGE) / FPS + 0.08 * cycle)), 7)
     posture.pelvis[:, 2] += ground
     posture.spine[:, 0] += np.radians(5)
     posture.tilt += np.radians(5)
     settle(body, posture, width=4)
-    return _trimmed(posture)
+    return _trim(posture)

@@ -10,18 +10,18 @@ from collections.abc import Callable
 import numpy as np
 
 from diffpose_jax.data.synthesis.body import BEND, ELBOW, FLEXION, LEFT, RIGHT, TWIST, Body, Posture, settle
-from diffpose_jax.data.synthesis.courses import FPS, Rng, rhythm, wander
+from diffpose_jax.data.synthesis.courses import FPS, Rng, draw_bouts, draw_unrest
 from diffpose_jax.data.synthesis.gait import jog, step_up, turn, walk
 
 
 def enliven(rng: Rng, posture: Posture) -> None:
-    """Adds a person's small unrest and bearing to the trunk, the head and the arms; the head stays half upright."""
+    """Add a person's small unrest and bearing to the trunk, the head and the arms; the head stays half upright."""
     frames = len(posture.heading)
-    posture.spine += wander(rng, frames, (3,), np.radians(1.5)) + np.radians(rng.normal([1, 0, 0], [3, 1.5, 2]))
-    posture.thorax += wander(rng, frames, (3,), np.radians(1.5)) + np.radians(rng.normal([1, 0, 0], [3, 1.5, 2]))
-    posture.neck += wander(rng, frames, (3,), np.radians(4)) + np.radians(rng.normal([0, 0, 0], [7, 3, 8]))
+    posture.spine += draw_unrest(rng, frames, (3,), np.radians(1.5)) + np.radians(rng.normal([1, 0, 0], [3, 1.5, 2]))
+    posture.thorax += draw_unrest(rng, frames, (3,), np.radians(1.5)) + np.radians(rng.normal([1, 0, 0], [3, 1.5, 2]))
+    posture.neck += draw_unrest(rng, frames, (3,), np.radians(4)) + np.radians(rng.normal([0, 0, 0], [7, 3, 8]))
     posture.neck[:, 0] -= 0.5 * _lean(posture)
-    posture.arms += wander(rng, frames, (2, 4), np.radians(2)) + np.radians(rng.normal(0, 4, (2, 4)))
+    posture.arms += draw_unrest(rng, frames, (2, 4), np.radians(2)) + np.radians(rng.normal(0, 4, (2, 4)))
 
 
 def _lean(posture: Posture) -> np.ndarray:
@@ -30,10 +30,10 @@ def _lean(posture: Posture) -> np.ndarray:
 
 
 def _sway(rng: Rng, posture: Posture) -> None:
-    """Shifts the weight of somebody whose feet stay where they are."""
-    posture.pelvis[:, :2] += wander(rng, len(posture.heading), (2,), 0.012)
+    """Shift the weight of somebody whose feet stay where they are."""
+    posture.pelvis[:, :2] += draw_unrest(rng, len(posture.heading), (2,), 0.012)
     posture.tilt += np.radians(rng.normal(2, 2.5))
-    posture.list += wander(rng, len(posture.heading), (), np.radians(1.0))
+    posture.list += draw_unrest(rng, len(posture.heading), (), np.radians(1.0))
 
 
 def _stand(body: Body, frames: int, rng: Rng) -> Posture:
@@ -45,9 +45,9 @@ def _stand(body: Body, frames: int, rng: Rng) -> Posture:
 
 
 def reach(body: Body, frames: int, rng: Rng) -> Posture:
-    """Reaches for things, high and low, in front and beside, with one hand or with both."""
+    """Reach for things, high and low, in front and beside, with one hand or with both."""
     posture = _stand(body, frames, rng)
-    for amount in rhythm(rng, frames, (0.6, 1.0), (0.2, 0.8), (0.1, 0.6)):
+    for amount in draw_bouts(rng, frames, (0.6, 1.0), (0.2, 0.8), (0.1, 0.6)):
         height = rng.uniform(-1, 1)  # -1: the floor, 1: overhead
         low = max(0.0, -height - 0.1)
         side = rng.uniform(-0.3, 1.0)  # 1: out to the side of the hand
@@ -74,10 +74,10 @@ def reach(body: Body, frames: int, rng: Rng) -> Posture:
 
 
 def squat(body: Body, frames: int, rng: Rng) -> Posture:
-    """Bends the knees more or less deep, hips back, trunk forward, arms forward for balance."""
+    """Bend the knees more or less deep, hips back, trunk forward, arms forward for balance."""
     posture = _stand(body, frames, rng)
     arms = rng.uniform(20, 90)
-    for amount in rhythm(rng, frames, (0.7, 1.3), (0.1, 0.6), (0.1, 0.6)):
+    for amount in draw_bouts(rng, frames, (0.7, 1.3), (0.1, 0.6), (0.1, 0.6)):
         depth = rng.uniform(0.2, 0.55) * amount
         posture.pelvis[:, 2] -= depth * body.leg
         posture.pelvis[:, 0] -= 0.42 * depth * body.leg
@@ -91,13 +91,13 @@ def squat(body: Body, frames: int, rng: Rng) -> Posture:
 
 
 def sit(body: Body, frames: int, rng: Rng) -> Posture:
-    """Sits down on a seat of 40 to 50 cm, stays, and gets up again; leans forward on the way."""
+    """Sit down on a seat of 40 to 50 cm, stay, and get up again, leaning forward on the way."""
     posture = _stand(body, frames, rng)
     posture.ankles[:, :, 0] = rng.normal(0, 0.03, 2)
     seat = rng.uniform(0.40, 0.50) + 0.05 * body.leg
     drop = posture.pelvis[:, 2] - seat
     rested = np.radians([rng.uniform(15, 40), 8, rng.uniform(0, 35), rng.uniform(40, 80)])
-    for amount in rhythm(rng, frames, (1.1, 1.7), (0.8, 2.5), (0.3, 1.0)):
+    for amount in draw_bouts(rng, frames, (1.1, 1.7), (0.8, 2.5), (0.3, 1.0)):
         posture.pelvis[:, 2] -= drop * amount
         # Back first, then down.
         posture.pelvis[:, 0] -= (0.95 * body.thigh + 0.02) * np.sin(0.5 * np.pi * amount)
@@ -112,10 +112,10 @@ def sit(body: Body, frames: int, rng: Rng) -> Posture:
 
 
 def wave(body: Body, frames: int, rng: Rng) -> Posture:
-    """Waves with a raised hand, the forearm swinging at 1.2 to 2.2 Hz; at times with both."""
+    """Wave with a raised hand, the forearm swinging at 1.2 to 2.2 Hz; at times with both."""
     posture = _stand(body, frames, rng)
     now = np.arange(frames) / FPS
-    for amount in rhythm(rng, frames, (0.5, 0.8), (1.2, 3.0), (0.3, 0.8)):
+    for amount in draw_bouts(rng, frames, (0.5, 0.8), (1.2, 3.0), (0.3, 0.8)):
         beat = np.sin(2 * np.pi * rng.uniform(1.2, 2.2) * now)
         raised = np.radians([rng.uniform(65, 100), rng.uniform(60, 105), 0, rng.uniform(55, 85)])
         for hand in ([RIGHT], [RIGHT, LEFT])[int(rng.random() < 0.3)]:

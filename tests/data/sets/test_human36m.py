@@ -8,7 +8,8 @@ import pytest
 
 from diffpose_jax import geometry
 from diffpose_jax.data.cameras import H36M_SUBJECTS, h36m_cameras
-from diffpose_jax.data.sets.human36m import JOINTS_17_OF_32, camera_pairs, load_human36m
+from diffpose_jax.data.sets.human36m import JOINTS_17_OF_32, load_human36m
+from diffpose_jax.data.sets.videopose3d import camera_pairs
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import COCO_17, H36M_16, H36M_17
@@ -113,7 +114,9 @@ def test_keypoints_are_the_projection_of_pose_and_root(folder):
 
 def test_pairs_of_one_camera_cut_the_surplus_of_the_detections(world, pixels):
     camera = Camera(*(field[0] for field in h36m_cameras("S1")))
-    keypoints, poses, root = camera_pairs(world["S1"]["Walking"], pixels["S1"]["Walking"][0], camera)
+    keypoints, poses, root = camera_pairs(
+        world["S1"]["Walking"][:, JOINTS_17_OF_32], pixels["S1"]["Walking"][0], camera
+    )
     assert (keypoints.shape, poses.shape, root.shape) == ((5, 17, 2), (5, 17, 3), (5, 3))
     x, y = pixels["S1"]["Walking"][0][3, 7]
     np.testing.assert_allclose(keypoints[3, 7], [x / 1000 * 2 - 1, y / 1000 * 2 - 1.002], atol=1e-6)
@@ -187,7 +190,7 @@ def test_damaged_2d_files_are_told_in_one_line(folder, pixels, change, said):
 def test_unknown_layouts_missing_files_and_wrong_options(folder, pixels, tmp_path):
     path, write = folder
     write("odd", reshaped(pixels, lambda view: view[:, :14]))
-    with pytest.raises(UserError, match=r"expected 16 or 17 joints of Human3.6M or 17 of COCO, found 14"):
+    with pytest.raises(UserError, match=r"expected 17 joints of h36m17 or 16 joints of h36m16 or .* coco17, found 14"):
         load_human36m(path, detections="odd")
     with pytest.raises(UserError, match="found detections gt, odd"):
         load_human36m(path, detections="sh")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from diffpose_jax.data.motion import split_subjects
-from diffpose_jax.data.sets.mocap import CMU_UNIT, JOINT_NAMES, TOES, load_mocap, restore_cgspeed, to_h36m17
+from diffpose_jax.data.sets.figures import JOINT_NAMES, TOES, restore_cgspeed, to_h36m17
+from diffpose_jax.data.sets.mocap import CMU_UNIT, FileOptions, load_mocap
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.articulation import Recording, node_positions
 from diffpose_jax.formats.asf_amc import read_amc, read_asf
@@ -177,10 +178,14 @@ def test_a_namespace_before_the_names_does_not_matter(tmp_path: Path, body: Path
     ("options", "message"),
     [
         ({"fps": 0.0}, "fps: expected a positive number, found 0.0"),
-        ({"unit": -1.0}, "unit: expected a positive number"),
-        ({"name_pattern": "("}, "name_pattern: expected a regular expression"),
-        ({"name_pattern": "(.*)"}, r"name_pattern: expected a group \(\?P<subject>"),
-        ({"name_pattern": "(?P<subject>[0-9]+)"}, "anna_walk.bvh: expected a file name that matches"),
+        ({"files": FileOptions(unit=0.0)}, "unit: expected a positive number, found 0.0"),
+        ({"files": FileOptions(amc_fps=-1.0)}, "amc_fps: expected a positive number"),
+        ({"files": FileOptions(name_pattern="(")}, "name_pattern: expected a regular expression"),
+        ({"files": FileOptions(name_pattern="(.*)")}, r"name_pattern: expected a group \(\?P<subject>"),
+        (
+            {"files": FileOptions(name_pattern="(?P<subject>[0-9]+)")},
+            "anna_walk.bvh: expected a file name that matches",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused(body: Path, options: dict, message: str):
@@ -211,7 +216,7 @@ def test_a_folder_becomes_splits_by_subject(tmp_path: Path):
     for name in ("anna_walk", "anna_run", "ben_walk", "carl_sit", "dora_sit"):
         (tmp_path / f"{name}.bvh").write_text(body_bvh())
     pattern = r"(?P<subject>[^_]+)_(?P<action>\w+)"
-    splits = load_mocap(tmp_path, test_subjects=["anna"], name_pattern=pattern, cameras_per_clip=2)
+    splits = load_mocap(tmp_path, test_subjects=["anna"], files=FileOptions(name_pattern=pattern), cameras_per_clip=2)
     assert set(splits["test"].subject) == {"anna"}
     assert splits["test"].action == ("run", "run", "walk", "walk")
     assert splits["test"].num_frames == 2 * 2 * 15

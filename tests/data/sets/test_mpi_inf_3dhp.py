@@ -109,7 +109,7 @@ def test_the_calibrated_cameras_project_the_targets_onto_the_keypoints(folder):
 
 
 def test_the_published_intrinsics_in_pixels():
-    cameras = mpi_inf_3dhp_cameras(ignore_pixel_aspect=True)
+    cameras = mpi_inf_3dhp_cameras(release=True)
     # 7.32506 mm on 10 mm of 2048 px; 8.770747185 mm on 10 mm of 1920 px and 5.625 mm of 1080 px.
     np.testing.assert_allclose(cameras.focal[0] * 1024, [1500.172288] * 2, rtol=1e-6)
     np.testing.assert_allclose(cameras.focal[5] * 960, [1683.98345952] * 2, rtol=1e-6)

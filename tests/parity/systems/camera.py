@@ -11,7 +11,8 @@ import numpy as np
 
 from diffpose_jax import geometry
 from diffpose_jax.data.cameras import H36M_CAMERA_IDS, H36M_EXTRINSICS, H36M_INTRINSICS, h36m_cameras
-from diffpose_jax.data.sets.human36m import camera_pairs
+from diffpose_jax.data.sets.human36m import JOINTS_17_OF_32
+from diffpose_jax.data.sets.videopose3d import camera_pairs
 from diffpose_jax.geometry import Camera
 
 from ...pinhole import project_linear
@@ -54,7 +55,7 @@ def diffhpe_data(vector: Any) -> dict[str, np.ndarray]:
         cameras = h36m_cameras(subject)
         for number, pixels in zip(numbers, views, strict=True):
             camera = Camera(*(value[number] for value in cameras))
-            view = camera_pairs(world, pixels, camera)
+            view = camera_pairs(world[:, JOINTS_17_OF_32], pixels, camera)
             keypoints.append(view[0])
             poses.append(view[1])
             rows.append(np.concatenate([*camera[:-1], [number]]))

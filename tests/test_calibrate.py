@@ -43,7 +43,7 @@ def workdir(tmp_path_factory, context) -> Path:
     """A DiffPose that has learned little: its hypotheses are what its context leaves open, narrowed by five steps."""
     path = tmp_path_factory.mktemp("calibrate") / "diffpose"
     values = flags.FlagValues()
-    train.define_flags(values)
+    import_module("diffpose_jax.train").define_flags(values)
     overrides = [f"--config.{one}" for one in (*SMALL, f"lifter.context={context}")]
     config = f"{CONFIGS}/diffpose_frame.py:synthetic,small"
     cli.parse(["train", "--config", config, "--workdir", str(path), *overrides], values)
@@ -79,10 +79,10 @@ def test_the_temperature_reaches_every_sample(workdir, found):
     source.write_text(json.dumps({"layout": "h36m17", "image_size": [100, 100], "keypoints": points}))
     assert load_trained(workdir).temperature == pytest.approx(found["temperature"])
     with_it = predict(workdir, source, hypotheses=8)
-    assert with_it.meta["temperature"] == pytest.approx(found["temperature"])
+    assert with_it.settings["temperature"] == pytest.approx(found["temperature"])
     (workdir / "calibration.json").unlink()
     without = predict(workdir, source, hypotheses=8)
-    assert without.meta["temperature"] is None
+    assert without.settings["temperature"] is None
     ratio = np.median(with_it.spread[:, 1:] / without.spread[:, 1:])
     assert (ratio > 1) == (found["temperature"] > 1)
 

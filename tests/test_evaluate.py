@@ -17,10 +17,12 @@ from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
+from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.evaluation.calibration import mahalanobis_rank
-from diffpose_jax.evaluation.jobs import CHOICES, predict_clips
+from diffpose_jax.evaluation.jobs import Job, predict_frames
 from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.geometry import Camera, project
+from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import get_skeleton
 from diffpose_jax.workdir.trained import load_trained
@@ -81,7 +83,7 @@ def row(results: dict, name: str) -> dict:
 
 def test_all_aggregations_and_baselines_are_measured_on_the_same_frames(results, supervised_workdir):
     names = [one["name"] for one in results["rows"]]
-    assert names == [*CHOICES, "mean_pose", "nearest_neighbour", str(supervised_workdir)]
+    assert names == [*AGGREGATES, "mean_pose", "nearest_neighbour", str(supervised_workdir)]
     for one in results["rows"]:
         assert set(one["by_action"]) == {"Walking", "Sitting"}
         assert set(one["by_subject"]) == {"S9", "S11"}
@@ -106,7 +108,8 @@ def test_the_oracle_is_marked_and_never_behind_a_single_hypothesis(results):
 
 def test_coverage_is_that_of_all_hypotheses_that_were_measured(results, workdir):
     trained, clips = load_trained(workdir), clipset(1)
-    poses, _ = predict_clips(trained.lifter, trained.variables, clips, num_hypotheses=3, aggregations=("all",))
+    job, frames = Job(Sampling(3), ("all",)), np.arange(clips.num_frames)
+    poses = predict_frames("test", trained.lifter, trained.variables, clips, frames, job)
     ranks = np.asarray(mahalanobis_rank(jnp.moveaxis(jnp.asarray(poses["all"]), 1, 0), jnp.asarray(clips.poses)))
     shares = {level: float(np.mean(ranks[:, 1:] < float(level))) for level in ("0.5", "0.9")}
     assert set(results["coverage"]) == {"all"}

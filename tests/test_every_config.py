@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from diffpose_jax import cli
 from diffpose_jax.data.archives import load_archive, save_archive
-from diffpose_jax.data.detector.heatmap_clips import with_quick_mixtures
+from diffpose_jax.data.detector.heatmap_clips import fit_quick_mixtures
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.predict import predict
@@ -46,7 +46,7 @@ def archive(tmp_path_factory) -> str:
 def heatmap_archive(tmp_path_factory, archive) -> str:
     """Some of them as simulated heatmaps show them, with mixtures."""
     clips = {split: part.select(range(2)) for split, part in load_archive(archive).items()}
-    clips = {split: with_quick_mixtures(part) for split, part in clips.items()}
+    clips = {split: fit_quick_mixtures(part) for split, part in clips.items()}
     path = tmp_path_factory.mktemp("data") / "synthetic_heatmaps.npz"
     save_archive(path, clips)
     return str(path)
@@ -69,7 +69,7 @@ def run_of(tmp_path_factory, archive, heatmap_archive):
 
 def config_of(name: str, archive: str, context: Path | None) -> ConfigDict:
     values = flags.FlagValues()
-    train.define_flags(values)
+    import_module("diffpose_jax.train").define_flags(values)
     name, _, recipe = name.partition(":")
     argument = f"synthetic,small{',9' if name in TEMPORAL else ''}{',' * bool(recipe)}{recipe}"
     cli.parse(["train", "--config", f"{ROOT}/configs/{name}.py:{argument}", "--workdir", "unused"], values)
@@ -88,16 +88,16 @@ def config_of(name: str, archive: str, context: Path | None) -> ConfigDict:
 
 def train_interrupted(config: ConfigDict, workdir: Path) -> None:
     """Trains to the end in two runs, the first one ended by a signal at half of the steps."""
-    read = loop.Meter.read
+    read = loop.MetricAverages.read
 
-    def read_and_stop(meter: loop.Meter, step: int) -> dict[str, float]:
+    def read_and_stop(meter: loop.MetricAverages, step: int) -> dict[str, float]:
         if step == STEPS // 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return read(meter, step)
 
     with jax.numpy_dtype_promotion("standard"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop.Meter, "read", read_and_stop)
+            patch.setattr(loop.MetricAverages, "read", read_and_stop)
             stopped = loop.train(config, workdir)
         assert stopped.stopped
         assert stopped.step == STEPS // 2
@@ -119,7 +119,7 @@ def test_a_config_trains_resumes_evaluates_and_predicts(name, run_of, archive):
 
     prediction = predict(workdir, ROOT / "experiments" / "data" / "wave.json", hypotheses=2)
     frames = prediction.hypotheses.shape[0]
-    assert prediction.hypotheses.shape == (frames, prediction.meta["hypotheses"], 17, 3)
+    assert prediction.hypotheses.shape == (frames, prediction.settings["hypotheses"], 17, 3)
     assert np.isfinite(prediction.poses).all()
     np.testing.assert_allclose(prediction.poses[:, 0], 0, atol=1e-6)
 

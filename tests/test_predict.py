@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
-from diffpose_jax.predict import Prediction, predict, save_prediction, with_pinhole
+from diffpose_jax.model import Result, add_pinhole
+from diffpose_jax.predict import predict, save_result
 from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import get_skeleton
 
@@ -41,23 +42,22 @@ def keypoint_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prediction(workdir, keypoint_file) -> Prediction:
+def result(workdir, keypoint_file) -> Result:
     return predict(workdir, keypoint_file, hypotheses=4, focal=2.3)
 
 
-def test_aggregate_and_spread_belong_to_the_hypotheses(prediction):
-    assert prediction.hypotheses.shape == (FRAMES, 4, 17, 3)
-    np.testing.assert_allclose(prediction.poses, prediction.hypotheses.mean(axis=1), atol=1e-6)
-    deviation = prediction.hypotheses - prediction.hypotheses.mean(axis=1, keepdims=True)
-    expected = 1000 * np.sqrt((deviation**2).sum(-1).mean(axis=1))
-    np.testing.assert_allclose(prediction.spread, expected, rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(prediction.poses[:, 0], 0, atol=1e-6)
+def test_aggregate_and_spread_belong_to_the_hypotheses(result):
+    assert result.hypotheses.shape == (FRAMES, 4, 17, 3)
+    np.testing.assert_allclose(result.poses, result.hypotheses.mean(axis=1), atol=1e-6)
+    deviation = result.hypotheses - result.hypotheses.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(result.spread, np.sqrt((deviation**2).sum(-1).mean(axis=1)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result.poses[:, 0], 0, atol=1e-6)
 
 
-def test_the_files_hold_the_same_and_need_no_pickle(prediction, tmp_path):
-    npz, text, figure = save_prediction(prediction, tmp_path / "out")
+def test_the_files_hold_the_same_and_need_no_pickle(result, tmp_path):
+    npz, text, figure = save_result(result, tmp_path / "out")
     with np.load(npz, allow_pickle=False) as arrays:
-        np.testing.assert_array_equal(arrays["hypotheses"], prediction.hypotheses)
+        np.testing.assert_array_equal(arrays["hypotheses"], result.hypotheses)
         assert tuple(arrays["joints"]) == SKELETON.joints
         assert json.loads(str(arrays["meta"]))["units"]["spread_mm"] == "millimetres"
         root = arrays["root"]
@@ -65,34 +65,34 @@ def test_the_files_hold_the_same_and_need_no_pickle(prediction, tmp_path):
     frames = document["clips"][0]["frames"]
     assert document["clips"][0]["fps"] == 25
     assert len(frames) == FRAMES
-    np.testing.assert_allclose([frame["pose"] for frame in frames], prediction.poses, atol=6e-5)
-    np.testing.assert_allclose([frame["hypotheses"] for frame in frames], prediction.hypotheses, atol=6e-5)
-    np.testing.assert_allclose([frame["spread_mm"] for frame in frames], prediction.spread, atol=0.06)
+    np.testing.assert_allclose([frame["pose"] for frame in frames], result.poses, atol=6e-5)
+    np.testing.assert_allclose([frame["hypotheses"] for frame in frames], result.hypotheses, atol=6e-5)
+    np.testing.assert_allclose([frame["spread_mm"] for frame in frames], 1000 * result.spread, atol=0.06)
     np.testing.assert_allclose([frame["root"] for frame in frames], root, atol=6e-5)
     assert document["parents"] == list(SKELETON.parents)
     assert figure.stat().st_size > 1000
 
 
-def test_without_a_camera_there_is_no_root(prediction, tmp_path):
-    blind = prediction._replace(root=None)
-    npz, _ = save_prediction(blind, tmp_path, json_too=False)
+def test_without_a_camera_there_is_no_root(result, tmp_path):
+    blind = result._replace(root=None)
+    npz, _ = save_result(blind, tmp_path, json_too=False)
     with np.load(npz, allow_pickle=False) as arrays:
         assert "root" not in arrays
     assert not (tmp_path / "predictions.json").exists()
 
 
-def test_an_archive_is_lifted_too_and_gives_the_same_as_its_keypoints(workdir, prediction, tmp_path):
-    clip = prediction.clips.clip(0)
+def test_an_archive_is_lifted_too_and_gives_the_same_as_its_keypoints(workdir, result, tmp_path):
+    clip = result.clips.clip(0)
     poses = np.zeros((FRAMES, 17, 3), np.float32)
     clips = ClipSet.build([Clip(clip.keypoints, poses, None, "S1", "walk", -1, 25.0)], SKELETON)
     save_archive(tmp_path / "archive.npz", {"valid": clips})
     found = predict(workdir, tmp_path / "archive.npz", split="valid", hypotheses=4)
-    np.testing.assert_allclose(found.hypotheses, prediction.hypotheses, atol=1e-6)
+    np.testing.assert_allclose(found.hypotheses, result.hypotheses, atol=1e-6)
     assert found.root is None
 
 
-def test_a_pinhole_looks_through_the_centre_of_the_image(prediction):
-    camera = with_pinhole(prediction.clips, 1.5).frame_camera()
+def test_a_pinhole_looks_through_the_centre_of_the_image(result):
+    camera = add_pinhole(result.clips, 1.5).frame_camera()
     np.testing.assert_array_equal(camera.focal, np.full((FRAMES, 2), 1.5))
     assert not camera.centre.any()
 
@@ -122,17 +122,8 @@ def test_a_missing_file_and_a_missing_workdir_are_named(workdir, tmp_path):
 
 
 def test_the_program_ends_with_one_line_and_exit_code_two_for_a_mistake(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "diffpose_jax.predict",
-        "--workdir",
-        str(tmp_path),
-        "--input",
-        "x.json",
-        "--output",
-        str(tmp_path / "out"),
-    ]
+    command = [sys.executable, "-m", "diffpose_jax.predict", "--workdir", str(tmp_path),
+               "--input", "x.json", "--output", str(tmp_path / "out")]  # fmt: skip
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: ")

@@ -11,6 +11,9 @@ from absl import flags
 
 from diffpose_jax import cli
 
+# The package's own `train` is the function.
+program = import_module("diffpose_jax.train")
+
 CONFIG = """
 from diffpose_jax.registry import config_for
 
@@ -30,9 +33,9 @@ def config_file(tmp_path: Path) -> Path:
 
 def run(*arguments: str) -> int:
     values = flags.FlagValues()
-    train.define_flags(values)
+    program.define_flags(values)
     with pytest.raises(SystemExit) as ended:
-        cli.run(functools.partial(train.main, given=values), ["train", *arguments], values)
+        cli.run(functools.partial(program.main, given=values), ["train", *arguments], values)
     return ended.value.code
 
 
@@ -89,7 +92,7 @@ def test_every_config_is_valid_with_every_argument(path):
     arguments = {"quickstart": [""]}.get(path.stem, [f":{word}" for word in words])
     for argument in arguments:
         values = flags.FlagValues()
-        train.define_flags(values)
+        program.define_flags(values)
         cli.parse(["train", "--config", f"{path}{argument}", "--workdir", "unused"], values)
         validate(values.config)
         assert path.name in Path(path).read_text()

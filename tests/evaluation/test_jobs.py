@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,40 +12,38 @@ import pytest
 
 from diffpose_jax import parallel
 from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.windows import device_clips, end_aligned_windows
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.jobs import predict_clips, reprojection_errors
+from diffpose_jax.evaluation.aggregation import reprojection_errors
+from diffpose_jax.evaluation.jobs import Job, predict_frames, predict_windows, strided_frames
 from diffpose_jax.geometry import Camera, project
-from diffpose_jax.lifters.base import Aux, Lifter
-from diffpose_jax.skeleton import get_skeleton
+from diffpose_jax.lifters.base import Lifter, Sampling
+from diffpose_jax.skeleton import Skeleton, get_skeleton
 
 SKELETON = get_skeleton("h36m17")
 
 
-@lru_cache
-def toy_lifter(frames: int = 1, noise: float = 0.05) -> Lifter:
+@dataclasses.dataclass(frozen=True)
+class ToyLifter(Lifter):
     """Truth times a weight, plus noise that derives from key, hypothesis and example's index as the contract asks.
 
     A cheap hash in place of jax.random: compiling threefry for every test would take most of their time.
     """
 
-    def sample(variables, key, batch, num_hypotheses):
-        shape = (num_hypotheses, *batch.poses.shape)
+    frames: int = 1
+    noise: float = 0.05
+    skeleton: Skeleton = SKELETON
+
+    def sample(self, variables, key, batch, sampling):
+        shape = (sampling.hypotheses, *batch.poses.shape)
         index = jnp.broadcast_to(batch.index.astype(jnp.uint32)[None, :, None, None, None], shape)
         mixed = index * jnp.uint32(0x9E3779B1) + jax.random.key_data(key)[-1]
         for axis in (0, 2, 3, 4):  # hypothesis, frame, joint, coordinate
             mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x85EBCA6B) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
         mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
         drawn = (mixed >> 16).astype(jnp.float32) / 32768 - 1
-        poses = variables["weight"] * batch.poses[None] + noise * drawn
+        poses = variables["weight"] * batch.poses[None] + self.noise * drawn
         return poses - poses[..., :1, :]
-
-    return Lifter(
-        lambda key, batch: {"weight": jnp.float32(1)},
-        lambda variables, key, batch: (jnp.float32(0), Aux({}, {})),
-        sample,
-        SKELETON,
-        frames,
-    )
 
 
 VARIABLES = {"weight": np.float32(1.0)}
@@ -76,45 +75,47 @@ def on_devices(monkeypatch, count: int) -> None:
     monkeypatch.setattr(parallel.jax, "local_device_count", lambda: count)
 
 
+def lift(lifter: Lifter, clips: ClipSet, frames: np.ndarray, outputs: tuple[str, ...], hypotheses: int = 3, **job: Any):
+    return predict_frames("test", lifter, VARIABLES, clips, frames, Job(Sampling(hypotheses), outputs, **job))
+
+
+def lift_all(lifter: Lifter, clips: ClipSet, outputs: tuple[str, ...], hypotheses: int = 3, **job: Any):
+    return lift(lifter, clips, np.arange(clips.num_frames), outputs, hypotheses, **job)
+
+
 @pytest.mark.parametrize("frames", [1, 9])
 def test_one_and_eight_devices_give_the_same_poses(clips, monkeypatch, frames):
     assert jax.local_device_count() == 8
     names = ("first", "mean", "reprojection", "oracle_best_joint")
-    options = {"num_hypotheses": 3, "aggregations": names, "batch_size": 3}
-    lifter = toy_lifter(frames)
-    many, frames_of_many = predict_clips(lifter, VARIABLES, clips, **options)
+    many = lift_all(ToyLifter(frames), clips, names, batch_size=3)
     on_devices(monkeypatch, 1)
-    one, frames_of_one = predict_clips(lifter, VARIABLES, clips, **options)
-    np.testing.assert_array_equal(frames_of_one, frames_of_many)
+    one = lift_all(ToyLifter(frames), clips, names, batch_size=3)
     for name in names:
         np.testing.assert_allclose(one[name], many[name], atol=1e-6)
 
 
 @pytest.mark.parametrize(("frames", "batch_size"), [(1, 1), (1, 4), (9, 1), (9, 1000)])
 def test_padding_of_ids_and_windows_leaves_no_trace(clips, frames, batch_size):
-    poses, numbers = predict_clips(
-        toy_lifter(frames, noise=0), VARIABLES, clips, num_hypotheses=2, aggregations=("mean",), batch_size=batch_size
-    )
-    np.testing.assert_array_equal(numbers, np.arange(clips.num_frames))
+    lifter, job = ToyLifter(frames, noise=0), Job(Sampling(2), ("mean",), batch_size)
+    windows = end_aligned_windows(clips, frames)
+    poses, indices = predict_windows(lifter, VARIABLES, device_clips(clips), windows, job)
+    np.testing.assert_array_equal(indices, np.arange(clips.num_frames))
     np.testing.assert_allclose(poses["mean"], clips.poses, atol=1e-6)
 
 
 @pytest.mark.parametrize("frames", [1, 9])
 def test_a_stride_takes_a_subset_of_the_same_figures(clips, frames):
-    options = {"num_hypotheses": 3, "aggregations": ("first", "mean")}
-    every, numbers = predict_clips(toy_lifter(frames), VARIABLES, clips, **options)
-    some, chosen = predict_clips(toy_lifter(frames), VARIABLES, clips, stride=4, **options)
+    chosen = strided_frames(clips, 4)
     expected = [start + i for start, length in zip([0, 13, 18], [13, 5, 30], strict=True) for i in range(0, length, 4)]
     np.testing.assert_array_equal(chosen, expected)
+    every = lift_all(ToyLifter(frames), clips, ("first", "mean"))
+    some = lift(ToyLifter(frames), clips, chosen, ("first", "mean"))
     for name in some:
-        np.testing.assert_allclose(some[name], every[name][np.searchsorted(numbers, chosen)], atol=1e-6)
+        np.testing.assert_allclose(some[name], every[name][chosen], atol=1e-6)
 
 
 def test_all_hypotheses_come_back_and_agree_with_what_is_made_of_them(clips):
-    lifter = toy_lifter()
-    poses, _ = predict_clips(
-        lifter, VARIABLES, clips, num_hypotheses=7, aggregations=("all", "first", "mean", "joint_median", "oracle_best")
-    )
+    poses = lift_all(ToyLifter(), clips, ("all", "first", "mean", "joint_median", "oracle_best"), hypotheses=7)
     every = poses["all"]
     assert every.shape == (clips.num_frames, 7, 17, 3)
     np.testing.assert_allclose(every[:, 0], poses["first"], atol=1e-6)
@@ -126,9 +127,8 @@ def test_all_hypotheses_come_back_and_agree_with_what_is_made_of_them(clips):
 
 
 def test_hypotheses_do_not_depend_on_how_many_are_drawn(clips):
-    few, _ = predict_clips(toy_lifter(), VARIABLES, clips, num_hypotheses=2, aggregations=("all",))
-    many, _ = predict_clips(toy_lifter(), VARIABLES, clips, num_hypotheses=6, aggregations=("all",))
-    np.testing.assert_allclose(many["all"][:, :2], few["all"], atol=1e-6)
+    few, many = (lift_all(ToyLifter(), clips, ("all",), hypotheses=count)["all"] for count in (2, 6))
+    np.testing.assert_allclose(many[:, :2], few, atol=1e-6)
 
 
 def test_the_true_pose_reprojects_onto_its_keypoints_without_its_root(clips):
@@ -143,19 +143,35 @@ def test_the_true_pose_reprojects_onto_its_keypoints_without_its_root(clips):
 def test_reprojection_needs_cameras(clips):
     blind = ClipSet.build([clips.clip(0)._replace(camera=-1)], SKELETON)
     with pytest.raises(UserError, match="known cameras"):
-        predict_clips(toy_lifter(), VARIABLES, blind, num_hypotheses=2, aggregations=("reprojection",))
+        lift_all(ToyLifter(), blind, ("reprojection",))
 
 
 def test_an_unknown_aggregation_is_named(clips):
     with pytest.raises(UserError, match="found 'best'"):
-        predict_clips(toy_lifter(), VARIABLES, clips, num_hypotheses=2, aggregations=("best",))
+        lift_all(ToyLifter(), clips, ("best",))
 
 
 def test_progress_ends_when_all_is_done(clips):
-    seen = []
-    predict_clips(
-        toy_lifter(), VARIABLES, clips, num_hypotheses=1, aggregations=("mean",), batch_size=2, progress=seen.append
-    )
-    assert seen == sorted(seen)
-    assert seen[-1] == 1
-    assert len(seen) > 1
+    shares: list[float] = []
+    job, windows = Job(Sampling(), ("mean",), batch_size=2), end_aligned_windows(clips, 1)
+    predict_windows(ToyLifter(), VARIABLES, device_clips(clips), windows, job, progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert len(shares) > 1
+
+
+def test_equal_lifters_and_other_temperatures_share_what_was_compiled(clips, monkeypatch):
+    traced: list[Sampling] = []
+
+    def sample(self, variables, key, batch, sampling):
+        traced.append(sampling)
+        return batch.poses[None] * sampling.temperature
+
+    monkeypatch.setattr(ToyLifter, "sample", sample)
+    for temperature in (1.0, 2.0):
+        job = Job(Sampling(temperature=temperature), ("first",))
+        found = predict_frames("test", ToyLifter(noise=7), VARIABLES, clips, np.arange(clips.num_frames), job)
+        np.testing.assert_allclose(found["first"], temperature * clips.poses, rtol=1e-6)
+    assert len(traced) == 1
+    lift_all(ToyLifter(noise=8), clips, ("first",))
+    assert len(traced) == 2

@@ -38,7 +38,7 @@ def clips() -> ClipSet:
 
 def test_invalid_frames_are_not_measured_and_break_the_run_of_frames(clips):
     measured = Measured.of(clips, 1, "mpi_inf_3dhp")
-    np.testing.assert_array_equal(measured.numbers, np.delete(np.arange(50), [3, 43]))
+    np.testing.assert_array_equal(measured.indices, np.delete(np.arange(50), [3, 43]))
     follows = np.asarray(measured.frames.follows)
     assert not follows[[0, 3, 39, 42]].any()
     assert follows.sum() == 48 - 4
@@ -49,7 +49,7 @@ def test_invalid_frames_are_not_measured_and_break_the_run_of_frames(clips):
 def test_figures_of_sequences_and_activities_are_the_tools(clips):
     measured = Measured.of(clips, 1, "mpi_inf_3dhp")
     shift = np.where(np.arange(50) < 40, 0.05, 0.2).astype(np.float32)
-    poses = (clips.poses + shift[:, None, None] * np.array([1, 0, 0], np.float32))[measured.numbers]
+    poses = (clips.poses + shift[:, None, None] * np.array([1, 0, 0], np.float32))[measured.indices]
     row = measured.row("mean", "mean", poses, kind="aggregation")
     assert row["by_sequence"]["TS1"]["mpjpe"] == pytest.approx(50, rel=1e-4)
     assert row["by_sequence"]["TS2"]["pck"] == 0
@@ -76,7 +76,7 @@ def test_the_notes_say_what_was_not_measured(clips):
     ]
     sparse = Measured.of(clips, 5, "mpi_inf_3dhp")
     assert sparse.notes()[-1] == "segment std left out: it needs 27 consecutive frames, so a stride of 1"
-    row = sparse.row("x", "x", clips.poses[sparse.numbers], kind="baseline")
+    row = sparse.row("x", "x", clips.poses[sparse.indices], kind="baseline")
     assert row["frame_average"]["segment_deviation"] is None
     assert row["frame_average"]["symmetry_gap"] > 0
 

@@ -109,8 +109,8 @@ def _check_range(name: str, bounds: Mapping[str, Any], value: float) -> None:
     inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
     if inside and math.isfinite(value):  # NaN fails here too
         return
-    parts = [f"above {above:g}"] if above is not None else [f"at least {low:g}"] if low is not None else []
-    parts += [f"at most {high:g}"] if high is not None else []
+    parts = [f"above {above}"] if above is not None else [f"at least {low}"] if low is not None else []
+    parts += [f"at most {high}"] if high is not None else []
     raise OptionError(name, " and ".join(parts) or "a finite number", value)
 
 
@@ -170,11 +170,11 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
         raise UserError(f"{path}: expected the config of a trained work directory, found no such file")
     try:
         content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
+        return ConfigDict(_move_keys(content))  # which refuses keys with dots
     except ValueError as error:
         raise UserError(f"{path}: expected a JSON config, found {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return ConfigDict(_move_keys(content))
 
 
 def _move_keys(content: dict[str, Any]) -> dict[str, Any]:

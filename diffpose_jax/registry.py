@@ -62,8 +62,8 @@ def get_method(name: object) -> type[Lifter]:
 
     A path leads to the class itself, or to a module that names it `METHOD`. Raises UserError where there is none.
     """
-    if name in METHODS:
-        return METHODS[str(name)]
+    if isinstance(name, str) and name in METHODS:
+        return METHODS[name]
     expected = f"config.lifter.name: expected one of {', '.join(METHODS)}, or the import path of a method"
     if not isinstance(name, str) or "." not in name:
         raise UserError(f"{expected}, found {name!r}")
@@ -88,20 +88,24 @@ def complete_config(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
     For configs that name just their method, and for those that were saved before an option existed.
     """
     given = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-    method = get_method(given.get("lifter", {}).get("name", ""))
+    lifter = _lifter_section(given.get("lifter", {}), "lifter")
+    method = get_method(lifter["name"])
     defaults: dict[str, Any] = {"name": "", "seed": 0, "context": {}}
     defaults |= {name: dataclasses.asdict(section()) for name, section in SECTIONS.items()}
-    defaults |= {"lifter": _lifter_section(given["lifter"]), "diffusion": dataclasses.asdict(method.diffusion)}
+    defaults |= {"lifter": lifter, "diffusion": dataclasses.asdict(method.diffusion)}
     if given.get("context"):
-        defaults["context"] = _lifter_section(given["context"])
+        defaults["context"] = _lifter_section(given["context"], "context")
     for name, value in given.items():
         both = isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping)
         defaults[name] = {**defaults[name], **value} if both else value
     return ConfigDict(defaults)
 
 
-def _lifter_section(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": given.get("name", ""), **dataclasses.asdict(get_method(given.get("name", "")).options_type())}
+def _lifter_section(given: object, where: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise UserError(f"config.{where}: expected a section, found {given!r}")
+    name = given.get("name", "")
+    return {"name": name, **dataclasses.asdict(get_method(name).options_type())}
 
 
 def validate(config: ConfigDict) -> None:

@@ -75,6 +75,22 @@ def test_a_value_that_makes_no_sense_is_named(capsys, config_file, tmp_path):
     check(capsys, code, "config.training.ema_decay", "1.5")
 
 
+@pytest.mark.parametrize(
+    ("config", "key", "value", "expected"),
+    [
+        ("diff3dhpe_mixste:synthetic,small", "lifter.k_clip", "-5", "at least 0"),
+        ("diffhpe_2d:synthetic,small", "lifter.p_uncond", "3", "at least 0 and at most 1"),
+        ("diffhpe_2d:synthetic,small", "lifter.step_width", "0", "at least 4"),
+        ("d3dp:synthetic,small", "lifter.signal_scale", "0", "above 0"),
+        ("d3dp:synthetic,small", "lifter.compute_dtype", "float16", "one of float32, bfloat16"),
+        ("d3dp:synthetic,small", "training.learning_rate", "nan", "above 0"),
+    ],
+)
+def test_an_option_out_of_its_range_is_one_line(capsys, tmp_path, config, key, value, expected):
+    code = run("--config", config, "--workdir", str(tmp_path), f"--config.{key}={value}")
+    check(capsys, code, f"config.{key}: expected {expected}, found ")
+
+
 def test_a_workdir_that_cannot_be_made_is_named(capsys, config_file):
     code = run("--config", str(config_file), "--workdir", str(config_file / "run"))
     check(capsys, code, "experiment.py/run", "directory that can be written")

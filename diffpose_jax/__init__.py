@@ -52,33 +52,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "Aux",
-    "Batch",
-    "Clip",
-    "ClipSet",
-    "FitOptions",
-    "Lifter",
-    "Mixture",
-    "Model",
-    "Options",
-    "Result",
-    "Sampling",
-    "Skeleton",
-    "UserError",
-    "build_lifter",
-    "config_for",
-    "evaluate",
-    "fit_mixture",
-    "fit_mixtures",
-    "get_skeleton",
-    "load",
-    "load_archive",
-    "option",
-    "read_keypoints",
-    "save_archive",
-    "train",
-]
+__all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

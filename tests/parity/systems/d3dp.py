@@ -11,7 +11,6 @@ import numpy as np
 from diffpose_jax.diffusion import hypotheses, plans, samplers
 from diffpose_jax.diffusion.process import at_step, diffuse, snr_weight
 from diffpose_jax.diffusion.schedules import Schedule, make_schedule
-from diffpose_jax.evaluation.multi_hypothesis import multi_hypothesis_errors
 from diffpose_jax.geometry import denormalise_screen, project
 from diffpose_jax.interop.mixste import d3dp_denoiser_variables, diff3dhpe_backbone_variables
 from diffpose_jax.lifters.d3dp import D3DP, D3DPOptions
@@ -20,6 +19,7 @@ from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.skeleton import Skeleton, mirror
 
 from ...pinhole import project_linear
+from ..multi_hypothesis import multi_hypothesis_errors
 from .base import System
 from .mixste import mixste_network
 from .modulated_gcn import lens

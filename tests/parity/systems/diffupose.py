@@ -15,7 +15,7 @@ from diffpose_jax.diffusion.process import diffuse
 from diffpose_jax.diffusion.samplers import Trajectory, sample_trajectory
 from diffpose_jax.diffusion.schedules import Schedule, make_schedule
 from diffpose_jax.evaluation import metrics
-from diffpose_jax.evaluation.protocols import Frames, back_projected, official_backprojection, with_true_root_depth
+from diffpose_jax.evaluation.protocols import Frames, back_project, back_project_release, backprojection_release
 from diffpose_jax.interop.modulated_gcn import diffupose_variables
 from diffpose_jax.lifters.diffupose import DiffuPose, denoising_loss
 from diffpose_jax.lifters.joint_weights import joint_weights
@@ -108,15 +108,15 @@ def evaluation(vector: Any) -> dict[str, np.ndarray]:
     per_frame = np.broadcast_to(inputs["cam"][:, None], (*shape[:2], inputs["cam"].shape[-1]))
     camera = lens(per_frame.reshape(len(poses), -1))
     frames = Frames(target, jnp.zeros(len(poses), bool), keypoints, root, camera)
-    official = official_backprojection(poses, frames)
+    official = backprojection_release(poses, frames)
     outputs = {
         "mpjpe_plain": metrics.mpjpe(poses, target).mean(),
         "p_mpjpe_plain": metrics.p_mpjpe(poses, target).mean(),
-        "backprojected": back_projected(poses, keypoints, root, camera).reshape(shape),
-        "pred_after_inplace": with_true_root_depth(poses, keypoints, root, camera).reshape(shape),
+        "backprojected": back_project(poses, keypoints, root, camera).reshape(shape),
+        "pred_after_inplace": back_project_release(poses, keypoints, root, camera).reshape(shape),
     }
     outputs |= {f"{name}_official": official[name].mean() for name in ("mpjpe", "p_mpjpe")}
-    outputs["n_mpjpe_official_quirk"] = official["n_mpjpe_official_quirk"].mean()
+    outputs["n_mpjpe_official_quirk"] = official["n_mpjpe_release"].mean()
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 

@@ -64,7 +64,7 @@ def mpi_inf_3dhp(vector: Any) -> dict[str, np.ndarray]:
 def coherence_and_aggregations(vector: Any) -> dict[str, np.ndarray]:
     """Four aggregations, errors by joint and coordinate, bone lengths, symmetry gap and segment deviation."""
     config, inputs = vector.config, vector.inputs
-    bones = coherence.released_bones()
+    bones = coherence.list_bones_release()
     recorded = (tuple(map(tuple, config["bones"])), tuple(config["bones_left"]), tuple(config["bones_right"]))
     assert (bones.joints, bones.left, bones.right) == recorded
     samples = jnp.moveaxis(jnp.asarray(inputs["samples"]), 1, 0)
@@ -77,7 +77,7 @@ def coherence_and_aggregations(vector: Any) -> dict[str, np.ndarray]:
         outputs[f"agg_{name}_mpjpe_sum_mm"] = metrics.joint_errors(pose, target).sum() * MM
     lengths = coherence.bone_lengths(pred, bones.joints)
     gaps = coherence.symmetry_gaps(pred, bones)
-    deviations = coherence.segment_deviations(pred, bones, unbiased=True)
+    deviations = coherence.segment_stds(pred, bones, unbiased=True)
     outputs |= {
         "mpjpe_mean": metrics.mpjpe(pred, target).mean(),
         "mpjpe_sum": metrics.joint_errors(pred, target).sum(),

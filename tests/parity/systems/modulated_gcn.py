@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from diffpose_jax.evaluation.protocols import back_projected
+from diffpose_jax.evaluation.protocols import back_project
 from diffpose_jax.geometry import Camera
 from diffpose_jax.interop.layers import linear, split_collections
 from diffpose_jax.interop.modulated_gcn import modulated_gcn_variables
@@ -59,7 +59,7 @@ def post_refine(vector: Any) -> dict[str, np.ndarray]:
     """Back-projection with the true depth of the root, and the refinement head in evaluation mode."""
     predicted, keypoints = jnp.asarray(vector.inputs["pred"]), jnp.asarray(vector.inputs["uv"])
     root = jnp.asarray(vector.inputs["gt3d"])[..., 0, :]
-    moved = back_projected(predicted, keypoints, root, lens(vector.inputs["cam"]))
+    moved = back_project(predicted, keypoints, root, lens(vector.inputs["cam"]))
     network, source = RefineHead(vector.config["hidden"], vector.config["dropout"]), StateDict(vector.weights)
     variables = split_collections({"expand": linear(source, "post_refine.0"), "share": linear(source, "post_refine.3")})
     source.finish()
@@ -71,7 +71,7 @@ def post_refine(vector: Any) -> dict[str, np.ndarray]:
 class RefineHead(nn.Module):
     """The benchmark program's second stage: mix the x and y of a prediction with those of its back-projection.
 
-    `predicted` and `back_projected [..., J, 3]`, both root-relative metres, give `[..., J, 3]`: z as predicted,
+    `predicted` and `back_project [..., J, 3]`, both root-relative metres, give `[..., J, 3]`: z as predicted,
     (x, y) = s * predicted + (1 - s) * back-projected with s from a two-layer network. The release leaves its dropout on
     at test time; here it is off unless `train`.
     """
@@ -80,13 +80,13 @@ class RefineHead(nn.Module):
     dropout: float = 0.5
 
     @nn.compact
-    def __call__(self, predicted: jax.Array, back_projected: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, predicted: jax.Array, back_project: jax.Array, *, train: bool) -> jax.Array:
         leading, joints = predicted.shape[:-2], predicted.shape[-2]
-        flat = jnp.concatenate([predicted, back_projected], axis=-1).reshape(1, -1, 6 * joints)
+        flat = jnp.concatenate([predicted, back_project], axis=-1).reshape(1, -1, 6 * joints)
         hidden = jax.nn.relu(Linear(self.hidden, name="expand")(flat))
         hidden = Dropout(self.dropout, name="dropout")(hidden, index_rows(None, leading), train=train)
         share = jax.nn.sigmoid(Linear(2 * joints, name="share")(hidden)).reshape(*leading, joints, 2)
-        mixed = share * predicted[..., :2] + (1 - share) * back_projected[..., :2]
+        mixed = share * predicted[..., :2] + (1 - share) * back_project[..., :2]
         return jnp.concatenate([mixed, predicted[..., 2:]], axis=-1)
 
 

@@ -39,7 +39,7 @@ def losses(vector: Any) -> dict[str, np.ndarray]:
     outputs = {
         "w_mpjpe": pose_losses.weighted_mpjpe(poses, target, weights),
         "tc": pose_losses.temporal_consistency(poses, weights),
-        "mpjve": pose_losses.velocity_error(poses, target),
+        "mpjve": pose_losses.velocity_loss(poses, target),
         "total": value,
         "grad_as_released": scale_tree(gradient, value),
         "mpjpe": pose_losses.mpjpe(poses, target),

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.evaluation.multi_hypothesis import multi_hypothesis_errors
 from diffpose_jax.geometry import procrustes
+
+from .multi_hypothesis import multi_hypothesis_errors
 
 
 @pytest.fixture(scope="module")

@@ -14,23 +14,7 @@ loaded when it is first used: importing the package does not import JAX.
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from diffpose_jax.config import Options, option
-    from diffpose_jax.data.archives import load_archive, save_archive
-    from diffpose_jax.data.clips import Clip, ClipSet
-    from diffpose_jax.data.sets.keypoints import read_keypoints
-    from diffpose_jax.data.windows import Batch
-    from diffpose_jax.errors import UserError
-    from diffpose_jax.evaluate import evaluate
-    from diffpose_jax.lifters.base import Aux, Lifter, Sampling
-    from diffpose_jax.mixtures.fitting import FitOptions, fit_mixture, fit_mixtures
-    from diffpose_jax.mixtures.mixture import Mixture
-    from diffpose_jax.model import Model, Result, load
-    from diffpose_jax.registry import build_lifter, config_for
-    from diffpose_jax.skeleton import Skeleton, get_skeleton
-    from diffpose_jax.training.loop import train
+from typing import Any
 
 __version__ = "0.2.0"
 

@@ -5,7 +5,7 @@ motion whose keypoints are the estimates of simulated heatmaps, and is measured 
 as it is and calibrated on valid. Other methods see the same keypoints. Confused joints are rare: for their coverage
 frames that have any are measured on top. Each run is kept in OUTPUT/<name>-<seed>.json, so that a repeated command goes
 on where it stopped and processes with different --seeds can share an output; OUTPUT/ablation.md is the table of all
-of them, mean and deviation over seeds.
+of them, mean and standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 from budget import seconds_per_step
-from diffpose_jax.lifters.reverse import with_temperature
 from ml_collections import ConfigDict
 
 from diffpose_jax import cli
-from diffpose_jax import train as train_program
-from diffpose_jax.calibrate import temperature_of
+from diffpose_jax.calibrate import find_temperature
 from diffpose_jax.data.clips import VISIBILITY, ClipSet
 from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.aggregation import ALL, RANK
 from diffpose_jax.evaluation.calibration import LEVELS, coverage, mahalanobis_rank
-from diffpose_jax.evaluation.jobs import ALL, predict_clips, strided_frames
-from diffpose_jax.lifters.base import Lifter, Variables
+from diffpose_jax.evaluation.jobs import Job, predict_frames, strided_frames
+from diffpose_jax.lifters.base import Lifter, Sampling, Variables
 from diffpose_jax.registry import build_lifter, load_dataset
+from diffpose_jax.train import define_flags
 from diffpose_jax.training.loop import train
 from diffpose_jax.workdir.trained import load_trained
 
@@ -64,7 +64,7 @@ VARIANTS: dict[str, Variant] = {
             "50 steps": {"diffusion.sampling_steps": 50},
         },
     ),
-    "prior": Variant("diffpose_frame:heatmaps", {"lifter.assignment": "prior"}),
+    "prior": Variant("diffpose_frame:heatmaps", {"lifter.component": "weight"}),
     "gaussian": Variant("diffpose_frame:heatmaps", {"lifter.base": "gaussian"}),
     "normal": Variant(
         "diffpose_frame:heatmaps",
@@ -74,6 +74,11 @@ VARIANTS: dict[str, Variant] = {
     "release": Variant("diffpose_frame:release"),
     "no features": Variant("diffpose_frame:heatmaps", {"lifter.features": False}),
     "diagonal": Variant("diffpose_frame:heatmaps", {"lifter.covariance": "diagonal"}),
+    "no_preconditioning": Variant("diffpose_frame:heatmaps", {"lifter.preconditioning": "none"}),
+    "paper": Variant(
+        "diffpose_frame:heatmaps",
+        {"diffusion.predict": "next", "lifter.component": "weight", "lifter.preconditioning": "none"},
+    ),
     "next pose": Variant("diffpose_frame:heatmaps", {"diffusion.predict": "next"}),
     "noise": Variant("diffpose_frame:heatmaps", {"diffusion.predict": "eps"}),
     "DiffuPose": Variant("diffupose", context=False),
@@ -120,7 +125,7 @@ def _config(variant: Variant, given: argparse.Namespace, seed: int) -> ConfigDic
     """The variant's config in its small size on the given data; steps are set when their cost is known."""
     file, _, words = variant.config.partition(":")
     values = flags.FlagValues()
-    train_program.define_flags(values)
+    define_flags(values)
     argument = f"{ROOT}/configs/{file}.py:cmu,small{',' if words else ''}{words}"
     cli.parse(["ablation", "--config", argument, "--workdir", "unused"], values)
     config = values.config
@@ -152,31 +157,35 @@ def _run(name: str, config: ConfigDict, given: argparse.Namespace, clips: dict[s
         found[way] = _measure(lifter, trained.variables, clips["test"], given)
     if not trained.lifter.stochastic:
         return {"steps": steps, "ways": found}
-    options = {"hypotheses": HYPOTHESES, "batch_size": 256 // trained.lifter.frames}
+    job = _job(trained.lifter, RANK)
     try:
-        fitted = temperature_of(trained.lifter, trained.variables, clips["valid"], frames=CALIBRATION_FRAMES, **options)
+        fitted = find_temperature(trained.lifter, trained.variables, clips["valid"], CALIBRATION_FRAMES, job)
     except UserError as error:
         return {"steps": steps, "ways": found, "calibration": str(error)}
-    calibrated = with_temperature(trained.variables, fitted["temperature"])
-    found[CALIBRATED] = _measure(trained.lifter, calibrated, clips["test"], given)
+    found[CALIBRATED] = _measure(trained.lifter, trained.variables, clips["test"], given, fitted["temperature"])
     return {"steps": steps, "ways": found, "calibration": fitted}
 
 
-def _measure(lifter: Lifter, variables: Variables, test: ClipSet, given: argparse.Namespace) -> dict[str, float]:
+def _job(lifter: Lifter, output: str, temperature: float = 1.0) -> Job:
+    return Job(Sampling(HYPOTHESES, temperature), (output,), batch_size=256 // lifter.frames)
+
+
+def _measure(
+    lifter: Lifter, variables: Variables, test: ClipSet, given: argparse.Namespace, temperature: float = 1.0
+) -> dict[str, float]:
     """Errors in mm of the mean and of the best of the first N hypotheses, and coverage in percent by kind of joint."""
     strided, confused = strided_frames(test, given.stride), np.flatnonzero((test.visibility == CONFUSED).any(axis=1))
     confused = confused[np.linspace(0, len(confused) - 1, given.confused).astype(int)]
-    numbers = np.union1d(strided, confused)
-    options = {"num_hypotheses": HYPOTHESES, "aggregations": (ALL,), "batch_size": 256 // lifter.frames}
-    poses, _ = predict_clips(lifter, variables, test, frames=numbers, **options)
-    hypotheses, target = np.moveaxis(poses[ALL], 1, 0), test.poses[numbers]
-    chosen = np.isin(numbers, strided)
+    frames = np.union1d(strided, confused)
+    poses = predict_frames("test", lifter, variables, test, frames, _job(lifter, ALL, temperature))
+    hypotheses, target = np.moveaxis(poses[ALL], 1, 0), test.poses[frames]
+    chosen = np.isin(frames, strided)
     figures = {}
     for count in COUNTS:
         figures[f"mean of {count}"] = _mpjpe(hypotheses[:count].mean(axis=0), target)[chosen].mean()
         figures[f"best of {count}"] = _mpjpe(hypotheses[:count], target[None]).min(axis=0)[chosen].mean()
     ranks = np.asarray(mahalanobis_rank(jnp.asarray(hypotheses), jnp.asarray(target)))[:, 1:]
-    kinds = test.visibility[numbers][:, 1:]
+    kinds = test.visibility[frames][:, 1:]
     for code, kind in enumerate(VISIBILITY):
         counted = (kinds == code) & (chosen[:, None] | (code == CONFUSED))
         figures[f"{kind} joints"] = counted.sum()
@@ -190,7 +199,7 @@ def _mpjpe(poses: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _tables(output: Path) -> str:
-    """MPJPE, and coverage in percent: mean and deviation over the seeds there are, a line for every way to sample."""
+    """MPJPE, and coverage in percent: mean ± standard deviation over seeds, a line for every way to sample."""
     errors = ["mean of 1", "mean of 5", "mean of 20", "best of 5", "best of 20"]
     shares = [[f"{kind} {level:.0%}" for level in LEVELS] for kind in VISIBILITY]
     first = ["| MPJPE (mm) | seeds | steps | " + " | ".join(errors) + " |", "|---|---:|---:|" + "---:|" * len(errors)]

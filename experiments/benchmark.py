@@ -33,11 +33,12 @@ from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.shuffling import permute_index
 from diffpose_jax.data.windows import Windows, centred_windows, device_clips, gather
 from diffpose_jax.errors import UserError
-from diffpose_jax.lifters.base import Batch, Lifter
+from diffpose_jax.lifters.base import Batch, Lifter, Sampling
 from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.parallel import AXIS, local_device_count, pmap_step, replicate, shard
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, config_for
+from diffpose_jax.sections import DataOptions, TrainingOptions
 from diffpose_jax.skeleton import H36M_17
 from diffpose_jax.training.state import create_state, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, flip_half, make_step
@@ -127,12 +128,13 @@ def benchmark_training(size: Size, report: Report) -> None:
     """Frames/s of the mapped, donated step of several inner steps."""
     clips = random_clips(8)
     for case, config in _cases(size):
-        lifter, optimizer = build_lifter(config, AXIS), make_optimizer(config.training)
+        training = TrainingOptions()
+        lifter, optimizer = build_lifter(config, AXIS), make_optimizer(training)
         data = replicate(TrainData(device_clips(clips), centred_windows(clips, lifter.frames)))
         create = partial(create_state, lifter, optimizer, jax.random.key(0))
         state = replicate(jax.jit(create)(example_batch(lifter)))
         batch = local_device_count() * -(-size.train_batch // local_device_count())
-        step = pmap_step(make_step(lifter, optimizer, seed=0, ema_decay=0.9995, flip=True))
+        step = pmap_step(make_step(lifter, optimizer, 0, DataOptions(), training))
         seconds = []
         for call in range(size.repeats + 2):
             examples = examples_of_steps(call * size.train_steps, size.train_steps, batch, clips.num_frames)
@@ -156,9 +158,8 @@ def benchmark_sampling(size: Size, report: Report) -> None:
         for frames in sorted({size.sample_batch, 1}, reverse=True):
             batch = _random_batch(lifter, frames)
             for hypotheses in size.hypotheses:
-                arguments = variables, jax.random.key(1), batch
-                lowered = jax.jit(lifter.sample, static_argnums=3).lower(*arguments, hypotheses)
-                compiled, compiling = timed(lowered.compile)
+                arguments = variables, jax.random.key(1), batch, Sampling(hypotheses)
+                compiled, compiling = timed(jax.jit(lifter.sample).lower(*arguments).compile)
                 seconds = repeated(partial(compiled, *arguments), size.repeats)
                 steps, plural = config.diffusion.sampling_steps, "s" * (frames > 1)
                 what = f"{case}, {steps} steps, {frames} frame{plural}, H = {hypotheses}"

@@ -7,10 +7,12 @@ import time
 import jax
 from ml_collections import ConfigDict
 
+from diffpose_jax.config import read_options
 from diffpose_jax.data.windows import device_clips, training_windows
 from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.parallel import AXIS, pmap_step, replicate
 from diffpose_jax.registry import build_lifter, load_dataset
+from diffpose_jax.sections import DataOptions, TrainingOptions
 from diffpose_jax.training.state import create_state, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
 from diffpose_jax.workdir.trained import resolve_context
@@ -19,13 +21,13 @@ from diffpose_jax.workdir.trained import resolve_context
 def seconds_per_step(config: ConfigDict, at_least: float = 8.0) -> float:
     """The seconds of processor time of one training step of a config, measured for `at_least` so long once compiled."""
     config, _ = resolve_context(config, "unused")
-    training, windows = config.training, config.data.windows
+    training = read_options(TrainingOptions, config.training, "training")
+    data_options = read_options(DataOptions, config.data, "data")
     lifter, optimizer = build_lifter(config, AXIS), make_optimizer(training)
     clips = load_dataset(config.data, ["train"])["train"]
-    data = replicate(TrainData(device_clips(clips), training_windows(clips, lifter.frames, windows)))
+    data = replicate(TrainData(device_clips(clips), training_windows(clips, lifter.frames, data_options.windows)))
     state = replicate(jax.jit(lambda: create_state(lifter, optimizer, jax.random.key(0), example_batch(lifter)))())
-    options = {"seed": 0, "ema_decay": training.ema_decay, "flip": config.data.flip, "windows": windows}
-    step = pmap_step(make_step(lifter, optimizer, **options))
+    step = pmap_step(make_step(lifter, optimizer, 0, data_options, training))
     dispatches, start = -1, 0.0
     while dispatches < 2 or time.process_time() - start < at_least:
         first = (dispatches + 1) * training.inner_steps

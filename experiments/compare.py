@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 from queue import Queue
 
@@ -23,6 +22,7 @@ from absl import flags
 from budget import seconds_per_step
 
 from diffpose_jax import cli
+from diffpose_jax.train import define_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the order they are trained: a config file, words for its argument after a comma, after a colon the context that
@@ -110,7 +110,7 @@ def _steps(name: str, config_path: str, given: argparse.Namespace, overrides: li
 def step_time(arguments: list[str]) -> int:
     """Prints the seconds of processor time that a training step of a config takes."""
     values = flags.FlagValues()
-    train.define_flags(values)
+    define_flags(values)
     cli.parse(["step_time", *arguments, "--workdir", "unused"], values)
     print(seconds_per_step(values.config))
     return 0

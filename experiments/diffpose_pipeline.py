@@ -16,8 +16,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from diffpose_jax.lifters.parts import graph_sizes, process_of
-from diffpose_jax.lifters.supervised_methods import build_context
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 
@@ -28,10 +26,9 @@ from diffpose_jax.data.detector.heatmaps import Heatmaps, draw_points, person_bo
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.data.windows import Batch, device_clips, gather, training_windows
 from diffpose_jax.diffusion.plans import Plan
-from diffpose_jax.lifters.diffpose.method import diffpose
+from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.mixtures.fitting import fit_mixture
-from diffpose_jax.models.context_graformer import ContextGraFormer
-from diffpose_jax.skeleton import Skeleton, get_skeleton
+from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.viz.poses import (
     SIDE_VIEW,
     PoseStyle,
@@ -57,7 +54,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     trained = load_trained(given.workdir)
     exact = load_synthetic() if given.data == "synthetic" else load_archive(given.data, ["test"])
-    clip = exact["test"].to_layout(get_skeleton(trained.config.data.layout)).select([given.clip])
+    clip = exact["test"].to_layout(trained.lifter.skeleton).select([given.clip])
     _, _, heatmaps = next(simulate_clips(clip, 0))
     frame, joint = ambiguous(heatmaps, clip)
     seen = fit_quick_mixtures(clip)
@@ -114,9 +111,8 @@ def _ellipse(mean: np.ndarray, covariance: np.ndarray, weight: float) -> Ellipse
 
 def pose_figure(trained: Trained, batch: Batch, joint: int) -> Path:
     """Hypotheses from the side: drawn from H_K, after every reverse step, and the truth."""
-    skeleton = get_skeleton(trained.config.data.layout)
-    _, plan = process_of(trained.config)
-    states = [_after(trained, skeleton, batch, done) for done in range(len(plan.step) + 1)]
+    skeleton, plan = trained.lifter.skeleton, trained.lifter.plan
+    states = [_hypotheses_after(trained, plan, batch, done) for done in range(len(plan.step) + 1)]
     truth = np.asarray(batch.poses)[0, 0]
     figure, axes = plt.subplots(1, len(states) + 1, figsize=(1.7 * (len(states) + 1), 2.7), layout="constrained")
     titles = ["drawn from H_K", *(f"step {done} of {len(plan.step)}" for done in range(1, len(states)))]
@@ -130,21 +126,11 @@ def pose_figure(trained: Trained, batch: Batch, joint: int) -> Path:
     return _saved(figure, "diffpose_reverse.png")
 
 
-def _after(trained: Trained, skeleton: Skeleton, batch: Batch, steps: int) -> np.ndarray:
-    """The hypotheses `[H, J, 3]` when so many reverse steps are done."""
-    config, options = trained.config, trained.config.lifter
-    schedule, plan = process_of(config)
-    names = ("base", "start", "depth", "covariance", "assignment", "features")
-    lifter = diffpose(
-        ContextGraFormer(**graph_sizes(config, skeleton), feature_width=options.feature_width),
-        skeleton,
-        schedule,
-        Plan(plan.step[:steps], plan.table[:steps]),
-        context=build_context(config),
-        predict=config.diffusion.predict,
-        **{name: options[name] for name in names},
-    )
-    return np.asarray(lifter.sample(trained.variables, jax.random.key(0), batch, HYPOTHESES))[:, 0, 0]
+def _hypotheses_after(trained: Trained, plan: Plan, batch: Batch, steps: int) -> np.ndarray:
+    """The hypotheses `[H, J, 3]` after the first `steps` reverse steps."""
+    begun = Plan(plan.step[:steps], plan.table[:steps])
+    sampling = Sampling(HYPOTHESES, temperature=trained.temperature or 1.0, plan=begun)
+    return np.asarray(trained.lifter.sample(trained.variables, jax.random.key(0), batch, sampling))[:, 0, 0]
 
 
 def _overlay(ax: Axes, poses: np.ndarray, skeleton: Skeleton, joint: int, title: str) -> None:

@@ -19,7 +19,7 @@ class Row(NamedTuple):
     work: int
     seconds: list[float]
     compile_seconds: float | None = None
-    ratio: list[float] | None = None  # of this rate to that of the reference beside it, one per turn
+    ratio: list[float] | None = None  # this rate over that of the reference beside it, one per turn
 
     def rates(self) -> tuple[float, float, float]:
         """Median, lowest and highest amount of work per second."""

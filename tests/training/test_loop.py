@@ -44,16 +44,16 @@ def test_stopping_and_continuing_changes_nothing(tiny_config, tmp_path, monkeypa
     tiny_config.training.update(decay=decay, plateau_patience=0, plateau_threshold=0.9, validate_every=10)
     whole = train(tiny_config, tmp_path / "whole")
 
-    meter_add = loop.Meter.add
+    add = loop.MetricAverages.add
     calls = []
 
     def add_then_terminate(self, metrics):
-        meter_add(self, metrics)
+        add(self, metrics)
         calls.append(None)
         if len(calls) == 3:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(loop.Meter, "add", add_then_terminate)
+    monkeypatch.setattr(loop.MetricAverages, "add", add_then_terminate)
     stopped = train(tiny_config, tmp_path / "parts")
     assert stopped.stopped
     assert stopped.step == 15

@@ -7,25 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
-from diffpose_jax.config import DEFAULTS
-from diffpose_jax.training.state import Plateau, averaged, learning_rate, make_optimizer, plateau_after
-
-
-@pytest.fixture
-def training() -> ConfigDict:
-    return ConfigDict(DEFAULTS["training"])
+from diffpose_jax.sections import TrainingOptions
+from diffpose_jax.training.state import Plateau, learning_rate, make_optimizer, update_average, update_plateau
 
 
-def fresh_plateau() -> Plateau:
-    return Plateau(np.float32(1), np.float32(np.inf), np.float32(np.inf), np.int32(0))
-
-
-def scales(errors, training) -> list[float]:
-    plateau, found = fresh_plateau(), []
+def scales(errors, training: TrainingOptions) -> list[float]:
+    """The scale of the learning rate after each of the validations with these errors."""
+    plateau, found = Plateau(np.float32(1), np.float32(np.inf), np.float32(np.inf), np.int32(0)), []
     for error in errors:
-        plateau = plateau_after(plateau, error, training)
+        plateau = update_plateau(plateau, error, training)
         found.append(float(plateau.scale))
     return found
 
@@ -45,9 +36,9 @@ def torch_rule(errors, factor, patience, threshold, least) -> list[float]:
 
 
 @pytest.mark.parametrize("feed", ["current", "best"])
-def test_a_plateau_follows_torchs_rule(training, feed):
-    training.update(learning_rate=1e-3, plateau_patience=2, plateau_threshold=0.05, plateau_factor=0.5)
-    training.update(plateau_min_rate=1e-4, plateau_feed=feed)
+def test_a_plateau_follows_torchs_rule(feed):
+    training = TrainingOptions(learning_rate=1e-3, plateau_patience=2, plateau_threshold=0.05, plateau_factor=0.5,
+                               plateau_min_rate=1e-4, plateau_feed=feed)  # fmt: skip
     rng = np.random.default_rng(0)
     errors = 50 + 100 * np.exp(-np.arange(60) / 8) + 8 * rng.standard_normal(60)
     fed = np.minimum.accumulate(errors) if feed == "best" else errors
@@ -57,21 +48,22 @@ def test_a_plateau_follows_torchs_rule(training, feed):
     assert len(set(expected)) > 3
 
 
-def test_what_the_plateau_is_fed_matters_when_the_error_creeps_down(training):
-    training.update(plateau_patience=2, plateau_threshold=0.1)
-    # Every value is the best so far, none by a tenth, until one spike is forgiven by neither rule.
-    creeping = [100 * 0.98**n for n in range(12)]
-    assert scales(creeping, training)[3] == 0.5
-    training.plateau_feed = "best"
+def test_a_plateau_lowers_the_rate_when_no_error_is_lower_by_the_threshold():
+    training = TrainingOptions(plateau_patience=2, plateau_threshold=0.1)
+    # Every error is the lowest so far, none by a tenth.
+    slowly_falling = [100 * 0.98**n for n in range(12)]
+    assert scales(slowly_falling, training)[3] == 0.5
+    # Judged by the lowest error so far, three higher ones are three validations without progress.
+    training = TrainingOptions(plateau_patience=2, plateau_threshold=0.1, plateau_feed="best")
     assert scales([100, 80, 200, 200, 200], training) == [1, 1, 1, 1, 0.5]
 
 
-def test_a_validation_that_is_no_number_counts_as_no_progress(training):
-    training.plateau_patience = 0
-    assert scales([10, float("nan"), 5], training) == [1, 0.5, 0.5]
+def test_a_validation_that_is_no_number_counts_as_no_progress():
+    assert scales([10, float("nan"), 5], TrainingOptions(plateau_patience=0)) == [1, 0.5, 0.5]
 
 
-def decayed(training, steps: int = 3) -> np.ndarray:
+def take_steps(training: TrainingOptions, steps: int = 3) -> np.ndarray:
+    """Parameters (1, -2) after steps with the gradients (0.3, -0.1), twice that, and so on."""
     optimizer, params = make_optimizer(training), {"bias": jnp.array([1.0, -2.0])}
     state = optimizer.init(params)
     for number in range(steps):
@@ -82,8 +74,8 @@ def decayed(training, steps: int = 3) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["decoupled", "l2"])
-def test_weight_decay_is_torchs_adamw_or_adam(training, kind):
-    training.update(learning_rate=0.1, weight_decay=0.2, weight_decay_kind=kind)
+def test_weight_decay_is_torchs_adamw_or_adam(kind):
+    training = TrainingOptions(learning_rate=0.1, weight_decay=0.2, weight_decay_kind=kind)
     params, first, second = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
     for number in range(1, 4):
         gradient = np.array([0.3, -0.1]) * number
@@ -93,19 +85,19 @@ def test_weight_decay_is_torchs_adamw_or_adam(training, kind):
             params = params * (1 - 0.1 * 0.2)
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         params = params - 0.1 * (first / (1 - 0.9**number)) / (np.sqrt(second / (1 - 0.999**number)) + 1e-8)
-    np.testing.assert_allclose(decayed(training), params, rtol=1e-5)
+    np.testing.assert_allclose(take_steps(training), params, rtol=1e-5)
 
 
-def test_clipping_comes_before_l2_decay(training):
-    training.update(learning_rate=0.1, weight_decay=0.5, weight_decay_kind="l2", clip_norm=0.1)
+def test_clipping_comes_before_l2_decay():
+    training = TrainingOptions(learning_rate=0.1, weight_decay=0.5, weight_decay_kind="l2", clip_norm=0.1)
     optimizer, params = make_optimizer(training), jnp.array([3.0, 4.0])
     _, state = optimizer.update(jnp.array([30.0, 40.0]), optimizer.init(params), params)
     # The first moment is a tenth of the gradient clipped to (0.06, 0.08), plus half of the parameters.
     np.testing.assert_allclose(optax.tree.get(state, "mu"), [0.156, 0.208], rtol=1e-5)
 
 
-def test_a_rate_of_a_tenth_less_every_sixty_epochs_is_a_staircase(training):
-    training.update(learning_rate=1e-3, decay="exponential", decay_rate=0.9, decay_every=60 * 1524)
+def test_a_rate_of_a_tenth_less_every_sixty_epochs_is_a_staircase():
+    training = TrainingOptions(learning_rate=1e-3, decay="exponential", decay_rate=0.9, decay_every=60 * 1524)
     rate = learning_rate(training)
     for epoch in (0, 59, 60, 79, 120):
         assert rate(epoch * 1524) == pytest.approx(1e-3 * 0.9 ** (epoch // 60))
@@ -113,32 +105,32 @@ def test_a_rate_of_a_tenth_less_every_sixty_epochs_is_a_staircase(training):
 
 def average_of(values, **options) -> list[float]:
     """The averages after each of the values that follow the first, which training starts from."""
-    average, found = jnp.float32(values[0]), []
+    average, found, training = jnp.float32(values[0]), [], TrainingOptions(**options)
     for step, value in enumerate(values[1:], 1):
-        average = averaged(average, jnp.float32(value), jnp.int32(step), **options)
+        average = update_average(average, jnp.float32(value), jnp.int32(step), training)
         found.append(float(average))
     return found
 
 
 def test_the_grown_average_is_the_latest_value_at_first_and_slow_later():
-    early = averaged(jnp.zeros(3), jnp.ones(3), jnp.int32(1), 0.9995)
-    late = averaged(jnp.zeros(3), jnp.ones(3), jnp.int32(10_000_000), 0.9995)
+    training = TrainingOptions(ema_decay=0.9995)
+    early, late = (update_average(jnp.zeros(3), jnp.ones(3), jnp.int32(step), training) for step in (1, 10_000_000))
     assert float(early[0]) == pytest.approx(2 ** (-2 / 3), rel=1e-6)
     assert float(late[0]) == pytest.approx(0.0005, rel=1e-3)
 
 
 def test_a_constant_average_of_a_jump_closes_geometrically():
-    found = average_of([0.0] + [1.0] * 10, decay=0.9, kind="constant")
+    found = average_of([0.0] + [1.0] * 10, ema_decay=0.9, ema_kind="constant")
     np.testing.assert_allclose(found, 1 - 0.9 ** np.arange(1, 11), rtol=1e-6)
 
 
 def test_no_decay_is_no_average():
     for kind in ("grown", "constant"):
-        assert average_of([5.0, 1.0, 7.0, -2.0], decay=0.0, kind=kind) == [1, 7, -2]
+        assert average_of([5.0, 1.0, 7.0, -2.0], ema_decay=0.0, ema_kind=kind) == [1, 7, -2]
 
 
-def test_an_average_of_every_third_step_rests_in_between_and_copies_until_it_starts():
-    found = average_of(range(11), decay=0.5, kind="constant", every=3, start=4)
+def test_an_average_of_every_third_step_is_constant_in_between_and_copies_until_it_starts():
+    found = average_of(range(11), ema_decay=0.5, ema_kind="constant", ema_every=3, ema_start=4)
     # Steps 1, 4, 7, 10 move: 1 and 4 are copies, then halfway to 7, then halfway to 10.
     assert found == [1, 1, 1, 4, 4, 4, 5.5, 5.5, 5.5, 7.75]
 
@@ -155,8 +147,10 @@ def test_the_average_of_ema_pytorch_every_ten_steps():
         expected.append(shadow)
     latest, steps = jnp.asarray(values[1:], jnp.float32), jnp.arange(1, len(values), dtype=jnp.int32)
 
+    training = TrainingOptions(ema_decay=0.995, ema_every=10, ema_start=101)
+
     def advance(average, one):
-        average = averaged(average, one[0], one[1], 0.995, every=10, start=101)
+        average = update_average(average, one[0], one[1], training)
         return average, average
 
     _, found = jax.lax.scan(advance, jnp.float32(values[0]), (latest, steps))

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from diffpose_jax.config import read_options
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import centred_windows, device_clips, training_windows
 from diffpose_jax.lifters.base import Aux, Batch, Lifter
 from diffpose_jax.lifters.batches import example_batch, flip_batch
 from diffpose_jax.parallel import AXIS, assert_replicated, pmap_step, replicate, shard
 from diffpose_jax.registry import build_lifter, config_for, load_dataset
-from diffpose_jax.skeleton import H36M_17
+from diffpose_jax.sections import DataOptions, TrainingOptions
+from diffpose_jax.skeleton import H36M_17, Skeleton
 from diffpose_jax.training.state import create_state, learning_rate, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, flip_half, make_step
 
 
-def test_examples_walk_through_the_epochs_without_gap_or_repetition():
+def test_every_window_is_an_example_of_every_epoch_once():
     examples = examples_of_steps(first_step=0, num_steps=7, batch_size=6, count=14)
     flat = np.stack([examples.epoch.ravel(), examples.position.ravel()], axis=1)
     expected = [(number // 14, number % 14) for number in range(42)]
@@ -45,10 +49,10 @@ def test_one_step_on_eight_devices_equals_one_device(tiny_config, name, rule):
     tiny_config.lifter = config_for(name).lifter
     tiny_config.lifter.update(width=32, num_layers=1, dropout=0.2)
     lifter = build_lifter(tiny_config, AXIS)
-    optimizer = optax.sgd(0.1) if rule == "sgd" else make_optimizer(tiny_config.training)
+    optimizer = optax.sgd(0.1) if rule == "sgd" else make_optimizer(training_of(tiny_config))
     clips = load_dataset(tiny_config.data, ["train"])["train"]
     data = TrainData(device_clips(clips), centred_windows(clips, 1))
-    step = make_step(lifter, optimizer, seed=0, ema_decay=0.9, flip=True)
+    step = make_step(lifter, optimizer, 0, DataOptions(flip=True), TrainingOptions(ema_decay=0.9))
     examples = examples_of_steps(0, 1, 16, len(data.windows.start))
 
     def created():
@@ -70,6 +74,10 @@ def test_one_step_on_eight_devices_equals_one_device(tiny_config, name, rule):
     assert_close(together.params, alone.params, counts)
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), alone.params, created().params)
     assert any(jax.tree.leaves(moved))
+
+
+def training_of(config) -> TrainingOptions:
+    return read_options(TrainingOptions, config.training, "training")
 
 
 def assert_close(tree, other, counts=None) -> None:
@@ -94,37 +102,44 @@ def test_half_of_the_examples_are_mirrored_and_an_example_decides_for_itself(tin
     np.testing.assert_array_equal(flip_half(jax.random.key(2), part, lifter).keypoints, flipped.keypoints[40:48])
 
 
-def test_the_learning_rate_warms_up_and_decays(tiny_config):
-    training = tiny_config.training
-    training.update(steps=100, warmup_steps=10, decay="cosine", learning_rate=1.0)
-    rate = learning_rate(training)
+def test_the_learning_rate_warms_up_and_decays():
+    rate = learning_rate(TrainingOptions(steps=100, warmup_steps=10, decay="cosine", learning_rate=1.0, log_every=20))
     assert [float(rate(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-6)
-    training.update(decay="exponential", decay_rate=0.5, decay_every=20, warmup_steps=0)
-    rate = learning_rate(training)
+    rate = learning_rate(TrainingOptions(learning_rate=1.0, decay="exponential", decay_rate=0.5, decay_every=20))
     assert [float(rate(step)) for step in (0, 19, 20, 41)] == pytest.approx([1, 1, 0.5, 0.25])
 
 
-def linear_lifter(frames: int) -> Lifter:
+@dataclasses.dataclass(frozen=True)
+class LinearLifter(Lifter):
     """Its loss is one weight times the mean first coordinate of joint 1; it reports that of the first frames too."""
 
-    def loss(variables, key, batch):
+    window: int
+    skeleton: Skeleton = H36M_17
+
+    @property
+    def frames(self):
+        return self.window
+
+    def init(self, key, batch):
+        return {"params": {"w": jnp.float32(0.5)}}
+
+    def loss(self, variables, key, batch):
         value = variables["params"]["w"] * jnp.mean(batch.poses[:, :, 1, 0])
         return value, Aux({"loss": value, "first": jnp.mean(batch.poses[:, 0, 1, 0])}, {})
 
-    return Lifter(lambda key, batch: {"params": {"w": jnp.float32(0.5)}}, loss, None, H36M_17, frames)
 
-
-def numbered_clip(length: int) -> ClipSet:
-    """A clip whose joint 1 shows the number of the frame."""
+def indexed_clip(length: int) -> ClipSet:
+    """A clip whose joint 1 is the index of the frame."""
     poses = np.zeros((length, 17, 3), np.float32)
     poses[:, 1, 0] = np.arange(length)
     return ClipSet.build([Clip(poses[..., :2], poses, None, "S1", "walk")], H36M_17)
 
 
-def stepping(lifter, clips, kind="centred", plateau=None, devices=8, **options):
+def compile_step(lifter, clips, kind="centred", plateau=None, devices=8, scale_by_loss=False):
     """A function of examples that gives state and metrics after one dispatch of gradient descent at rate 0.1."""
     optimizer, data = optax.sgd(0.1), TrainData(device_clips(clips), training_windows(clips, lifter.frames, kind))
-    step = make_step(lifter, optimizer, seed=0, ema_decay=0.9, flip=False, windows=kind, **options)
+    training = TrainingOptions(ema_decay=0.9, scale_by_loss=scale_by_loss)
+    step = make_step(lifter, optimizer, 0, DataOptions(flip=False, windows=kind), training)
     state = create_state(lifter, optimizer, jax.random.key(0), example_batch(lifter), plateau is not None)
     if plateau is not None:
         state = state._replace(plateau=state.plateau._replace(scale=jnp.float32(plateau)))
@@ -137,25 +152,25 @@ def stepping(lifter, clips, kind="centred", plateau=None, devices=8, **options):
 
 
 def test_a_gradient_scaled_by_the_loss_is_scaled_by_that_of_the_global_batch():
-    lifter, clips, examples = linear_lifter(1), numbered_clip(16), examples_of_steps(0, 1, 16, 16)
+    lifter, clips, examples = LinearLifter(1), indexed_clip(16), examples_of_steps(0, 1, 16, 16)
     gradient = np.arange(16).mean()
-    plain, metrics = stepping(lifter, clips)(examples)
-    squared, metrics_squared = stepping(lifter, clips, scale_by_loss=True)(examples)
+    plain, metrics = compile_step(lifter, clips)(examples)
+    squared, metrics_squared = compile_step(lifter, clips, scale_by_loss=True)(examples)
     assert plain.params["w"] == pytest.approx(0.5 - 0.1 * gradient)
     assert squared.params["w"] == pytest.approx(0.5 - 0.1 * gradient * (0.5 * gradient))
     assert metrics_squared["loss"] == metrics["loss"] == pytest.approx(0.5 * gradient)
 
 
 def test_a_plateau_scales_the_update_and_stays_as_it_was():
-    lifter, clips, examples = linear_lifter(1), numbered_clip(16), examples_of_steps(0, 1, 16, 16)
-    state, _ = stepping(lifter, clips, plateau=0.25)(examples)
+    lifter, clips, examples = LinearLifter(1), indexed_clip(16), examples_of_steps(0, 1, 16, 16)
+    state, _ = compile_step(lifter, clips, plateau=0.25)(examples)
     assert state.params["w"] == pytest.approx(0.5 - 0.25 * 0.1 * np.arange(16).mean())
     assert state.plateau.scale == 0.25
 
 
 def test_random_windows_start_anew_in_every_epoch_whatever_the_devices_and_the_batch():
-    lifter, clips = linear_lifter(4), numbered_clip(33)
-    alone, together = (stepping(lifter, clips, "random", devices=devices) for devices in (1, 8))
+    lifter, clips = LinearLifter(4), indexed_clip(33)
+    alone, together = (compile_step(lifter, clips, "random", devices=devices) for devices in (1, 8))
 
     def start(epoch: int, position: int) -> int:
         one = Examples(*(np.full((1, 1), number, np.int32) for number in (epoch, position, 3)))

@@ -8,15 +8,16 @@ The context is the work directory of a trained (or converted) lifter of single f
 More words after the data set:
 
 * `heatmaps`: the distribution H_K that poses are diffused towards is that of a detector's heatmaps, simulated for the
-  embedded motion (train the context with --config.data.heatmaps then) and otherwise in data/NAME_heatmaps.npz, see
-  `prepare mixtures`. Without it keypoints are all there is, and H_K is the context's own uncertainty.
+  embedded motion (train the context with --config.data.heatmaps then) and otherwise read from data/NAME_heatmaps.npz,
+  see `prepare mixtures`. Without it keypoints are all there is, and H_K is the context's own uncertainty.
 * `paper`: with heatmaps, the paper to the letter. The default differs from it in three options: the loss compares poses
-  instead of next poses (diffusion.predict), components are drawn by responsibility instead of weight (lifter.component),
-  and the network's input and output are relative to a Gaussian posterior (lifter.preconditioning). What each is worth:
-  experiments/RESULTS.md.
+  instead of next poses (diffusion.predict), components are drawn by responsibility instead of weight
+  (lifter.component), and the network's input and output are relative to a Gaussian posterior (lifter.preconditioning).
+  What each is worth: experiments/RESULTS.md.
 * `release`: what the released code computes.
 
-Afterwards `python -m diffpose_jax.calibrate --workdir runs/diffpose` finds the temperature at which coverage is nominal.
+Afterwards `python -m diffpose_jax.calibrate --workdir runs/diffpose` finds the temperature at which coverage is
+nominal.
 
 Published for Human3.6M: 49.7 mm with CPN, 31.6 mm with ground-truth 2D; not reproduced here yet, for want of
 the data.

@@ -80,11 +80,24 @@ class Lifter(Protocol):
         ...
 
     def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
-        """The loss of a batch, a scalar, and what is logged and kept beside it."""
+        """The loss of a batch, a scalar, and what is logged and kept beside it.
+
+        Args:
+            variables: As `init` returns them; gradients are taken of `variables['params']`.
+            key: The key of timesteps, noise and dropout; each example folds in its `batch.index`.
+            batch: Keypoints and poses.
+        """
         ...
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
-        """Hypotheses `[H, B, F, J, 3]`, root-relative metres in the camera's frame."""
+        """Hypotheses `[H, B, F, J, 3]`, root-relative metres in the camera's frame.
+
+        Args:
+            variables: As `init` returns them.
+            key: The key of all noise; hypothesis h of an example folds in its `batch.index` and h.
+            batch: Keypoints; the poses are not read.
+            sampling: How many hypotheses, and how they are drawn.
+        """
         ...
 
 

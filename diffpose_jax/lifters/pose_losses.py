@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.skeleton import Skeleton
-
 PoseLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -52,54 +50,26 @@ def temporal_consistency(poses: jax.Array, joint_weights: np.ndarray) -> jax.Arr
     return _mean(jnp.square(jnp.diff(poses, axis=1)) * jnp.asarray(joint_weights)[None, None, :, None])
 
 
-def velocity_error(poses: jax.Array, target: jax.Array) -> jax.Array:
+def velocity_loss(poses: jax.Array, target: jax.Array) -> jax.Array:
     """Mean distance of displacements of poses `[B, F, J, 3]` from frame to frame to the true ones, m; 0 if F = 1."""
     return _mean(distance(jnp.diff(poses, axis=1) - jnp.diff(target, axis=1)))
 
 
-def bone_asymmetry(poses: jax.Array, skeleton: Skeleton) -> jax.Array:
-    """The mean absolute difference in length of left and right bones of poses `[B, F, J, 3]`, summed over pairs, m."""
-    lengths = distance(bone_vectors(poses, skeleton))
-    bone_of = {child: number for number, (child, _) in enumerate(skeleton.bones)}
-    left, right = (np.array([bone_of[child] for child in side]) for side in (skeleton.left, skeleton.right))
-    return jnp.sum(jnp.mean(jnp.abs(lengths[..., left] - lengths[..., right]), axis=(0, 1)))
+def mixste_loss(joint_weights: np.ndarray, consistency: float = 0.5, velocity: float = 2.0) -> PoseLoss:
+    """MixSTE's loss: weighted MPJPE + consistency TC + velocity MPJVE (Zhang et al., CVPR 2022, equation 7).
 
+    The release computes two more terms, on the symmetry and the change of bones, and leaves them out of the sum.
 
-def bone_change(poses: jax.Array, skeleton: Skeleton) -> jax.Array:
-    """Mean distance of bone vectors in successive frames of poses `[B, F, J, 3]`, summed over bones, m; 0 if F = 1."""
-    return (skeleton.num_joints - 1) * _mean(distance(jnp.diff(bone_vectors(poses, skeleton), axis=1)))
-
-
-def bone_vectors(poses: jax.Array, skeleton: Skeleton) -> jax.Array:
-    """From parent to child of poses `[..., J, 3]`, `[..., J - 1, 3]`, in the order of `skeleton.bones`."""
-    child, parent = np.array(skeleton.bones).T
-    return poses[..., child, :] - poses[..., parent, :]
-
-
-def mixste_loss(
-    skeleton: Skeleton,
-    joint_weights: np.ndarray,
-    *,
-    consistency: float = 0.5,
-    velocity: float = 2.0,
-    asymmetry: float = 0.0,
-    bones: float = 0.0,
-) -> PoseLoss:
-    """MixSTE's loss: weighted MPJPE + consistency TC + velocity MPJVE, with the release's coefficients.
-
-    The paper's velocity is 1.0 by its authors' word. asymmetry and bones are the coefficients of `bone_asymmetry` and
-    `bone_change`, 0.01 in the release, which leaves both terms out.
+    Args:
+        joint_weights: Weights of the joints, `[J]`.
+        consistency: Coefficient of temporal consistency, that of the release.
+        velocity: Coefficient of the velocity loss, that of the release; 1.0 in the paper.
     """
 
     def loss(poses: jax.Array, target: jax.Array) -> jax.Array:
         total = weighted_mpjpe(poses, target, joint_weights)
         total += consistency * temporal_consistency(poses, joint_weights)
-        total += velocity * velocity_error(poses, target)
-        if asymmetry:
-            total += asymmetry * bone_asymmetry(poses, skeleton)
-        if bones:
-            total += bones * bone_change(poses, skeleton)
-        return total
+        return total + velocity * velocity_loss(poses, target)
 
     return loss
 

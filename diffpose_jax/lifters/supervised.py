@@ -50,7 +50,7 @@ class SupervisedOptions(Options):
         if self.loss != "weighted_temporal":
             return POSE_LOSSES[self.loss]
         weights = joint_weights(self.joint_weights, skeleton)
-        return mixste_loss(skeleton, weights, consistency=self.weight_consistency, velocity=self.weight_velocity)
+        return mixste_loss(weights, self.weight_consistency, self.weight_velocity)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,6 @@ class FlipAveraged(_Wrapper):
     averages_flips: bool = True
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
-        """Hypotheses `[H, B, F, J, 3]`, root-relative metres in the camera's frame."""
         if not sampling.flip:
             return self.lifter.sample(variables, key, batch, sampling)
         each = sampling.replace(flip=False)
@@ -66,11 +65,9 @@ class Occluded(_Wrapper):
     rate: float | None = None
 
     def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
-        """The loss of the batch with joints hidden."""
         return self.lifter.loss(variables, key, self._hide(key, batch))
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
-        """Hypotheses `[H, B, F, J, 3]` of the batch with joints hidden."""
         return self.lifter.sample(variables, key, self._hide(key, batch), sampling)
 
     def _hide(self, key: Array, batch: Batch) -> Batch:

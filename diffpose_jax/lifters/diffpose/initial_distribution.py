@@ -132,7 +132,14 @@ def draw_gaussian(keys: Array, base: Mixture, poses: Array | None = None) -> Com
 
 
 def estimate_pose(context: Lifter, variables: Variables, batch: Batch, flip: bool = False) -> Array:
-    """The context's poses `[B, F, J, 3]`, m. It is deterministic: which key it gets does not matter."""
+    """The context's poses `[B, F, J, 3]`, m.
+
+    Args:
+        context: The frozen lifter. It is deterministic: which key it gets does not matter.
+        variables: Its variables.
+        batch: The keypoints.
+        flip: Whether to average over the mirrored keypoints.
+    """
     return with_flips(context).sample(variables, jax.random.key(0), batch, Sampling(flip=flip))[0]
 
 

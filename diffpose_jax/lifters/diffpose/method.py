@@ -294,6 +294,12 @@ class DiffPose(Lifter):
 
         'next' is `mu + sqrt(abar_{k-1}) (x0 - mu) + sqrt(1 - abar_{k-1}) eps` with the eps that x and x0 imply; 'eps'
         is that noise, whitened.
+
+        Args:
+            x0: The poses, true or predicted, `[B, F, J, 3]`, m.
+            x: The noisy poses, likewise.
+            component: The Gaussian that poses are diffused towards.
+            k: The timesteps, a scalar or `[B]`.
         """
         if self.predict == "x0":
             return x0
@@ -310,6 +316,12 @@ class DiffPose(Lifter):
 
         For 'next', x - mu = s h + n eps and output - mu = s' h + n' eps with s = sqrt(abar_k), n = sqrt(1 - abar_k) and
         the same of step k - 1 with primes. Eliminating eps gives h = (n' (x - mu) - n (output - mu)) / (s n' - s' n).
+
+        Args:
+            output: The network's output, `[B, F, J, 3]`.
+            x: The noisy poses, likewise, m.
+            component: The Gaussian that poses are diffused towards.
+            k: The timesteps, a scalar or `[B]`.
         """
         if self.predict == "x0":
             return output

@@ -24,6 +24,7 @@ from diffpose_jax.skeleton import H36M_16, H36M_17, Skeleton
 from diffpose_jax.training.state import make_optimizer
 from diffpose_jax.training.step import scale_tree
 
+from ... import bone_losses
 from .base import System
 from .mixste import mixste_network
 
@@ -32,7 +33,7 @@ def losses(vector: Any) -> dict[str, np.ndarray]:
     """Every term, the gradient as released, and the errors that the release reports."""
     config, poses, target = vector.config, jnp.asarray(vector.inputs["pred"]), jnp.asarray(vector.inputs["gt"])
     weights = np.array(config["joint_weights"], np.float32)
-    total = mixste_loss(H36M_17, weights, consistency=config["tc_coef"], velocity=config["mpjve_coef"])
+    total = mixste_loss(weights, consistency=config["tc_coef"], velocity=config["mpjve_coef"])
     value, gradient = jax.value_and_grad(total)(poses, target)
     # The release measures the velocity over its windows one after the other, jumps between them included.
     joined, true = (array.reshape(-1, *array.shape[2:]) for array in (poses, target))
@@ -47,8 +48,8 @@ def losses(vector: Any) -> dict[str, np.ndarray]:
         "p_mpjpe": jnp.mean(metrics.p_mpjpe(poses, target)),
         "mpjpe_per_joint_mm": 1000 * jnp.mean(metrics.joint_errors(poses, target), axis=(0, 1)),
         "eval_mpjve": jnp.mean(metrics.velocity_error(joined, true)),
-        "sym_penalty": 0.01 * pose_losses.bone_asymmetry(poses, H36M_17),
-        "bone_consistency": 0.01 * pose_losses.bone_change(poses, H36M_17),
+        "sym_penalty": 0.01 * bone_losses.bone_asymmetry(poses, H36M_17),
+        "bone_consistency": 0.01 * bone_losses.bone_change(poses, H36M_17),
     }
     return {name: np.asarray(value) for name, value in outputs.items()}
 

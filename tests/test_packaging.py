@@ -26,7 +26,7 @@ def test_configs_are_a_package_of_the_wheel_with_one_source():
 
 def test_the_package_is_marked_as_typed():
     assert (ROOT / "diffpose_jax" / "py.typed").is_file()
-    assert SETUPTOOLS["package-data"] == {"diffpose_jax": ["py.typed"]}
+    assert SETUPTOOLS["package-data"] == {"diffpose_jax": ["py.typed", "*.pyi"]}
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/[!_]*.py")), ids=lambda path: path.stem)

@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from diffpose_jax.diffusion.hypotheses import AGGREGATIONS
+from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.evaluation.metrics import METRICS
 from diffpose_jax.evaluation.protocols import PROTOCOLS
 from diffpose_jax.registry import METHODS, config_for
@@ -36,7 +37,7 @@ LEFT_OUT = [block for page in PAGES_WITH_CODE for block in blocks_of(page) if bl
 @pytest.fixture
 def tables():
     """Takes back what a page adds to the tables of names."""
-    before = [(table, dict(table)) for table in (SKELETONS, METRICS, PROTOCOLS, AGGREGATIONS)]
+    before = [(table, dict(table)) for table in (SKELETONS, METRICS, PROTOCOLS, AGGREGATIONS, AGGREGATES)]
     yield
     for table, entries in before:
         table.clear()

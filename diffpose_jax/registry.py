@@ -145,9 +145,12 @@ def _build_context(config: ConfigDict) -> ContextLifter:
             f"{config.lifter.context!r}; train or convert one first"
         )
     inner = ConfigDict({**config.to_dict(), "lifter": config.context.to_dict(), "context": {}})
+    unfit = UserError(f"config.lifter.context: expected a supervised lifter, found {config.context.name}")
+    if not hasattr(get_method(config.context.name), "features"):
+        raise unfit
     context = build_lifter(inner)
     if context.stochastic or not isinstance(context, ContextLifter):
-        raise UserError(f"config.lifter.context: expected a supervised lifter, found {config.context.name}")
+        raise unfit
     return context
 
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import sys
+import typing
+from types import ModuleType
+
 import jax
 import numpy as np
 import pytest
-from diffpose_jax.lifters.methods import METHODS
-from diffpose_jax.lifters.parts import make_plan
+from ml_collections import ConfigDict
 
+from diffpose_jax.config import copy_config
 from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.diffusion.schedules import make_schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.batches import example_batch
-from diffpose_jax.registry import build_lifter, config_for, load_dataset, validate
+from diffpose_jax.lifters.building import make_plan
+from diffpose_jax.lifters.d3dp import D3DP
+from diffpose_jax.registry import METHODS, build_lifter, config_for, get_method, load_dataset, validate
 from diffpose_jax.skeleton import H36M_17
 
 
-def parameters(config) -> int:
+def count_parameters(config: ConfigDict) -> int:
     lifter = build_lifter(config)
     variables = jax.eval_shape(lambda: lifter.init(jax.random.key(0), example_batch(lifter)))
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -49,7 +57,7 @@ def test_the_published_sizes_are_reached_from_a_config(name, changes, layout, ex
     config.lifter.update(changes)
     give_context(config)
     validate(config)
-    assert parameters(config) == expected
+    assert count_parameters(config) == expected
 
 
 def give_context(config) -> None:
@@ -71,6 +79,44 @@ def test_every_method_has_a_valid_config(name):
         validate(config)
 
 
+SMALL = {"frames": 2, "width": 32, "num_layers": 1, "num_heads": 2, "step_width": 4, "feature_width": 4}
+
+
+def small_config(name: str, **changes) -> ConfigDict:
+    """A config of small networks, with changes of lifter options."""
+    config = config_for(name)
+    config.lifter.update({key: value for key, value in SMALL.items() if key in config.lifter})
+    give_context(config)
+    if config.context:
+        config.context.update({key: value for key, value in SMALL.items() if key in config.context})
+    values = config.to_dict()
+    values["lifter"].update(changes)
+    return ConfigDict(values)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_equal_to_another_of_the_same_config_and_to_none_of_another(name):
+    lifter, same = build_lifter(small_config(name)), build_lifter(small_config(name))
+    assert lifter == same
+    assert hash(lifter) == hash(same)
+    assert lifter != build_lifter(small_config(name, compute_dtype="bfloat16"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_the_least_sizes_can_be_built_or_are_refused_in_one_line(name):
+    """Every size at its bound and just above: never a traceback."""
+    options = METHODS[name].options_type
+    hints, sizes = typing.get_type_hints(options), [*SMALL, "mlp_ratio", "scale"]
+    for field in (field for field in dataclasses.fields(options) if field.name in sizes):
+        bounds = field.metadata
+        least = bounds["low"] if bounds["above"] is None else bounds["above"] + 1e-3
+        for value in [least, least + 1] if hints[field.name] is int else [least]:
+            with contextlib.suppress(UserError):
+                lifter = build_lifter(small_config(name, **{field.name: value}))
+                jax.eval_shape(lifter.init, jax.random.key(0), example_batch(lifter))
+
+
 def test_a_method_that_needs_a_context_says_so():
     with pytest.raises(UserError, match=r"config.lifter.context: expected the work directory of a trained lifter"):
         build_lifter(config_for("diffpose_release"))
@@ -87,7 +133,7 @@ def test_a_diffusion_lifter_is_no_context():
 def test_the_u_net_has_the_size_of_the_ablation():
     config = config_for("diffupose")
     config.lifter.update(variant="unet", width=24)
-    assert parameters(config) == pytest.approx(2.99e6, rel=0.01)
+    assert count_parameters(config) == pytest.approx(2.99e6, rel=0.01)
 
 
 @pytest.mark.parametrize("key", ["lifter.name", "lifter.variant", "lifter.joint_weights", "data.layout"])
@@ -95,11 +141,65 @@ def test_an_unknown_name_is_told_with_those_there_are(key):
     config = config_for("diffupose")
     section, name = key.split(".")
     config[section][name] = "unheard_of"
-    with pytest.raises(UserError, match="unheard_of"):
+    with pytest.raises(UserError, match=r"expected one of .*unheard_of|unheard_of.* expected one of"):
         build_lifter(config)
 
 
-def test_a_plan_walks_all_steps_unless_told_otherwise():
+# --- methods from outside the package
+
+
+class Another(D3DP):
+    """A method that the table does not name."""
+
+
+@pytest.fixture
+def plugin(monkeypatch) -> ModuleType:
+    """An importable module `lab.methods`."""
+    package, module = ModuleType("lab"), ModuleType("lab.methods")
+    package.methods, module.Another, module.number = module, Another, 3
+    monkeypatch.setitem(sys.modules, "lab", package)
+    monkeypatch.setitem(sys.modules, "lab.methods", module)
+    return module
+
+
+def test_a_method_is_found_by_the_path_of_its_class_or_of_a_module_that_names_it(plugin):
+    assert get_method("lab.methods.Another") is Another
+    plugin.METHOD = Another
+    assert get_method("lab.methods") is Another
+    config = config_for("lab.methods")
+    validate(config)
+    assert config.lifter == copy_config(config_for("d3dp"), lifter={"name": "lab.methods"}).lifter
+    assert config.diffusion == config_for("d3dp").diffusion
+    assert isinstance(build_lifter(small_config("lab.methods")), Another)
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("lab.methods", "which has no options_type"),
+        ("lab.methods.number", "which has no options_type"),
+        ("lab.methods.Absent", "has no attribute 'Absent'"),
+        ("nowhere.methods", "No module named 'nowhere'"),
+        ("..", ""),
+        ("unheard_of", ""),
+        (None, ""),
+        ("", ""),
+    ],
+)
+def test_a_path_without_a_method_is_told(plugin, path, found):
+    with pytest.raises(UserError) as raised:
+        get_method(path)
+    message = str(raised.value)
+    assert message.startswith("config.lifter.name: expected one of diffpose, ")
+    assert f"or the import path of a method, found {path!r}" in message
+    assert found in message
+    assert "\n" not in message
+
+
+# --- diffusion and data
+
+
+def test_a_plan_takes_all_timesteps_unless_told_otherwise():
     diffusion = config_for("diffupose").diffusion
     schedule = make_schedule("cosine", 100)
     assert len(make_plan(diffusion, schedule).step) == 100
@@ -136,7 +236,7 @@ def test_the_detector_simulation_touches_keypoints_only(tmp_path):
     assert 0 < np.abs(loaded.keypoints - clips.keypoints).mean() < 0.2
 
 
-def clips_of_a_walk(frames: int = 40) -> ClipSet:
+def clips_of_a_walk(frames: int = 10) -> ClipSet:
     poses = np.random.default_rng(0).normal(size=(1, 17, 3)) + np.linspace(0, 0.3, frames)[:, None, None]
     poses = (poses - poses[:, :1]).astype(np.float32) * 0.3
     return ClipSet.build([Clip(poses[..., :2] / 5, poses, poses[:, 1], "S1", "walk")], H36M_17)

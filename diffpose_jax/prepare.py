@@ -146,19 +146,19 @@ def prepare(
     """Read a source, write archive and sample sheet, and print what there is.
 
     Args:
-        kind: one of `SOURCES`.
-        source: the file or folder to read; None for 'synthetic'.
-        output: the archive to write (.npz); the sample sheet goes beside it (.png).
-        options: options of that kind's loader.
-        detector: simulate a detector that is as good as this; None keeps the keypoints.
-        seed: seed of the simulated detector and of the choice of samples.
-        samples: samples on the sheet.
+        kind: One of `SOURCES`.
+        source: The file or folder to read; None for 'synthetic'.
+        output: The archive to write (.npz); the sample sheet goes beside it (.png).
+        options: Options of that kind's loader.
+        detector: Simulate a detector that is as good as this; None keeps the keypoints.
+        seed: Seed of the simulated detector and of the choice of samples.
+        samples: Samples on the sheet.
 
     Returns:
         `{split: ClipSet}`, as written; splits without clips are left out.
 
     Raises:
-        UserError: for a source that cannot be used and an output that cannot be written.
+        UserError: For a source that cannot be used and an output that cannot be written.
     """
     say = timed_printer()
     output_path, sheet_path = _writable(output)
@@ -177,8 +177,7 @@ def prepare(
     say(f"drawing {sheet_path}")
     title = f"{kind}" + (f", simulated detections (strength {detector.strength:g})" if detector else "")
     save_figure(_sheet(splits, samples, seed, title), sheet_path)
-    columns = {split: describe_clips(clips) for split, clips in splits.items()}
-    Console().print(tabulate("what was found", columns))
+    Console().print(tabulate("what was found", {split: describe_clips(clips) for split, clips in splits.items()}))
     for split, clips in splits.items():
         if clips.note:
             say(f"{split}: {clips.note}")

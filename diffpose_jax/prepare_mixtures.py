@@ -45,18 +45,18 @@ def prepare_mixtures(
     """Give an archive mixtures, write it, and print what they are like.
 
     Args:
-        source: an archive with exact keypoints and 3D poses.
-        output: the archive to write.
-        options: how mixtures are fitted to simulated heatmaps.
-        gmm: the authors' file to take mixtures from instead.
-        seed: seed of heatmaps and fits.
-        strength: how bad the simulated detector is; 1 is like CPN on Human3.6M.
+        source: An archive with exact keypoints and 3D poses.
+        output: The archive to write.
+        options: How mixtures are fitted to simulated heatmaps.
+        gmm: The authors' file to take mixtures from instead.
+        seed: Seed of heatmaps and fits.
+        strength: How bad the simulated detector is; 1 is like CPN on Human3.6M.
 
     Returns:
         `{split: ClipSet}`, as written.
 
     Raises:
-        UserError: for archives and files that cannot be used, and for keypoints that have been detected already.
+        UserError: For archives and files that cannot be used, and for keypoints that have been detected already.
     """
     say = timed_printer()
     say(f"reading {source}")

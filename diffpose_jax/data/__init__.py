@@ -1,1 +1,1 @@
-"""Files to clips to windows on the device."""
+"""Data: files become clips in memory (`clips`), and clips become windows on the device (`windows`)."""

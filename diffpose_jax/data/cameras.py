@@ -175,6 +175,7 @@ def follow(path: np.ndarray, radius: float, fps: float) -> np.ndarray:
     smoothed with the widest Gaussian of 8, 4, 2, 1, ... seconds that leaves it within the radius; the cameras then move
     along with the person, slowly and without jumps, and the motion loses only its slow travel over the ground.
     """
+    # A narrower Gaussian smooths less, and in the limit the centre is the path itself: the loop ends.
     centre: np.ndarray = np.broadcast_to(path.mean(axis=0), path.shape)
     seconds = 8.0
     while np.linalg.norm(path - centre, axis=-1).max() > radius:
@@ -210,12 +211,12 @@ def view_motion(
     mean alone), the rest being mostly climbers whose heads pass the upper edge.
 
     Args:
-        world_poses: the motion `[T, J, 3]`, metres, world frame, z up.
-        cameras: the K cameras.
-        yaw: angle of the turn in radians, one or `[K]` for one per camera.
-        fps: frames per second of the motion.
-        radius: how far (m) from their aim the cameras' images hold a person.
-        root_joint: index of the root.
+        world_poses: The motion `[T, J, 3]`, metres, world frame, z up.
+        cameras: The K cameras.
+        yaw: Angle of the turn in radians, one or `[K]` for one per camera.
+        fps: Frames per second of the motion.
+        radius: How far (m) from their aim the cameras' images hold a person.
+        root_joint: Index of the root.
 
     Returns:
         Per camera keypoints `[T, J, 2]` (normalised image units), root-relative poses `[T, J, 3]` and the root's path
@@ -225,6 +226,7 @@ def view_motion(
     frames = len(world)
     world[..., :2] -= follow(world[:, root_joint, :2], radius, fps)[:, None]
     count = len(cameras.focal)
+    # Turned about the vertical axis through the centre: (x, y) -> (cos x - sin y, sin x + cos y).
     cos, sin = np.cos(np.broadcast_to(yaw, count))[:, None, None], np.sin(np.broadcast_to(yaw, count))[:, None, None]
     x, y, z = np.moveaxis(world, -1, 0)
     turned = np.stack([cos * x - sin * y, sin * x + cos * y, np.broadcast_to(z, (count, *z.shape))], axis=-1)
@@ -250,9 +252,9 @@ def find_usable_frames(
         keypoints: `[T, J, 2]`, normalised image units.
         poses: `[T, J, 3]` metres, camera frame, root-relative.
         root: `[T, 3]` metres, camera frame.
-        size: width and height of the image `[2]`, pixels.
-        margin: how far inside the image all joints must lie, normalised image units.
-        nearest: how far in front of the camera all joints must lie, m.
+        size: Width and height of the image `[2]`, pixels.
+        margin: How far inside the image all joints must lie, normalised image units.
+        nearest: How far in front of the camera all joints must lie, m.
 
     Returns:
         Whether each frame does, bool `[T]`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,18 +62,18 @@ class ClipSet:
         root: `[N, 3]` metres, camera frame, or None.
         clip_start: `[C]` index of each clip's first frame.
         clip_length: `[C]` frames of each clip.
-        subject: the person of each clip.
-        action: what is done in each clip.
+        subject: The person of each clip.
+        action: What is done in each clip.
         camera: `[C]` index into `cameras`, -1 where the camera is unknown.
         fps: `[C]` frames per second.
-        cameras: the K cameras, fields with a leading axis `[K]`, or None.
-        skeleton: the joint layout.
+        cameras: The K cameras, fields with a leading axis `[K]`, or None.
+        skeleton: The joint layout.
         scores: `[N, J]` confidences of the detector, or None.
         valid_frame: `[N]` bool, or None where all are. A frame that is not valid is lifted like the others, as part of
             its clip, but no error is measured on it.
         activity: `[N]` int32, or None: a benchmark's class of what is done in a frame, where that changes within a
             clip; 0 where it is not known.
-        note: what a report must say about the data.
+        note: What a report must say about the data.
         visibility: `[N, J]` uint8, or None: the code in `VISIBILITY` of how a simulated detector saw each joint. No
             detector could tell, so it is for evaluation only.
         mixture: `[N, J, M, 6]` float16, or None: the mixtures fitted to the joints' heatmaps (`mixtures.packing`).
@@ -102,13 +102,13 @@ class ClipSet:
         """Store clips end to end; no clips give a set of no frames.
 
         Args:
-            clips: the clips, all of the same skeleton.
-            skeleton: their joint layout.
-            cameras: the cameras that the clips' `camera` points to.
-            note: what a report must say about the data.
+            clips: The clips, all of the same skeleton.
+            skeleton: Their joint layout.
+            cameras: The cameras that the clips' `camera` points to.
+            note: What a report must say about the data.
 
         Raises:
-            UserError: for arrays that do not fit together, NaN or infinity, and mixtures of different sizes.
+            UserError: For arrays that do not fit together, NaN or infinity, and mixtures of different sizes.
         """
         for clip in clips:
             _check_clip(clip, skeleton)
@@ -201,6 +201,13 @@ class ClipSet:
         if self.cameras is None or (self.camera < 0).any():
             return None
         return Camera(*(np.asarray(field)[self.camera[self.frame_clip()]] for field in self.cameras))
+
+
+def check_valid_subjects(named: Collection[str], training: Collection[str]) -> None:
+    """Raise UserError unless some, not all, of the training subjects are named for the valid split."""
+    if not named or not set(named) < set(training):
+        found = ", ".join(named) or "none"
+        raise UserError(f"valid_subjects: expected some, not all, of {', '.join(training)}, found {found}")
 
 
 def frame_shapes(frames: int, joints: int, mixture: np.ndarray | None = None) -> dict[str, tuple[int, ...]]:

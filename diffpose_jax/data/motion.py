@@ -41,22 +41,23 @@ def film(motions: Sequence[Motion], cameras: Camera, filming: Filming, skeleton:
     whatever else is loaded. Frames that do not show the whole person end a clip.
 
     Args:
-        motions: the motions.
-        cameras: the K cameras.
-        filming: how they are filmed.
-        skeleton: the joint layout.
+        motions: The motions.
+        cameras: The K cameras.
+        filming: How they are filmed.
+        skeleton: The joint layout.
 
     Returns:
         The clips, ordered by motion, then camera.
 
     Raises:
-        UserError: for more cameras per clip than there are.
+        UserError: For more cameras per clip than there are.
     """
     count = len(cameras.focal)
     if not 1 <= filming.cameras_per_clip <= count:
         raise UserError(f"cameras_per_clip: expected 1 to {count}, found {filming.cameras_per_clip}")
     clips = []
     for motion in motions:
+        # A generator for each motion: what else is filmed does not enter.
         rng = np.random.default_rng([filming.seed, zlib.crc32(motion.name.encode())])
         yaw = rng.uniform(-np.pi, np.pi)
         chosen = np.sort(rng.choice(count, filming.cameras_per_clip, replace=False))
@@ -79,10 +80,10 @@ def film_splits(
     """Film the motions of every split.
 
     Args:
-        motions: the motions of all splits.
+        motions: The motions of all splits.
         split_of_subject: 'train', 'valid' or 'test' for each subject.
-        cameras: the K cameras.
-        filming: how they are filmed.
+        cameras: The K cameras.
+        filming: How they are filmed.
 
     Returns:
         `{split: ClipSet}` with all three splits, which may be empty.
@@ -103,16 +104,16 @@ def split_subjects(
     other splits are empty.
 
     Args:
-        subjects: names, in any order, which may repeat.
-        seed: seed of the draw.
-        valid_subjects: names for valid; None draws them.
-        test_subjects: names for test; None draws them.
+        subjects: Names, in any order, which may repeat.
+        seed: Seed of the draw.
+        valid_subjects: Names for valid; None draws them.
+        test_subjects: Names for test; None draws them.
 
     Returns:
         The split of every subject, 'train', 'valid' or 'test'.
 
     Raises:
-        UserError: for a named subject that is absent or named twice, or if none remains for training.
+        UserError: For a named subject that is absent or named twice, or if none remains for training.
     """
     names = sorted(set(subjects))
     splits = dict.fromkeys(names, "train")

@@ -49,18 +49,18 @@ def occlude(
     """Hide joints of a batch `[B, F, J, C]`, in each example by its own draw.
 
     Args:
-        key: one key; an example's draw derives from it and the example's index.
-        batch: the examples.
-        pattern: one of `PATTERNS`, or 'any', which draws one of them (none included) for each example.
-        skeleton: the joint layout; joints are found by their names.
-        rate: the share of frames or joints, at least 0 and below 1; None takes the pattern's published one.
-        release: do as the release where it differs from the paper (see `PATTERNS`).
+        key: One key; an example's draw derives from it and the example's index.
+        batch: The examples.
+        pattern: One of `PATTERNS`, or 'any', which draws one of them (none included) for each example.
+        skeleton: The joint layout; joints are found by their names.
+        rate: The share of frames or joints, at least 0 and below 1; None takes the pattern's published one.
+        release: Do as the release where it differs from the paper (see `PATTERNS`).
 
     Returns:
         The batch with keypoints and mask set to zero at hidden joints.
 
     Raises:
-        UserError: for an unknown pattern, a rate outside [0, 1), and a batch with mixtures.
+        UserError: For an unknown pattern, a rate outside [0, 1), and a batch with mixtures.
     """
     if batch.mixture is not None:
         raise UserError("occlusion: expected data without mixtures, which would go on showing what is hidden")
@@ -86,15 +86,15 @@ def observed_joints(
     """Draw the mask `[F, J]` of one sequence, bool: false where the pattern hides a joint.
 
     Args:
-        draws: source of random numbers.
-        pattern: one of `PATTERNS`.
+        draws: Source of random numbers.
+        pattern: One of `PATTERNS`.
         frames: F.
-        skeleton: the joint layout.
-        rate: as in `occlude`.
-        release: as in `occlude`.
+        skeleton: The joint layout.
+        rate: As in `occlude`.
+        release: As in `occlude`.
 
     Raises:
-        UserError: for an unknown pattern and a rate outside [0, 1).
+        UserError: For an unknown pattern and a rate outside [0, 1).
     """
     if pattern not in PATTERNS:
         raise UserError(f"occlusion pattern: expected one of {', '.join(PATTERNS)}, any, found {pattern!r}")

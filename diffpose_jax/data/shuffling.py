@@ -17,10 +17,10 @@ def permute_index(position: jax.Array, epoch: jax.Array, count: int, seed: int) 
     """Permute the indices below `count`, each epoch anew: the `position`-th index of the epoch's random order.
 
     Args:
-        position: place in the epoch `[B]`, int32, 0 to count - 1.
-        epoch: epoch of each place `[B]`, int32.
-        count: number of indices, that is, of windows.
-        seed: seed of all epochs' orders.
+        position: Place in the epoch `[B]`, int32, 0 to count - 1.
+        epoch: Epoch of each place `[B]`, int32.
+        count: Number of indices, that is, of windows.
+        seed: Seed of all epochs' orders.
 
     Returns:
         Indices `[B]`, int32.

@@ -113,13 +113,13 @@ def training_windows(clips: ClipSet, frames: int, kind: str) -> Windows:
     """The examples of one epoch.
 
     Args:
-        clips: the split.
+        clips: The split.
         frames: F, the length of a window.
         kind: 'centred' (one around every frame), 'tiled', or 'random' and 'random_release', which have an example for
             each window that fits into a clip and draw its start anew in every epoch (`draw_starts`).
 
     Raises:
-        UserError: for another kind, and for 'random' where no clip is long enough.
+        UserError: For another kind, and for 'random' where no clip is long enough.
     """
     if kind not in WINDOW_KINDS:
         raise UserError(f"config.data.windows: expected one of {', '.join(WINDOW_KINDS)}, found {kind!r}")
@@ -130,14 +130,15 @@ def draw_starts(keys: jax.Array, windows: Windows, frames: int, *, release: bool
     """Move windows `[B]` within their clips, each to a start drawn uniformly from those at which it fits.
 
     Args:
-        keys: one per window, `[B]`.
-        windows: the windows `[B]`; only their clips matter.
+        keys: One per window, `[B]`.
+        windows: The windows `[B]`; only their clips matter.
         frames: F, the length of a window.
-        release: never draw the last start that fits, as the release of Rommel et al. 2023.
+        release: Never draw the last start that fits, as the release of Rommel et al. 2023.
 
     Returns:
         The windows with new starts.
     """
+    # The first frame of a window that fits is one of low, ..., high + 1 - F.
     fitting = windows.high - windows.low + 2 - frames
     choices = jnp.maximum(fitting - 1 if release else fitting, 1)
     offset = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))(keys, choices)
@@ -160,6 +161,7 @@ def window_frames(windows: Windows, ids: jax.Array, frames: int) -> tuple[jax.Ar
 
     A slot before or after its clip gets the clip's first or last frame: edges are padded by repetition.
     """
+    # A window around frame t asks for frames t - F // 2, ..., t - F // 2 + F - 1, also beyond the ends of its clip.
     wanted = windows.start[ids][:, None] + jnp.arange(frames, dtype=jnp.int32)[None, :]
     low, high = windows.low[ids][:, None], windows.high[ids][:, None]
     return jnp.clip(wanted, low, high), (wanted >= low) & (wanted <= high)

@@ -80,10 +80,10 @@ def visible_std(
     """The standard deviation of the error of joints that nothing hides, larger in motion.
 
     Args:
-        plane: image coordinates `[T, J, 2]` in metres at the person.
-        skeleton: the joint layout.
+        plane: Image coordinates `[T, J, 2]` in metres at the person.
+        skeleton: The joint layout.
         settings: `blur` is taken from it.
-        fps: frames per second.
+        fps: Frames per second.
 
     Returns:
         Standard deviations `[T, J]` in metres.
@@ -122,9 +122,9 @@ def confusion_probability(
     """The share of frames in which a limb is taken for its partner, ten times higher where the two overlap.
 
     Args:
-        plane: image coordinates `[T, J, 2]` in metres at the person.
-        left: indices of the left limb's joints.
-        right: indices of their partners.
+        plane: Image coordinates `[T, J, 2]` in metres at the person.
+        left: Indices of the left limb's joints.
+        right: Indices of their partners.
         settings: `strength` and `confusion` are taken from it.
 
     Returns:

@@ -77,13 +77,13 @@ def add_gmm_mixtures(splits: Mapping[str, ClipSet], path: str | os.PathLike) -> 
 
     Args:
         splits: `{split: ClipSet}` made by `data.sets.human36m`.
-        path: the file.
+        path: The file.
 
     Returns:
         The splits with keypoints and mixtures of the file, without scores and visibility.
 
     Raises:
-        UserError: where the file lacks a clip, or where what it has is elsewhere, shorter, or of other joints.
+        UserError: Where the file lacks a clip, or where what it has is elsewhere, shorter, or of other joints.
     """
     path = Path(path)
     takes: dict[tuple[str, str, int], list[np.ndarray]] = {}

@@ -54,16 +54,16 @@ def simulate_clips(
     """Simulate the heatmaps of one clip after the other; a function of seed and clips alone.
 
     Args:
-        clips: a set with exact keypoints and 3D poses.
-        seed: seed of all draws.
-        strength: how bad the detector is; 1 is like CPN on Human3.6M.
-        label: what a progress bar says; None shows none.
+        clips: A set with exact keypoints and 3D poses.
+        seed: Seed of all draws.
+        strength: How bad the detector is; 1 is like CPN on Human3.6M.
+        label: What a progress bar says; None shows none.
 
     Yields:
         For each clip a key, its frames in the set, and its heatmaps `[L, J]` (numpy), L the clip's length or more.
 
     Raises:
-        UserError: for a set without 3D poses and for a strength of 0.
+        UserError: For a set without 3D poses and for a strength of 0.
     """
     if clips.poses is None:
         raise UserError("simulated heatmaps: expected a data set with 3D poses, found keypoints only")
@@ -83,13 +83,13 @@ def detect_in_heatmaps(
     """Replace exact keypoints by the estimates of simulated heatmaps, and set scores and visibility.
 
     Args:
-        clips: a set with exact keypoints and 3D poses.
-        seed: seed of all draws.
-        strength: how bad the detector is; 1 is like CPN on Human3.6M.
-        label: what a progress bar calls the data; None shows none.
+        clips: A set with exact keypoints and 3D poses.
+        seed: Seed of all draws.
+        strength: How bad the detector is; 1 is like CPN on Human3.6M.
+        label: What a progress bar calls the data; None shows none.
 
     Raises:
-        UserError: for a set without 3D poses and for a strength of 0.
+        UserError: For a set without 3D poses and for a strength of 0.
     """
     keypoints, scores = np.empty_like(clips.keypoints), np.empty(clips.keypoints.shape[:2], np.float32)
     visibility = np.zeros(scores.shape, np.uint8)
@@ -113,12 +113,12 @@ def draw_heatmap_points(
     """Draw points from the heatmaps whose estimates `detect_in_heatmaps` takes, for fitting mixtures to.
 
     Args:
-        clips: a set with exact keypoints and 3D poses.
-        seed: seed of all draws; the points of a frame depend on it, the clips and the frame alone.
+        clips: A set with exact keypoints and 3D poses.
+        seed: Seed of all draws; the points of a frame depend on it, the clips and the frame alone.
         num_points: P, points drawn from each heatmap.
-        strength: how bad the detector is; 1 is like CPN on Human3.6M.
-        chunk: most frames to yield at once.
-        label: what a progress bar says; None shows none.
+        strength: How bad the detector is; 1 is like CPN on Human3.6M.
+        chunk: Most frames to yield at once.
+        label: What a progress bar says; None shows none.
 
     Yields:
         In order, indices `[n]` of frames of one clip and points `[n, J, P, 2]` in the units of the keypoints.
@@ -139,17 +139,17 @@ def fit_heatmap_mixtures(
     """Replace exact keypoints as `detect_in_heatmaps` does and fit a mixture to each joint's heatmap.
 
     Args:
-        clips: a set with exact keypoints and 3D poses.
-        seed: seed of all draws and fits.
-        options: how mixtures are fitted.
-        strength: how bad the detector is; 1 is like CPN on Human3.6M.
-        label: what a progress bar calls the data; None shows none.
+        clips: A set with exact keypoints and 3D poses.
+        seed: Seed of all draws and fits.
+        options: How mixtures are fitted.
+        strength: How bad the detector is; 1 is like CPN on Human3.6M.
+        label: What a progress bar calls the data; None shows none.
 
     Returns:
         The set, and how the fits went.
 
     Raises:
-        UserError: for a set without 3D poses and for a strength of 0.
+        UserError: For a set without 3D poses and for a strength of 0.
     """
     detected = detect_in_heatmaps(clips, seed, strength=strength, label=label)
     label = label and f"mixtures of {label}"
@@ -170,7 +170,10 @@ def fit_heatmap_mixtures(
 def fit_quick_mixtures(
     clips: ClipSet, seed: int = 0, *, strength: float = 1.0, label: str | None = None
 ) -> ClipSet:  # fmt: skip
-    """`fit_heatmap_mixtures` with the options `QUICK`, where there is no archive that holds better mixtures."""
+    """Fit mixtures with the options `QUICK`, where there is no archive that holds better ones.
+
+    Arguments and errors are those of `fit_heatmap_mixtures`.
+    """
     return fit_heatmap_mixtures(clips, seed, QUICK, strength=strength, label=label)[0]
 
 

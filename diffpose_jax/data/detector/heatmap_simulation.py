@@ -68,12 +68,12 @@ def simulate_heatmaps(
     """The heatmaps `[T, J]` that a detector would have of one clip.
 
     Args:
-        key: one key.
-        keypoints: exact keypoints `[T, J, 2]`, in any image units, which become those of the heatmaps.
+        key: One key.
+        keypoints: Exact keypoints `[T, J, 2]`, in any image units, which become those of the heatmaps.
         poses: `[T, J, 3]` metres, camera frame, root-relative, which tell depth and scale.
-        skeleton: the joint layout.
-        settings: how the detector errs; the strength of `settings.detector` must be above 0.
-        fps: frames per second.
+        skeleton: The joint layout.
+        settings: How the detector errs; the strength of `settings.detector` must be above 0.
+        fps: Frames per second.
 
     Returns:
         Heatmaps with components in the order JOINT, ELSEWHERE, PARTNER, FLOOR.
@@ -96,18 +96,13 @@ def simulate_heatmaps(
     form = _form(size, hidden, share, slow[..., :3], plane, skeleton, settings)
     mode = _mode_of_truth(quick[..., 1], slow[..., 3], at_partner, form.weights)
 
+    # To the partner's place, seen with an error of its own; back from there where the truth lies in that mode.
     partner = plane[:, np.array(skeleton.flip_order)] - plane + size[..., None] * quick[..., 2:4]
     partner = jnp.where(at_partner[..., None], -partner, partner)
     partner = jnp.where(confused[..., None], partner, 0.0)
-    offsets = jnp.stack([jnp.zeros_like(partner), form.second, partner, jnp.zeros_like(partner)], axis=-2)
-    # The true joint is to be a draw of its mode, mean + root z with standard normal z. With means at place + offset
-    # this puts the heatmap at place = truth - root z - offset of that mode.
-    root = jnp.take_along_axis(form.root, mode[..., None, None, None], axis=2)[:, :, 0]
-    error = jnp.sum(root * quick[..., None, 4:6], axis=-1)
-    place = plane - error - jnp.take_along_axis(offsets, mode[..., None, None], axis=2)[:, :, 0]
     return Heatmaps(
         weights=form.weights,
-        means=(place[..., None, :] + offsets) * scale[..., None],
+        means=_place_modes(plane, form, partner, mode, quick[..., 4:6]) * scale[..., None],
         covariances=form.root @ form.root * (scale**2)[..., None, None],
         occluded=hidden > 0.5,
         confused=confused,
@@ -150,13 +145,13 @@ def _form(
     """The form of heatmaps.
 
     Args:
-        size: standard deviation of visible joints' errors `[T, J]`, m.
-        hidden: how much of each joint is hidden `[T, J]`, 0 to 1.
-        share: weight of the partner's mode `[T, J]`.
-        drawn: standard normal noise `[T, J, 3]`.
-        plane: image coordinates `[T, J, 2]` in metres at the person.
-        skeleton: the joint layout.
-        settings: how the detector errs.
+        size: Standard deviation of visible joints' errors `[T, J]`, m.
+        hidden: How much of each joint is hidden `[T, J]`, 0 to 1.
+        share: Weight of the partner's mode `[T, J]`.
+        drawn: Standard normal noise `[T, J, 3]`.
+        plane: Image coordinates `[T, J, 2]` in metres at the person.
+        skeleton: The joint layout.
+        settings: How the detector errs.
     """
     detector = settings.detector
     along, stretch = _limb_directions(plane, skeleton, settings.elongation)
@@ -169,6 +164,8 @@ def _form(
     root = widened[..., None, None] * ((axes * gain[..., None, :]) @ jnp.swapaxes(axes, -1, -2))
     floor = jnp.broadcast_to(detector.strength * detector.outlier_distance * jnp.eye(2)[None, None], root.shape)
 
+    # The second mode lies in a random direction, farther away along the limb than across it. Its direction and weight
+    # come from slow noise, so that they last. The floor takes the share of outliers from all modes.
     turn = drawn[..., :2] / jnp.maximum(jnp.linalg.norm(drawn[..., :2], axis=-1, keepdims=True), 1e-6)
     second = settings.distance * size[..., None] * (turn[..., :1] * along + 0.6 * turn[..., 1:] * across)
     faint = jnp.clip(detector.outlier * (1 + 2 * hidden), 0, 1)
@@ -176,6 +173,30 @@ def _form(
     weights = [(1 - share) * (1 - other), (1 - share) * other, share]
     stacked = jnp.stack([(1 - faint) * weight for weight in weights] + [faint], axis=-1)
     return _Form(jnp.stack([root, root, root, floor], axis=-3), second, stacked)
+
+
+def _place_modes(
+    plane: jax.Array, form: _Form, partner: jax.Array, mode: jax.Array, normal: jax.Array
+) -> jax.Array:  # fmt: skip
+    """The means of all modes, such that the true joint is a draw from its mode.
+
+    Args:
+        plane: The true joints `[T, J, 2]`, metres at the person.
+        form: Their heatmaps' form.
+        partner: From the joint's mode to the one at its partner `[T, J, 2]`.
+        mode: The mode of the truth `[T, J]`.
+        normal: Standard normal noise `[T, J, 2]`.
+
+    Returns:
+        Means `[T, J, M, 2]`, metres at the person.
+    """
+    offsets = jnp.stack([jnp.zeros_like(partner), form.second, partner, jnp.zeros_like(partner)], axis=-2)
+    # The true joint is to be a draw of its mode, mean + root z with standard normal z. With means at place + offset
+    # this puts the heatmap at place = truth - root z - offset of that mode.
+    root = jnp.take_along_axis(form.root, mode[..., None, None, None], axis=2)[:, :, 0]
+    error = jnp.sum(root * normal[..., None, :], axis=-1)
+    place = plane - error - jnp.take_along_axis(offsets, mode[..., None, None], axis=2)[:, :, 0]
+    return place[..., None, :] + offsets
 
 
 def _limb_directions(plane: jax.Array, skeleton: Skeleton, elongation: float) -> tuple[jax.Array, jax.Array]:

@@ -92,7 +92,8 @@ def draw_points(keys: jax.Array, heatmaps: Heatmaps, num_points: int) -> jax.Arr
             chosen = jnp.where(level > reached[..., mode - 1], parts[..., mode, None], chosen)
         return chosen
 
-    factor, means = cholesky(heatmaps.covariances), heatmaps.means
+    # The halves of a simulated covariance differ by rounding; the upper one counts, as in the archives there are.
+    factor, means = cholesky(jnp.swapaxes(heatmaps.covariances, -1, -2)), heatmaps.means
     x = pick(means[..., 0]) + pick(factor[..., 0, 0]) * normal[..., 0]
     y = pick(means[..., 1]) + pick(factor[..., 1, 0]) * normal[..., 0] + pick(factor[..., 1, 1]) * normal[..., 1]
     return jnp.stack([x, y], axis=-1)

@@ -43,12 +43,12 @@ def simulate_detector(
     """Add to the exact keypoints of one clip the errors that a detector would make.
 
     Args:
-        key: one key.
-        keypoints: exact keypoints `[T, J, 2]`, in any image units.
+        key: One key.
+        keypoints: Exact keypoints `[T, J, 2]`, in any image units.
         poses: `[T, J, 3]` metres, camera frame, root-relative, which tell depth and scale.
-        skeleton: the joint layout.
-        settings: how good the detector is.
-        fps: frames per second.
+        skeleton: The joint layout.
+        settings: How good the detector is.
+        fps: Frames per second.
 
     Returns:
         Keypoints `[T, J, 2]` in the same units, and scores `[T, J]` in (0, 1]: how sure the detector would be, low
@@ -71,6 +71,8 @@ def simulate_detector(
     jump = jnp.where(lost[..., None], settings.outlier_distance * drawn[..., 4:6], 0.0)
     swapped = _confuse(confused, plane, limbs, settings)
     detected = swapped + settings.strength * (noise + jump)
+    # The score falls with the scale of the error, about which it is wrong by a factor: exp(-1) at 8 cm. It is halved
+    # (exp(-0.7)) for an outlier.
     doubt = std * size * jnp.exp(0.3 * drawn[..., 6]) / 0.08 + jnp.where(lost, 0.7, 0.0)
     return detected * scale[..., None], jnp.exp(-settings.strength * doubt)
 
@@ -86,14 +88,14 @@ def add_keypoint_noise(
     """Replace exact keypoints by simulated detections and set the scores; a function of seed and clips alone.
 
     Args:
-        clips: a set with exact keypoints and 3D poses.
-        seed: seed of all draws.
-        settings: how good the detector is.
-        strength: multiplies the strength of the settings.
-        label: what a progress bar calls the data; None shows none.
+        clips: A set with exact keypoints and 3D poses.
+        seed: Seed of all draws.
+        settings: How good the detector is.
+        strength: Multiplies the strength of the settings.
+        label: What a progress bar calls the data; None shows none.
 
     Raises:
-        UserError: for a set without 3D poses, from which occlusion could not be told.
+        UserError: For a set without 3D poses, from which occlusion could not be told.
     """
     if clips.poses is None:
         raise UserError("simulated detections: expected a data set with 3D poses, found keypoints only")

@@ -56,11 +56,11 @@ def draw_from_maps(key: jax.Array, maps: jax.Array, box: Box, num_points: int, l
     """Draw points from maps: a cell by its probability, then a place within the cell uniformly.
 
     Args:
-        key: one key.
+        key: One key.
         maps: `[..., J, rows, columns]`.
-        box: the boxes `[...]` of the maps.
+        box: The boxes `[...]` of the maps.
         num_points: P.
-        logits: whether the maps are logarithms.
+        logits: Whether the maps are logarithms.
 
     Returns:
         Points `[..., J, P, 2]` in normalised image units.

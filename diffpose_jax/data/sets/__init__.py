@@ -1,1 +1,1 @@
-"""data/sets"""
+"""Data sets, one file each: a loader reads its files and returns `{split: ClipSet}`."""

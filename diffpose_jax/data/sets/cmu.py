@@ -40,16 +40,16 @@ def load_cmu(
     are the archive's own. The action of a clip is the archive's coarse activity.
 
     Args:
-        path: the archive, cmu_h36m17.npz.
-        valid_subjects: those of the archive's train subjects that make the valid split.
-        seed: seed of the cameras.
-        cameras_per_clip: how many of Human3.6M's four real cameras film each clip.
+        path: The archive, cmu_h36m17.npz.
+        valid_subjects: Those of the archive's train subjects that make the valid split.
+        seed: Seed of the cameras.
+        cameras_per_clip: How many of Human3.6M's four real cameras film each clip.
 
     Returns:
         `{split: ClipSet}`.
 
     Raises:
-        UserError: for a file that is not this archive, and subjects that are not for training.
+        UserError: For a file that is not this archive, and subjects that are not for training.
     """
     motions, split_of_subject = read_cmu(path)
     train = sorted(subject for subject, split in split_of_subject.items() if split == "train")

@@ -88,10 +88,10 @@ def to_h36m17(
     """Find the 17 joints of Human3.6M in a recording.
 
     Args:
-        recording: joint angles of a figure.
-        path: what messages call the recording.
-        fps: frames per second to interpolate to; None keeps those of the recording.
-        joint_names: a node of the figure, or `a+b` for the middle of two, for every joint of `H36M_17` and `TOES`; None
+        recording: Joint angles of a figure.
+        path: What messages call the recording.
+        fps: Frames per second to interpolate to; None keeps those of the recording.
+        joint_names: A node of the figure, or `a+b` for the middle of two, for every joint of `H36M_17` and `TOES`; None
             tries the known naming conventions.
 
     Returns:
@@ -99,7 +99,7 @@ def to_h36m17(
         z = 0.02 in its 5th percentile.
 
     Raises:
-        UserError: that lists the names found, or says that legs of this length need another unit.
+        UserError: That lists the names found, or says that legs of this length need another unit.
     """
     places = _places(recording, path, joint_names)
     rest = _upright(_gather(recording.rest_positions(), places))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from diffpose_jax.data.cameras import H36M_SUBJECTS, h36m_cameras
-from diffpose_jax.data.clips import SPLITS, Clip, ClipSet
+from diffpose_jax.data.clips import SPLITS, Clip, ClipSet, check_valid_subjects
 from diffpose_jax.data.sets.videopose3d import Joints, Recordings, pair_view, read_recordings
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
@@ -46,22 +46,20 @@ def load_human36m(
     """Read Human3.6M as 2D-3D pairs, one clip per subject, action and camera.
 
     Args:
-        folder: where the two files are.
-        detections: the 2D file, 'gt', 'cpn' (for 'cpn_ft_h36m_dbb'), 'hr', ...
+        folder: Where the two files are.
+        detections: The 2D file, 'gt', 'cpn' (for 'cpn_ft_h36m_dbb'), 'hr', ...
         layout: 'h36m17' or 'h36m16'; None takes the 16-joint layout for files of 16 joints (HRNet, SemGCN's 'gt') and
             the 17-joint one for all others. 2D of another layout is converted (17 to 16 drops joint 9).
-        valid_subjects: those of the training subjects that make the valid split.
+        valid_subjects: Those of the training subjects that make the valid split.
 
     Returns:
         `{split: ClipSet}`. Clips are named by their action without its take; `cameras` holds the four cameras of all
         seven subjects.
 
     Raises:
-        UserError: for files that are missing, damaged or of another form, and for options that do not fit them.
+        UserError: For files that are missing, damaged or of another form, and for options that do not fit them.
     """
-    if not set(valid_subjects) < set(TRAIN_SUBJECTS) or not valid_subjects:
-        named = ", ".join(valid_subjects) or "none"
-        raise UserError(f"valid_subjects: expected some, not all, of {', '.join(TRAIN_SUBJECTS)}, found {named}")
+    check_valid_subjects(valid_subjects, TRAIN_SUBJECTS)
     detections, layouts = ALIASES.get(detections, detections), (H36M_17, H36M_16, COCO_17)
     found = read_recordings(Path(folder), "h36m", detections, H36M_SUBJECTS, layouts)
     target = get_skeleton(layout) if layout else (H36M_16 if found.layout == H36M_16 else H36M_17)

@@ -52,16 +52,16 @@ def load_humaneva(folder: str | os.PathLike, *, detections: str = "gt", valid_sh
     """Read HumanEva-I as 2D-3D pairs, layout `humaneva15`, one clip per piece and camera.
 
     Args:
-        folder: where the two files are.
-        detections: the 2D file, 'gt', 'detectron_pt_coco', ...; 2D of COCO's joints is converted.
-        valid_share: the share of the frames of every training piece, from its end, that make the valid split; pieces of
+        folder: Where the two files are.
+        detections: The 2D file, 'gt', 'detectron_pt_coco', ...; 2D of COCO's joints is converted.
+        valid_share: The share of the frames of every training piece, from its end, that make the valid split; pieces of
             fewer than two frames train.
 
     Returns:
         `{split: ClipSet}`. Clips are named by their action alone ('Walking'), and their cameras are unknown.
 
     Raises:
-        UserError: for files that are missing, damaged or of another form, and for a share outside 0 to 1.
+        UserError: For files that are missing, damaged or of another form, and for a share outside 0 to 1.
     """
     subjects = [f"{part}/{subject}" for part in PARTS for subject in SUBJECTS]
     found = read_recordings(Path(folder), "humaneva15", detections, subjects, (HUMANEVA_15, COCO_17))

@@ -47,19 +47,19 @@ def load_mocap(
     A trial present in both formats is read from the AMC. Cameras stand as in `load_cmu`.
 
     Args:
-        folder: where the files are.
-        valid_subjects: subjects of the valid split; None draws them (`split_subjects`).
-        test_subjects: subjects of the test split; None draws them.
-        fps: frames per second to interpolate to.
-        seed: seed of the split and of the cameras.
-        cameras_per_clip: how many of Human3.6M's four cameras film each clip.
-        files: what the files themselves do not say.
+        folder: Where the files are.
+        valid_subjects: Subjects of the valid split; None draws them (`split_subjects`).
+        test_subjects: Subjects of the test split; None draws them.
+        fps: Frames per second to interpolate to.
+        seed: Seed of the split and of the cameras.
+        cameras_per_clip: How many of Human3.6M's four cameras film each clip.
+        files: What the files themselves do not say.
 
     Returns:
         `{split: ClipSet}`.
 
     Raises:
-        UserError: for files that cannot be used, and options out of their range.
+        UserError: For files that cannot be used, and options out of their range.
     """
     folder, pattern = Path(folder), _compile_pattern(files.name_pattern)
     for name, value in (("fps", fps), ("amc_fps", files.amc_fps), ("unit", 1.0 if files.unit is None else files.unit)):

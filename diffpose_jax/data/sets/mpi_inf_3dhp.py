@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffpose_jax import geometry
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clips import Clip, ClipSet, check_valid_subjects
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.npz import read_npz
 from diffpose_jax.geometry import Camera
@@ -100,17 +100,17 @@ def load_mpi_inf_3dhp(
     its subject the sequence's name.
 
     Args:
-        folder: where the files are.
-        annotation: the 3D targets, 'annot3' or 'univ_annot3'; there is no default.
-        valid_subjects: those of S1 to S8 that make the valid split.
-        release: take the test cameras as the release of Shan et al. 2023 does (`mpi_inf_3dhp_cameras`).
+        folder: Where the files are.
+        annotation: The 3D targets, 'annot3' or 'univ_annot3'; there is no default.
+        valid_subjects: Those of S1 to S8 that make the valid split.
+        release: Take the test cameras as the release of Shan et al. 2023 does (`mpi_inf_3dhp_cameras`).
 
     Returns:
         `{split: ClipSet}`, without the splits of which the folder has no files. `note` says which targets these are and
         how far they project from the keypoints.
 
     Raises:
-        UserError: for files that are missing, damaged or of another form, and for options that do not fit.
+        UserError: For files that are missing, damaged or of another form, and for options that do not fit.
     """
     folder = Path(folder)
     if annotation not in ANNOTATIONS:
@@ -118,9 +118,7 @@ def load_mpi_inf_3dhp(
                         f"found {annotation or 'none'}")  # fmt: skip
     if not folder.is_dir():
         raise UserError(f"{folder}: expected a folder with the files of MPI-INF-3DHP, found no such folder")
-    if not set(valid_subjects) < set(TRAIN_SUBJECTS) or not valid_subjects:
-        found = ", ".join(valid_subjects) or "none"
-        raise UserError(f"valid_subjects: expected some, not all, of {', '.join(TRAIN_SUBJECTS)}, found {found}")
+    check_valid_subjects(valid_subjects, TRAIN_SUBJECTS)
     train_path, test_path = (folder / f"data_{part}_3dhp{ANNOTATIONS[annotation]}.npz" for part in ("train", "test"))
     originals = [path for name in TEST_SEQUENCES if (path := _original(folder, name)).is_file()]
     if not (train_path.is_file() or test_path.is_file() or originals):
@@ -132,15 +130,11 @@ def load_mpi_inf_3dhp(
         for split, wanted in (("train", False), ("valid", True)):
             part = [clip for clip in clips if (clip.subject in valid_subjects) is wanted]
             splits[split] = ClipSet.build(part, MPI_INF_3DHP_17, note=f"3D targets: {annotation}")
-    if originals:
-        clips = [_original_clip(path, annotation) for path in originals]
-    elif test_path.is_file():
-        clips = list(_test_clips(test_path))
-    else:
-        return splits
-    cameras = mpi_inf_3dhp_cameras(release=release)
-    note = _note(clips, annotation, cameras)
-    return splits | {"test": ClipSet.build(clips, MPI_INF_3DHP_17, cameras, note)}
+    if originals or test_path.is_file():
+        clips = [_original_clip(path, annotation) for path in originals] or list(_test_clips(test_path))
+        cameras = mpi_inf_3dhp_cameras(release=release)
+        splits["test"] = ClipSet.build(clips, MPI_INF_3DHP_17, cameras, _note(clips, annotation, cameras))
+    return splits
 
 
 def _original(folder: Path, sequence: str) -> Path:

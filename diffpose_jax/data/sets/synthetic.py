@@ -37,18 +37,18 @@ def load_synthetic(
     The defaults give about 65,000 pairs.
 
     Args:
-        seed: everything is a function of it.
-        subjects: how many people perform each of the actions.
-        takes: how often each does.
-        frames: frames of each take.
-        actions: some of `PROGRAMMES`.
-        cameras_per_clip: how many of twelve random cameras film each take.
+        seed: Everything is a function of it.
+        subjects: How many people perform each of the actions.
+        takes: How often each does.
+        frames: Frames of each take.
+        actions: Some of `PROGRAMMES`.
+        cameras_per_clip: How many of twelve random cameras film each take.
 
     Returns:
         `{split: ClipSet}`.
 
     Raises:
-        UserError: for unknown actions and counts that give no motion.
+        UserError: For unknown actions and counts that give no motion.
     """
     motions = generate_motion(seed, subjects=subjects, takes=takes, frames=frames, actions=actions)
     cameras = random_cameras(np.random.default_rng([seed, 1]), CAMERAS)

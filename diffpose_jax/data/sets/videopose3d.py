@@ -47,14 +47,14 @@ def read_recordings(
     """Read the 3D file and one 2D file of a data set.
 
     Args:
-        folder: where the files are.
-        name: of the data set in their names, 'h36m' or 'humaneva15'.
-        detections: of the 2D file, 'gt', 'cpn_ft_h36m_dbb', ...
-        subjects: those that both files must have.
-        layouts: those that the 2D may have.
+        folder: Where the files are.
+        name: Of the data set in their names, 'h36m' or 'humaneva15'.
+        detections: Of the 2D file, 'gt', 'cpn_ft_h36m_dbb', ...
+        subjects: Those that both files must have.
+        layouts: Those that the 2D may have.
 
     Raises:
-        UserError: for files that are missing, damaged or of another form.
+        UserError: For files that are missing, damaged or of another form.
     """
     path_3d, path_2d = folder / f"data_3d_{name}.npz", folder / f"data_2d_{name}_{detections}.npz"
     if not folder.is_dir():
@@ -76,15 +76,15 @@ def pair_view(
     """Make 2D-3D pairs of the mocap of one action and its pixels in one camera; the labels are the caller's.
 
     Args:
-        where: what messages call the mocap and the pixels.
-        positions: mocap `[T, J, 3]`, metres, world frame.
-        view: pixels `[T', J, 2]`, or `[T', J, 3]` with scores, T' >= T; what was detected after the mocap ended is
+        where: What messages call the mocap and the pixels.
+        positions: Mocap `[T, J, 3]`, metres, world frame.
+        view: Pixels `[T', J, 2]`, or `[T', J, 3]` with scores, T' >= T; what was detected after the mocap ended is
             cut off.
-        camera: the camera.
-        joints: the joints of the mocap, of the pixels, and of the clip.
+        camera: The camera.
+        joints: The joints of the mocap, of the pixels, and of the clip.
 
     Raises:
-        UserError: for arrays of another shape, NaN or infinity, and too few frames of pixels.
+        UserError: For arrays of another shape, NaN or infinity, and too few frames of pixels.
     """
     world, source, target = joints
     _check_array(where[0], positions, world.total, (3,))

@@ -223,6 +223,7 @@ def reachable_height(body: Body, posture: Posture) -> np.ndarray:
     for foot, sign in enumerate((1, -1)):
         hip = pelvis_rotation(posture) @ [0, sign * body.hip, 0]
         level = posture.ankles[:, foot, :2] - (posture.pelvis + hip)[:, :2]
+        # A leg of length l whose foot is the distance d away on the ground reaches sqrt(l^2 - d^2) high.
         span = np.sqrt(np.maximum((0.998 * body.leg) ** 2 - np.sum(level**2, axis=-1), 0))
         heights.append(posture.ankles[:, foot, 2] + span - hip[:, 2])
     return np.minimum(*heights)

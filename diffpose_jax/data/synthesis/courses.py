@@ -35,11 +35,11 @@ def draw_bouts(rng: Rng, frames: int, rise: Range, stay: Range, rest: Range) -> 
     """How far something done again and again has gone: R bouts, each from 0 to 1 and back, one after another.
 
     Args:
-        rng: source of the durations.
+        rng: Source of the durations.
         frames: T.
-        rise: range of the seconds from 0 to 1, and of those back.
-        stay: range of the seconds at 1.
-        rest: range of the seconds between two bouts.
+        rise: Range of the seconds from 0 to 1, and of those back.
+        stay: Range of the seconds at 1.
+        rest: Range of the seconds between two bouts.
 
     Returns:
         The bouts `[R, T]`, at least one.

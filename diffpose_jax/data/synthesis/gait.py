@@ -46,12 +46,12 @@ def stride(
     """Step along a path: planted feet, heels that rise, swinging feet.
 
     Args:
-        body: the person.
-        path: the pelvis on the ground `[N, 2]` (m) at times `[N]` (s).
-        heading: its direction `[N]` at times `[N]` (s).
+        body: The person.
+        path: The pelvis on the ground `[N, 2]` (m) at times `[N]` (s).
+        heading: Its direction `[N]` at times `[N]` (s).
         frames: T.
-        gait: how the feet take turns.
-        terrain: the height `[N]` (m) of the ground at places `[N, 2]`.
+        gait: How the feet take turns.
+        terrain: The height `[N]` (m) of the ground at places `[N, 2]`.
 
     Returns:
         The posture, legs not yet limited to their reach (`settle`), and the phase `[T]` of the cycle in radians, 0
@@ -106,11 +106,11 @@ def swing_along(posture: Posture, phase: np.ndarray, arm: float, elbow: tuple[fl
     """Move pelvis, trunk and arms with the steps: arms swing opposite the legs, shoulders opposite the pelvis.
 
     Args:
-        posture: changed in place.
-        phase: of the cycle `[T]`, radians.
-        arm: half the range of the shoulder's flexion, degrees.
-        elbow: mean flexion of the elbow when the arm is behind, and half of what it gains in front, degrees.
-        style: source of the person's habits.
+        posture: Changed in place.
+        phase: Of the cycle `[T]`, radians.
+        arm: Half the range of the shoulder's flexion, degrees.
+        elbow: Mean flexion of the elbow when the arm is behind, and half of what it gains in front, degrees.
+        style: Source of the person's habits.
     """
     lead = np.cos(phase)  # +1 when the left foot is in front
     factor = style.uniform(0.8, 1.2, 4)

@@ -14,7 +14,7 @@ from diffpose_jax.skeleton import H36M_17
 from .walking import PIXELS, walking
 
 
-def clipset(lengths=(400, 150), poses=True) -> ClipSet:
+def clipset(lengths=(250, 200), poses=True) -> ClipSet:
     clips = []
     for number, length in enumerate(lengths):
         keypoints, pose = walking(length, 0.4 + number)
@@ -50,12 +50,12 @@ def test_a_set_seen_through_heatmaps_says_what_was_seen():
 
 
 def test_points_belong_to_the_frames_and_do_not_depend_on_the_chunk():
-    exact = clipset((200, 150))
+    exact = clipset()
     parts, others = ({int(n): p for f, ps in draw_heatmap_points(exact, 1, num_points=64, chunk=size) for n, p in
                       zip(f, np.asarray(ps), strict=True)} for size in (64, 100))  # fmt: skip
-    assert list(parts) == list(range(350))
-    points = np.stack([parts[n] for n in range(350)])
-    np.testing.assert_allclose(points, np.stack([others[n] for n in range(350)]), atol=1e-6)
+    assert list(parts) == list(range(450))
+    points = np.stack([parts[n] for n in range(450)])
+    np.testing.assert_allclose(points, np.stack([others[n] for n in range(450)]), atol=1e-6)
     found = detect_in_heatmaps(exact, 1)
     calm = found.visibility == 0
     gap = np.linalg.norm(np.median(points, axis=2) - found.keypoints, axis=-1)

@@ -134,6 +134,7 @@ def test_valid_subjects_come_from_the_train_subjects(archive: Path):
         load_cmu(archive, valid_subjects=["a", "b"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason="the shared CMU archive is not here")
 def test_the_real_archive_splits_as_documented():
     splits = load_cmu(ARCHIVE, cameras_per_clip=1)

@@ -168,9 +168,16 @@ def window_frames(windows: Windows, ids: jax.Array, frames: int) -> tuple[jax.Ar
 
 
 def gather(clips: DeviceClips, windows: Windows, ids: jax.Array, frames: int) -> Batch:
-    """Gather the windows `ids [B]` of `frames` frames, padded at their edges, as a batch with the index `ids`.
+    """Gather windows from the clips on the device, padded at their edges.
 
-    Its mask is 1 throughout: `occlude` hides joints later.
+    Args:
+        clips: The frames of the split.
+        windows: The W windows.
+        ids: Which of them, `[B]` int32.
+        frames: F, the length of a window.
+
+    Returns:
+        The batch, with `ids` as its index and a mask of 1 throughout: `occlude` hides joints later.
     """
     index, _ = window_frames(windows, ids, frames)
     keypoints, mixture = _take(clips.keypoints, index), None

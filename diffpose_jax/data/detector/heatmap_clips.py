@@ -172,7 +172,14 @@ def fit_quick_mixtures(
 ) -> ClipSet:  # fmt: skip
     """Fit mixtures with the options `QUICK`, where there is no archive that holds better ones.
 
-    Arguments and errors are those of `fit_heatmap_mixtures`.
+    Args:
+        clips: A set with exact keypoints and 3D poses.
+        seed: Seed of all draws and fits.
+        strength: How bad the detector is; 1 is like CPN on Human3.6M.
+        label: What a progress bar calls the data; None shows none.
+
+    Raises:
+        UserError: For a set without 3D poses and for a strength of 0.
     """
     return fit_heatmap_mixtures(clips, seed, QUICK, strength=strength, label=label)[0]
 

@@ -66,8 +66,17 @@ def generate_motion(
 ) -> list[Motion]:
     """Generate the motions that `load_synthetic` films: positions `[frames, 17, 3]` metres, world, z up, floor at 0.
 
-    Every clip is mirrored with probability 1/2, so that left and right are alike in distribution. Arguments and errors
-    are those of `load_synthetic`.
+    Every clip is mirrored with probability 1/2, so that left and right are alike in distribution.
+
+    Args:
+        seed: Everything is a function of it.
+        subjects: How many people perform each of the actions.
+        takes: How often each does.
+        frames: Frames of each take.
+        actions: Some of `PROGRAMMES`.
+
+    Raises:
+        UserError: For unknown actions and counts that give no motion.
     """
     for name, value in (("subjects", subjects), ("takes", takes), ("frames", frames)):
         if value < 1:

@@ -54,7 +54,17 @@ def draw_bouts(rng: Rng, frames: int, rise: Range, stay: Range, rest: Range) -> 
 
 
 def draw_unrest(rng: Rng, frames: int, shape: tuple[int, ...], std: float) -> np.ndarray:
-    """Draw slow unrest `[T, *shape]` of standard deviation `std`: three sines of 0.1 to 0.6 Hz."""
+    """Draw slow unrest: the sum of three sines of 0.1 to 0.6 Hz.
+
+    Args:
+        rng: Source of frequencies and phases.
+        frames: T.
+        shape: Shape of what moves.
+        std: Its standard deviation over time.
+
+    Returns:
+        Courses `[T, *shape]`.
+    """
     now = np.arange(frames).reshape(-1, *[1] * len(shape)) / FPS
     waves = [np.sin(2 * np.pi * (rng.uniform(0.1, 0.6, shape) * now + rng.uniform(0, 1, shape))) for _ in range(3)]
     # A sine of random phase has the variance 1/2, three independent ones 3/2.

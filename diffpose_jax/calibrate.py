@@ -1,9 +1,9 @@
-"""Make hypotheses say how uncertain they are: `python -m diffpose_jax.calibrate --workdir runs/diffpose`.
+"""Calibrate the spread of hypotheses: `python -m diffpose_jax.calibrate --workdir runs/diffpose`.
 
-A network's posterior is that of the people it learned from, and a few reverse steps narrow it: on others the truth lies
-outside too often. On a split it did not learn from, this finds the temperature of the noise at which the hypotheses'
-central regions hold the truth as often as they say, and writes it to the work directory's `calibration.json`, which
-`evaluate` and `predict` use from then on. Removing the file takes it back.
+Hypotheses are often overconfident: the people trained on differ from those seen later, and few reverse steps narrow the
+distribution. On a split that was not trained on, this program finds the temperature of the noise at which credible
+regions have nominal coverage: the 50 % region holds the truth in half of the cases. It writes the temperature to the
+work directory's `calibration.json`, which `evaluate` and `predict` use from then on; without the file they do not.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import device_clips
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import RANK
-from diffpose_jax.evaluation.calibration import coverage, coverage_text, fit_temperature
+from diffpose_jax.evaluation.calibration import coverage, fit_temperature, format_coverage
 from diffpose_jax.evaluation.jobs import Job, predict_windows, spread_windows
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables
 from diffpose_jax.progress import Progress
@@ -43,7 +44,7 @@ def calibrate(
 ) -> dict[str, Any]:
     """Finds the temperature of a work directory's best checkpoint, writes `calibration.json` and returns what it holds.
 
-    It is for the sampling steps of the config.
+    The temperature is that of the reverse steps of the config.
 
     Args:
         workdir: The work directory of the trained lifter.
@@ -52,7 +53,7 @@ def calibrate(
         hypotheses: Hypotheses per frame.
         flip: Whether to average over the mirrored input; as in the config by default.
         batch_size: Windows per device and compiled call; as in the config by default.
-        command: What the file says it was made by.
+        command: The command that the file names.
 
     Raises:
         UserError: A lifter without hypotheses, data without 3D poses, or hypotheses that cannot be calibrated.
@@ -82,7 +83,7 @@ def calibrate(
 
 
 def find_temperature(lifter: Lifter, variables: Variables, clips: ClipSet, frames: int, job: Job) -> dict[str, Any]:
-    """The temperature at which frames that are spread over a set are covered as they should be.
+    """The temperature at which coverage is nominal on frames that are evenly spread over a set.
 
     The root, which is zero by definition, does not count.
 
@@ -91,29 +92,28 @@ def find_temperature(lifter: Lifter, variables: Variables, clips: ClipSet, frame
         variables: Its variables.
         clips: The set.
         frames: How many of its frames are lifted.
-        job: How they are lifted; its output is the rank of the truth.
+        job: How they are lifted; its output is 'rank'.
 
     Returns:
-        The temperature and the coverage at it and at 1: `{"temperature": t, "coverage": {"0.5": share}, "uncalibrated":
-        ...}`.
+        'temperature', and by level the 'coverage' at that temperature and the 'uncalibrated' one at temperature 1.
     """
     windows, clips_on_device = spread_windows(lifter, clips, frames), device_clips(clips)
     measured: dict[float, dict[float, float]] = {}
 
     def coverage_at(temperature: float) -> dict[float, float]:
         if temperature not in measured:
-            hot = job.replace(sampling=job.sampling.replace(temperature=temperature))
+            job_at = job.replace(sampling=job.sampling.replace(temperature=temperature))
             with Progress(f"temperature {temperature:.2f}", 100, "%") as progress:
                 ranks, _ = predict_windows(
                     lifter,
                     variables,
                     clips_on_device,
                     windows,
-                    hot,
+                    job_at,
                     progress=lambda share: progress.update(min(99, round(100 * share))),
                 )
                 measured[temperature] = coverage(np.delete(ranks[RANK], clips.skeleton.root, axis=1))
-                progress.update(100, coverage_text(measured[temperature]))
+                progress.update(100, format_coverage(measured[temperature]))
         return measured[temperature]
 
     temperature = fit_temperature(coverage_at)
@@ -123,28 +123,25 @@ def find_temperature(lifter: Lifter, variables: Variables, clips: ClipSet, frame
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not at import, where several programs would claim the same names."""
-    flags.DEFINE_string("workdir", None, "Work directory of the trained lifter.", flag_values=values)
-    flags.DEFINE_string("split", "valid", "Split to calibrate on, not the one to be measured.", flag_values=values)
-    flags.DEFINE_integer("frames", 512, "Frames of it, evenly spread.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=2, flag_values=values)
+    string = partial(flags.DEFINE_string, flag_values=values)
+    integer = partial(flags.DEFINE_integer, flag_values=values)
+    string("workdir", None, "Work directory of the trained lifter.")
+    string("split", "valid", "Split to calibrate on, not the one to be measured.")
+    integer("frames", 512, "Frames of it, evenly spread.", lower_bound=1)
+    integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=2)
     flags.DEFINE_boolean("flip", None, "Average every hypothesis with one of the mirrored input.", flag_values=values)
-    flags.DEFINE_integer("batch_size", None, "Windows per device and compiled call.", flag_values=values)
+    integer("batch_size", None, "Windows per device and compiled call.")
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, calibrates, and says what was found and where it is."""
     cli.require(argv, given, "workdir")
-    found = calibrate(
-        given.workdir,
-        split=given.split,
-        frames=given.frames,
-        hypotheses=given.hypotheses,
-        flip=given.flip,
-        batch_size=given.batch_size,
-        command=shlex.join(["python", "-m", "diffpose_jax.calibrate", *sys.argv[1:]]),
-    )
+    names = ("split", "frames", "hypotheses", "flip", "batch_size")
+    options: dict[str, Any] = {name: given[name].value for name in names}
+    command = shlex.join(["python", "-m", "diffpose_jax.calibrate", *sys.argv[1:]])
+    found = calibrate(given.workdir, command=command, **options)
     for name, key in (("before", "uncalibrated"), ("now", "coverage")):
-        print(f"{name}: {coverage_text({float(level): share for level, share in found[key].items()})}")
+        print(f"{name}: {format_coverage({float(level): share for level, share in found[key].items()})}")
     print(f"temperature {found['temperature']:.2f}: {Path(given.workdir) / CALIBRATION}")
     return 0
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -29,9 +30,9 @@ class Result(NamedTuple):
         poses: The aggregate of the hypotheses, `[M, J, 3]`, m.
         hypotheses: `[M, H, J, 3]`, m.
         spread: The standard deviation of each joint over the hypotheses, `[M, J]`, m.
-        root: Where the root is, `[M, 3]`, m, by least squares on the keypoints; None without a known camera.
+        root: The position of the root, `[M, 3]`, m, by least squares on the keypoints; None without a known camera.
         clips: The input in the model's layout; `clips.keypoints` are `[M, J, 2]`, normalised image units.
-        settings: What the result was made with.
+        settings: The step of the weights and the options of sampling.
     """
 
     poses: np.ndarray
@@ -49,7 +50,13 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained lifter, as `load` gives it; `name` is what its progress is called."""
+    """A trained lifter in memory.
+
+    Attributes:
+        trained: Its config, variables and temperature.
+        name: The title of its progress bar.
+        batch_size: Windows per device and compiled call, None: that of the config.
+    """
 
     trained: Trained
     name: str
@@ -57,7 +64,7 @@ class Model:
 
     @property
     def config(self) -> ConfigDict:
-        """The config that it was trained with."""
+        """The config of its training."""
         return self.trained.config
 
     @property
@@ -80,17 +87,18 @@ class Model:
         """Lifts keypoints to hypotheses of 3D poses.
 
         Args:
-            keypoints: Pixels `[M, J, 2]` of the frames of one clip, or what `read_keypoints` gives.
-            layout: Their joint layout, such as 'coco17' (not for clips, which know theirs).
-            image_size: Width and height of the image in pixels (likewise).
+            keypoints: Pixels `[M, J, 2]` of the frames of one clip, x right and y down, with scores `[M, J, 3]`; or the
+                clips that `read_keypoints` gives.
+            layout: The joint layout of pixels, such as 'coco17'; clips have their own.
+            image_size: Width and height of the image in pixels; clips have normalised keypoints.
             hypotheses: How many poses are drawn for each frame.
             aggregation: How `poses` is made of them: 'mean', 'medoid', 'joint_median' or, with `focal`, 'reprojection'.
             seed: The seed of all noise; that of the config by default.
-            focal: Focal length in halves of the image's width; gives the root.
+            focal: Focal length in halves of the image's width (Human3.6M: 2.29); gives the root.
             flip: Whether to average over the mirrored input; as in the config by default.
 
         Raises:
-            UserError: A value or a layout that cannot be, or an aggregation that needs a camera.
+            UserError: A value or a layout that is not possible, or an aggregation that needs a camera.
         """
         _check(hypotheses, aggregation)
         clips = self._convert(keypoints, layout, image_size)
@@ -101,7 +109,7 @@ class Model:
         trained, frames = self.trained, np.arange(clips.num_frames)
         found = predict_frames(self.name, trained.lifter, trained.variables, clips, frames, job)
         poses, drawn = found[aggregation], found[ALL]
-        std = np.asarray(spread(np.moveaxis(drawn, 1, 0)))
+        std = np.asarray(spread(jnp.moveaxis(jnp.asarray(drawn), 1, 0)))
         return Result(poses, drawn, std, _solve_roots(clips, poses), clips, self._settings(job))
 
     def _convert(self, keypoints: np.ndarray | ClipSet, layout: str, image_size: tuple[float, float] | None) -> ClipSet:
@@ -132,17 +140,17 @@ class Model:
 
 
 def load(workdir: str | os.PathLike, batch_size: int | None = None) -> Model:
-    """The best model of a work directory, by its valid split. Raises UserError where there is none.
+    """Loads the best model of a work directory, by its valid split. Raises UserError where there is none.
 
-    batch_size is how many windows are lifted per device and compiled call, that of the config by default.
+    `batch_size` is the number of windows per device and compiled call, that of the config by default.
     """
     return Model(load_trained(workdir), Path(workdir).name, batch_size)
 
 
 def add_pinhole(clips: ClipSet, focal: float) -> ClipSet:
-    """The same clips, seen by a centred pinhole camera of `focal` normalised image units."""
+    """The same clips with a centred pinhole camera of focal length `focal`, in normalised image units."""
     if not focal > 0:
-        raise UserError(f"--focal: expected a positive number, found {focal}")
+        raise UserError(f"focal: expected a positive number, found {focal}")
     lens = ([focal] * 2, [0, 0], [0] * 3, [0] * 2, [1, 0, 0, 0], [0] * 3, [2, 2])
     camera = Camera(*(np.array([values], np.float32) for values in lens))
     return dataclasses.replace(clips, cameras=camera, camera=np.zeros(clips.num_clips, np.int32))
@@ -150,10 +158,10 @@ def add_pinhole(clips: ClipSet, focal: float) -> ClipSet:
 
 def _check(hypotheses: int, aggregation: str) -> None:
     if hypotheses < 1:
-        raise UserError(f"--hypotheses: expected at least 1, found {hypotheses}")
+        raise UserError(f"hypotheses: expected at least 1, found {hypotheses}")
     check_aggregates([aggregation])
     if AGGREGATES[aggregation].oracle:
-        raise UserError(f"--aggregation: expected one that needs no ground truth, found {aggregation!r}")
+        raise UserError(f"aggregation: expected one that needs no ground truth, found {aggregation!r}")
 
 
 def _solve_roots(clips: ClipSet, poses: np.ndarray) -> np.ndarray | None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,10 @@ def predict(
         layout: The joint order, where a keypoint file does not name it.
         split: The one that is taken from an archive.
         batch_size: Windows per device and compiled call; that of the config by default.
-        **options: Those of `Model.lift`.
+        **options: Those of `Model.lift`, such as `hypotheses=20`.
 
     Raises:
-        UserError: Anything that a user can mend.
+        UserError: A mistake of the user, in one line.
     """
     model = load(workdir, batch_size)
     result = model.lift(read_input(source, model.skeleton, layout, split), **options)
@@ -74,6 +75,9 @@ def read_input(path: str | os.PathLike, skeleton: Skeleton, layout: str | None, 
         skeleton: The layout to convert to.
         layout: The joint order, where a keypoint file does not name it.
         split: The one that is taken from an archive.
+
+    Raises:
+        UserError: A file or a split that is missing, or that cannot be read.
     """
     path = Path(path)
     if path.suffix == ".npz" and zipfile.is_zipfile(path):
@@ -88,7 +92,7 @@ def save_result(result: Result, directory: str | os.PathLike, json_too: bool = T
     """Writes the files that the module's docstring describes; returns their paths. Raises UserError where it cannot."""
     directory = writable_directory(directory)
     paths = [directory / name for name in ("predictions.npz", "predictions.json", "prediction.png")]
-    np.savez(paths[0], **_arrays(result))
+    np.savez(paths[0], **_arrays(result))  # type: ignore[arg-type]  # numpy's stub takes a keyword for allow_pickle
     if json_too:
         paths[1].write_text(json.dumps(_document(result), separators=(",", ":")) + "\n")
     else:
@@ -172,22 +176,22 @@ def _figure(result: Result) -> Any:
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not at import, where several programs would claim the same names."""
     aggregates = ", ".join(name for name, chosen in AGGREGATES.items() if not chosen.oracle)
-    for name, default, text in (
-        ("workdir", None, "Work directory of the trained lifter."),
-        ("input", None, "Keypoints (.npz or .json) or an archive made by prepare (.npz)."),
-        ("output", None, "Directory for predictions.npz, predictions.json and prediction.png."),
-        ("aggregation", "mean", f"One of {aggregates}."),
-        ("layout", None, "Joint layout of the keypoints where the file does not name it."),
-        ("split", "test", "Split to lift when the input is an archive."),
-    ):
-        flags.DEFINE_string(name, default, text, flag_values=values)
-    flags.DEFINE_integer("hypotheses", 20, "Hypotheses per frame.", flag_values=values)
-    flags.DEFINE_integer("seed", None, "Seed of the noise; that of the config if not given.", flag_values=values)
+    string = partial(flags.DEFINE_string, flag_values=values)
+    integer = partial(flags.DEFINE_integer, flag_values=values)
+    boolean = partial(flags.DEFINE_boolean, flag_values=values)
+    string("workdir", None, "Work directory of the trained lifter.")
+    string("input", None, "Keypoints (.npz or .json) or an archive made by prepare (.npz).")
+    string("output", None, "Directory for predictions.npz, predictions.json and prediction.png.")
+    string("aggregation", "mean", f"One of {aggregates}.")
+    string("layout", None, "Joint layout of the keypoints where the file does not name it.")
+    string("split", "test", "Split to lift when the input is an archive.")
+    integer("hypotheses", 20, "Hypotheses per frame.")
+    integer("seed", None, "Seed of the noise; that of the config if not given.")
     focal = "Focal length in halves of the image's width (Human3.6M: 2.29); gives the root."
     flags.DEFINE_float("focal", None, focal, flag_values=values)
-    flags.DEFINE_boolean("flip", None, "Average every hypothesis with one of the mirrored input.", flag_values=values)
-    flags.DEFINE_integer("batch_size", None, "Windows per device and compiled call.", flag_values=values)
-    flags.DEFINE_boolean("json", True, "Write predictions.json too; it is large for long inputs.", flag_values=values)
+    boolean("flip", None, "Average every hypothesis with one of the mirrored input.")
+    integer("batch_size", None, "Windows per device and compiled call.")
+    boolean("json", True, "Write predictions.json too; it is large for long inputs.")
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
@@ -195,7 +199,8 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     cli.require(argv, given, "workdir", "input", "output")
     writable_directory(given.output)
     names = ("layout", "split", "hypotheses", "aggregation", "seed", "focal", "flip", "batch_size")
-    result = predict(given.workdir, given.input, **{name: given[name].value for name in names})
+    options: dict[str, Any] = {name: given[name].value for name in names}
+    result = predict(given.workdir, given.input, **options)
     paths = save_result(result, given.output, given.json)
     frames, count, joints = result.hypotheses.shape[:3]
     print(f"{frames} frames, {count} hypotheses each, {joints} joints ({result.skeleton.name}); "

@@ -54,9 +54,11 @@ def _join_cluster() -> None:
     """Joins the processes that JAX finds (TPU pod, SLURM, MPI, Kubernetes) or that the environment names by hand:
     JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
-    by_hand = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    count, index = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
     try:
-        jax.distributed.initialize(**{name: int(os.environ[key]) for name, key in by_hand.items() if key in os.environ})
+        jax.distributed.initialize(
+            num_processes=None if count is None else int(count), process_id=None if index is None else int(index)
+        )
     except (ValueError, RuntimeError) as error:
         raise UserError(f"config.training.distributed: no cluster to join: {str(error).splitlines()[0]}") from error
 

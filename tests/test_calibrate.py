@@ -113,7 +113,7 @@ def test_the_program_says_what_it_found_and_where(workdir, capsys, monkeypatch):
     cli.parse(["calibrate", "--workdir", str(workdir), "--frames", "120", "--hypotheses", "10"], values)
     assert program.main(["calibrate"], values) == 0
     out = capsys.readouterr().out.splitlines()
-    assert [line.split(" hold")[0] for line in out[:2]] == ["before: central 50%", "now: central 50%"]
+    assert [line.split(" holds")[0] for line in out[:2]] == ["before: 50% region", "now: 50% region"]
     assert out[2].startswith("temperature ")
     assert out[2].endswith(str(workdir / "calibration.json"))
     (workdir / "calibration.json").unlink()

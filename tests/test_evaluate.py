@@ -114,7 +114,7 @@ def test_coverage_is_that_of_all_hypotheses_that_were_measured(results, workdir)
     shares = {level: float(np.mean(ranks[:, 1:] < float(level))) for level in ("0.5", "0.9")}
     assert set(results["coverage"]) == {"all"}
     assert results["coverage"]["all"] == pytest.approx(shares, abs=0.01)
-    assert "coverage of all joints: central 50% hold" in (workdir / "results.md").read_text()
+    assert "coverage of all joints: 50% region holds" in (workdir / "results.md").read_text()
     assert evaluate(workdir, flip=False, hypotheses=1, figure=False, output=workdir / "one")["coverage"] == {}
 
 
@@ -142,10 +142,10 @@ def test_the_files_say_how_it_was_measured(results, workdir):
 
 
 def test_another_protocol_is_printed_with_its_name_and_stride_and_flip_are_told(workdir, tmp_path, archive):
-    found = evaluate(workdir, protocol="official_backprojection", stride=2, flip=True, aggregations=("mean",),
+    found = evaluate(workdir, protocol="backprojection_release", stride=2, flip=True, aggregations=("mean",),
                      hypotheses=2, output=tmp_path, figure=False)  # fmt: skip
     table = (tmp_path / "results.md").read_text()
-    assert "protocol `official_backprojection`" in table
+    assert "protocol `backprojection_release`" in table
     assert "GROUND-TRUTH" in table
     assert "flip averaging on" in table
     assert "10 frames (one frame in 2)" in table
@@ -160,7 +160,7 @@ def test_without_cameras_reprojection_is_left_out_with_a_line(workdir, tmp_path)
     assert "cameras of this data are not known" in (tmp_path / "results.md").read_text()
     assert found["data"]["source"] == str(tmp_path / "blind.npz")
     with pytest.raises(UserError, match="root positions and known cameras"):
-        evaluate(workdir, data=str(tmp_path / "blind.npz"), protocol="official_backprojection", output=tmp_path)
+        evaluate(workdir, data=str(tmp_path / "blind.npz"), protocol="backprojection_release", output=tmp_path)
 
 
 @pytest.mark.parametrize(

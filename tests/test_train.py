@@ -105,7 +105,8 @@ def test_every_config_is_valid_with_every_argument(path):
     from diffpose_jax.registry import validate
 
     words = ["synthetic", "cmu", "human36m,gt", "human36m,cpn", "mpi_inf_3dhp", "humaneva", "cmu,small"]
-    arguments = {"quickstart": [""]}.get(path.stem, [f":{word}" for word in words])
+    method = "diffupose," if path.stem == "method" else ""
+    arguments = {"quickstart": [""]}.get(path.stem, [f":{method}{word}" for word in words])
     for argument in arguments:
         values = flags.FlagValues()
         program.define_flags(values)

@@ -1,4 +1,4 @@
-"""What is made of hypotheses on the device: one pose by one of several aggregations, all of them, or the truth's rank."""
+"""Aggregations by name: how one pose is made of hypotheses on the device. Oracles select by the ground truth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ RANK = "rank"
 
 
 class Aggregate(NamedTuple):
-    """An aggregation with its options and the name that a report gives it."""
+    """An aggregation by name.
+
+    Attributes:
+        function: A name of `diffusion.hypotheses.AGGREGATIONS`.
+        label: What a report calls it.
+        options: Arguments of the function.
+        oracle: Whether it reads the ground truth.
+        needs_camera: Whether it projects hypotheses into the image.
+    """
 
     function: str
     label: str
@@ -47,7 +55,7 @@ AGGREGATES: dict[str, Aggregate] = {
 
 
 def check_aggregates(names: Sequence[str]) -> None:
-    """Raises UserError naming an aggregation that does not exist."""
+    """Raises UserError, with all names, for an aggregation that does not exist."""
     for name in names:
         if name not in AGGREGATES:
             raise UserError(f"aggregation: expected one of {', '.join(AGGREGATES)}, found {name!r}")
@@ -59,8 +67,8 @@ def reduce_hypotheses(
     """One pose `[B, F, J, 3]` for each of the named `AGGREGATES`, root-relative metres.
 
     Args:
-        names: Names of `AGGREGATES`; 'all' gives `[B, F, H, J, 3]`, 'rank' the truth's rank `[B, F, J]`
-            (`mahalanobis_rank`).
+        names: Names of `AGGREGATES`; 'all' gives `[B, F, H, J, 3]`, 'rank' the Mahalanobis rank of the truth,
+            `[B, F, J]` (`calibration.mahalanobis_rank`).
         hypotheses: `[H, B, F, J, 3]`, m.
         batch: Keypoints and true poses of the lifted frames.
         camera: The cameras `[B]`, None where they are not known.
@@ -83,10 +91,11 @@ def reduce_hypotheses(
 
 
 def reprojection_errors(hypotheses: Array, keypoints: Array, camera: Camera | None) -> Array:
-    """How far every joint of every hypothesis falls from its keypoint, `[H, B, F, J]` in normalised image units.
+    """The distance of every projected joint to its keypoint, `[H, B, F, J]` in normalised image units.
 
-    hypotheses `[H, B, F, J, 3]`, keypoints `[B, F, J, 2]`, camera `[B]`. The root is solved from the keypoints for
-    every hypothesis and frame: no ground truth. Raises UserError without a camera.
+    hypotheses `[H, B, F, J, 3]` in m, keypoints `[B, F, J, 2]` in normalised image units, camera `[B]`. The position of
+    the root is solved from the keypoints for every hypothesis and frame: no ground truth. Raises UserError without a
+    camera.
     """
     if camera is None:
         raise UserError("aggregation reprojection: expected data with known cameras, found none")

@@ -1,4 +1,4 @@
-"""What a lifter must beat: the mean pose and the nearest neighbour in 2D, both taken from the training split."""
+"""Baselines without a network: the mean pose, and the pose of the nearest neighbour in 2D, of the training split."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ MAX_TRAIN_FRAMES = 200_000
 
 def mean_pose(train: ClipSet) -> np.ndarray:
     """The mean of all root-relative training poses, `[J, 3]` m, camera frame."""
+    assert train.poses is not None
     return train.poses.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def scale_free(keypoints: Array, root: int = 0) -> Array:
-    """Keypoints `[..., J, 2]` without place and size, as unit vectors `[..., 2 J]`: centred on the root, norm one."""
+def normalise_keypoints(keypoints: Array, root: int = 0) -> Array:
+    """Removes the position and size of a person from keypoints `[..., J, 2]`: centred, of norm one, `[..., 2 J]`."""
     centred = (keypoints - keypoints[..., root : root + 1, :]).reshape(*keypoints.shape[:-2], -1)
     return centred / jnp.maximum(jnp.linalg.norm(centred, axis=-1, keepdims=True), 1e-12)
 
@@ -36,17 +37,24 @@ def nearest_neighbour(
     max_train_frames: int = MAX_TRAIN_FRAMES,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """The training pose whose 2D is nearest to each of `keypoints [M, J, 2]`, `[M, J, 3]` m, camera frame.
+    """The training pose whose keypoints are nearest to given ones, `[M, J, 3]` m, camera frame.
 
-    Nearest in `scale_free` coordinates. Of a larger training split, every n-th frame is searched, n the smallest that
-    leaves at most `max_train_frames`. `progress(frames done)` is called after each chunk.
+    Distances are measured after `normalise_keypoints`.
+
+    Args:
+        train: The training split.
+        keypoints: `[M, J, 2]`, normalised image units.
+        batch_size: How many are searched per device and compiled call.
+        max_train_frames: Of a larger split every n-th frame is searched, with the smallest n that leaves so many.
+        progress: Called after each chunk with the number of frames that are done.
     """
+    assert train.poses is not None
     root = train.skeleton.root
     step = max(1, -(-train.num_frames // max_train_frames))
-    known = scale_free(jnp.asarray(train.keypoints[::step]), root)
-    # Filled up to whole blocks with its own beginning, which loses every tie against the original.
+    known = normalise_keypoints(jnp.asarray(train.keypoints[::step]), root)
+    # Whole blocks are filled up with the first frames; argmax takes the first of equals, so that no copy is chosen.
     blocks = jnp.resize(known, (-(-len(known) // _BLOCK) * _BLOCK, known.shape[1])).reshape(-1, _BLOCK, known.shape[1])
-    data = parallel.replicate((blocks, scale_free(jnp.asarray(keypoints), root)))
+    data = parallel.replicate((blocks, normalise_keypoints(jnp.asarray(keypoints), root)))
     size = parallel.local_device_count() * batch_size
     ids = np.arange(len(keypoints), dtype=np.int32)
     search = partial(parallel.pmap_each(_nearest), None, data)
@@ -64,8 +72,8 @@ _BLOCK = 512
 
 
 def _nearest(_: None, data: tuple[Array, Array], ids: Array) -> Array:
-    # |a - b|^2 = 2 - 2 a.b for unit vectors, so the nearest has the largest dot product. First the best block, then the
-    # best within it: the maximum of a block stays in cache, an argmax over everything is six times slower on a CPU.
+    # |a - b|^2 = 2 - 2 a.b for unit vectors, so the nearest has the largest dot product. First the best block is found,
+    # then the best frame within it: a block stays in cache, and an argmax over all is six times slower on a CPU.
     blocks, queries = data[0], data[1][ids]
 
     def best_of(_: None, block: Array) -> tuple[None, Array]:

@@ -1,4 +1,4 @@
-"""Do hypotheses say how uncertain they are? How often the truth lies in the central part of what was sampled."""
+"""Calibration of hypotheses: how often credible regions hold the truth, and the temperature that corrects it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,30 @@ from diffpose_jax.errors import UserError
 
 Array = jax.Array
 
+# Probabilities of the credible regions whose coverage is reported.
 LEVELS = (0.5, 0.9)
-# Between these and within a few percent of itself a temperature is looked for.
+# A temperature is searched between these bounds, and found when its interval's ends have at most this ratio.
 TEMPERATURES = (1 / 8, 8.0)
 PRECISION = 1.04
 
 
 def mahalanobis_rank(hypotheses: Array, target: Array, floor: float = 1e-3) -> Array:
-    """How far out the truth lies among the hypotheses, `[..., J]` in [0, 1): the share of points nearer to the centre.
+    """The Mahalanobis rank of the truth among hypotheses, `[..., J]` in 0..1: the share of points nearer to the centre.
 
-    hypotheses `[H, ..., J, 3]` and target `[..., J, 3]` in metres, one frame. Truth and hypotheses together give centre
-    and covariance, by which distances are measured (Mahalanobis), with a deviation of at least `floor` m in every
-    direction. Were the truth one more draw of the same distribution, its rank would be uniform, whatever H and the
-    distribution: no Gaussian is assumed. Ties count half.
+    It is uniform where hypotheses and truth have the same distribution. Then the credible region of probability p, the
+    points of rank below p, holds the truth with probability p.
+
+    Args:
+        hypotheses: `[H, ..., J, 3]`, m.
+        target: `[..., J, 3]`, m, in the same frame of reference.
+        floor: The least standard deviation in every direction, m, so that equal hypotheses have a covariance too.
     """
+    # Why the rank is uniform. Let x_0 be the truth and x_1..x_H the hypotheses, and let the mean m and the covariance S
+    # be those of all H + 1 points. The distances d_i = (x_i - m)^T S^-1 (x_i - m) are then the same function of x_i and
+    # of the set of points. If the truth is one more draw of the distribution of the hypotheses, the points are
+    # exchangeable, so that d_0 has every place among the d_i with probability 1 / (H + 1). This needs no Gaussian and
+    # holds for every H. With m and S of the hypotheses alone it would not: the truth would be outside too often.
+    # A tie counts as half a point nearer, and the rank of place r is (r + 1/2) / (H + 1).
     points = jnp.concatenate([target[None], hypotheses])
     centred = points - jnp.mean(points, axis=0, keepdims=True)
     covariance = jnp.einsum("h...i,h...j->...ij", centred, centred) / len(points)
@@ -38,26 +48,29 @@ def mahalanobis_rank(hypotheses: Array, target: Array, floor: float = 1e-3) -> A
 
 
 def coverage(ranks: np.ndarray, levels: Sequence[float] = LEVELS) -> dict[float, float]:
-    """The share of ranks `[...]` below each level: what central region of that probability holds the truth.
+    """Coverage: the share of ranks `[...]` below each level, which is how often that credible region holds the truth.
 
-    Nominal is the level itself; less is overconfident, more is needlessly wide. NaN where there are no ranks.
+    The level itself is nominal; hypotheses with less are overconfident, with more too widely spread. NaN without ranks.
     """
     ranks = np.asarray(ranks, np.float64).ravel()
     return {level: float(np.mean(ranks < level)) if ranks.size else float("nan") for level in levels}
 
 
-def coverage_text(shares: dict[float, float]) -> str:
+def format_coverage(shares: dict[float, float]) -> str:
     """Coverage in words."""
-    return ", ".join(f"central {level:.0%} hold {share:.0%}" for level, share in shares.items())
+    return ", ".join(f"{level:.0%} region holds {share:.0%}" for level, share in shares.items())
 
 
 def fit_temperature(coverage_at: Callable[[float], dict[float, float]]) -> float:
     """The temperature of the noise at which coverage is nominal, averaged over its levels.
 
-    `coverage_at(temperature)` is the coverage of hypotheses that were sampled at it, and grows with it. One number for
-    everything, found on data that were not learned from, as for classifiers (Guo et al., ICML 2017). Raises UserError
-    where no temperature does.
+    One number for all joints and poses, fitted to data that were not trained on, as Guo et al. (ICML 2017) do it for
+    classifiers. `coverage_at(temperature)` is the coverage of hypotheses that were sampled at it. Raises UserError
+    where no temperature in `TEMPERATURES` has nominal coverage.
     """
+    # Coverage grows with the temperature, so the excess over nominal coverage has one zero. From temperature 1 the
+    # bound is doubled or halved until the excess changes its sign; then bisection halves the interval of the logarithm:
+    # the geometric mean is its middle. A temperature is a factor, so the same relative precision counts everywhere.
 
     def excess(temperature: float) -> float:
         return sum(share - level for level, share in coverage_at(temperature).items())

@@ -1,7 +1,7 @@
-"""Whether the bones of predicted poses keep their length and match left to right: no target is needed.
+"""Symmetry gap and segment std: whether bones of predicted poses match left to right and keep their length.
 
-Eq. 13 and 14 of Rommel et al. (2023). A bone is (child, parent); a list of bones and the positions in it that pair up
-are arguments, because the paper's own figures were made with a list whose shoulders hang from the wrong joint.
+Equations 13 and 14 of Rommel et al. (2023); neither needs a target. A bone is (child, parent). The list of bones is an
+argument, because the paper's own figures were made with a list whose shoulders hang from the wrong joint.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from diffpose_jax.skeleton import H36M_17, Skeleton
 
 Array = jax.Array
 
-# Frames over which the length of a bone is watched: the windows of the paper.
+# Frames T of the windows over which the paper measures a bone's standard deviation.
 WINDOW = 27
 
 
 class Bones(NamedTuple):
-    """Bones as (child, parent), and the positions in that list of left bones and of their right partners."""
+    """Bones as (child, parent), and the indices in that list of left bones and of their right partners."""
 
     joints: tuple[tuple[int, int], ...]
     left: tuple[int, ...]
     right: tuple[int, ...]
 
 
-def skeleton_bones(skeleton: Skeleton) -> Bones:
+def list_bones(skeleton: Skeleton) -> Bones:
     """The bones of a skeleton, in the order of their children, paired by the side of the child."""
-    order = {child: number for number, (child, _) in enumerate(skeleton.bones)}
+    order = {child: index for index, (child, _) in enumerate(skeleton.bones)}
     return Bones(
         skeleton.bones,
         tuple(order[joint] for joint in skeleton.left if joint in order),
@@ -39,12 +39,12 @@ def skeleton_bones(skeleton: Skeleton) -> Bones:
     )
 
 
-def released_bones() -> Bones:
+def list_bones_release() -> Bones:
     """The list of Rommel et al.'s release for `h36m17`: both shoulders hang from the spine (7), not the thorax (8).
 
-    With it the figures are comparable with the paper's.
+    Figures measured with it can be compared with the paper's.
     """
-    bones = skeleton_bones(H36M_17)
+    bones = list_bones(H36M_17)
     spine, shoulders = 7, (11, 14)
     return bones._replace(
         joints=tuple((child, spine if child in shoulders else parent) for child, parent in bones.joints)
@@ -58,25 +58,36 @@ def bone_lengths(poses: Array, joints: Sequence[tuple[int, int]]) -> Array:
 
 
 def symmetry_gaps(poses: Array, bones: Bones) -> Array:
-    """By how much each left bone's length differs from its right partner's, `[..., P]` m; their mean is eq. 13."""
+    """The absolute difference in length of each left bone and its right partner, `[..., P]` m of poses `[..., J, 3]`.
+
+    Equation 13 is their mean over pairs, frames and sequences.
+    """
     lengths = bone_lengths(poses, bones.joints)
     return jnp.abs(lengths[..., np.array(bones.left)] - lengths[..., np.array(bones.right)])
 
 
-def segment_deviations(poses: Array, bones: Bones, *, unbiased: bool = False) -> Array:
-    """The standard deviation of each bone's length over the frames of clips `[..., T, J, 3]`: `[..., K]` m (eq. 14).
+def segment_stds(poses: Array, bones: Bones, *, unbiased: bool = False) -> Array:
+    """The standard deviation of each bone's length over the frames of clips `[..., T, J, 3]`: `[..., K]` m.
 
-    The paper divides by T; `unbiased` divides by T - 1, as its release does.
+    Equation 14 is their mean over bones and clips: sqrt((1/T) sum_t (l_t - mean_t l_t)^2) of each bone's length l. The
+    paper divides by T; `unbiased` divides by T - 1, as its release does.
     """
     return jnp.std(bone_lengths(poses, bones.joints), axis=-2, ddof=int(unbiased))
 
 
-def segment_deviation_of_frames(poses: Array, window: Array, bones: Bones, *, unbiased: bool = False) -> Array:
-    """Eq. 14 for frames `[M, J, 3]` cut into windows of `WINDOW` frames: the mean over the bones, `[M]` m.
+def segment_std_of_frames(poses: Array, window: Array, bones: Bones, *, unbiased: bool = False) -> Array:
+    """Equation 14 for frames of many clips, cut into windows of `WINDOW` frames: `[M]` m, NaN outside whole windows.
 
-    `window [M]` int32 is the number of each frame's window, -1 outside a whole one (`index_windows`). Every frame has
-    the value of its window, so that a mean over frames is one over windows; NaN outside.
+    Every frame has the value of its window, so that a mean over frames is one over windows.
+
+    Args:
+        poses: `[M, J, 3]`, m.
+        window: The index of each frame's window, `[M]` int32, -1 outside a whole one (`index_windows`).
+        bones: The bones that are measured.
+        unbiased: Whether to divide by T - 1.
     """
+    # Two passes: the mean length of each window first, then squared differences from it. The difference of mean square
+    # and squared mean would lose the millimetres of a std against lengths of half a metre in float32.
     lengths, inside = bone_lengths(poses, bones.joints), window >= 0
     slot = jnp.where(inside, window, len(poses))
 
@@ -91,7 +102,7 @@ def segment_deviation_of_frames(poses: Array, window: Array, bones: Bones, *, un
 def index_windows(follows: np.ndarray) -> np.ndarray:
     """Cuts runs of consecutive frames into windows of `WINDOW`, `[M]` int32; -1 for the frames left over at the end.
 
-    `follows [M]` bool: is this the next frame of the clip of the one before.
+    `follows [M]` is True where a frame is the successor of the frame before it, in the same clip.
     """
     count = len(follows)
     starts = np.flatnonzero(~np.asarray(follows, bool))

@@ -1,7 +1,7 @@
-"""Sampling a whole split: windows gathered, lifted and aggregated in one compiled call per chunk, on all devices.
+"""Lifting a whole set: windows are gathered, lifted and aggregated in one compiled call per chunk, on all devices.
 
-The noise of a frame derives from its index in the set, so figures depend neither on the batch size, the stride nor the
-number of devices. Aggregation happens on the device: of `[H, M, J, 3]` only what was asked for comes back.
+The noise of a frame derives from its index in the set, so that results depend neither on the batch size, the stride nor
+the number of devices. Hypotheses are aggregated on the device; only the outputs that were asked for are copied back.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ from diffpose_jax.progress import Progress
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """How windows are lifted and what is kept.
+    """How the windows of a set are lifted, and which outputs are kept.
 
     Attributes:
         sampling: How hypotheses are drawn.
-        outputs: Names of `evaluation.aggregation.AGGREGATES`, 'all' or 'rank'.
+        outputs: Names of `evaluation.aggregation.AGGREGATES`; 'all': every hypothesis, 'rank': the truth's
+            Mahalanobis rank.
         batch_size: Windows per device and compiled call.
         seed: The seed of all noise.
         occlusion: A pattern of `data.occlusions` that hides joints.
-        occlusion_rate: Its rate; 0: the published one.
+        occlusion_rate: Its rate, the share of hidden joints or frames; 0: the published one.
     """
 
     sampling: Sampling
@@ -61,7 +62,7 @@ class Job:
 
 
 class WindowCameras(NamedTuple):
-    """The cameras `[K]` of a set, and which of them saw each window, `[W]`."""
+    """The cameras `[K]` of a set, and the index of each window's camera, `[W]`."""
 
     cameras: Camera
     camera: Array
@@ -72,7 +73,7 @@ class WindowCameras(NamedTuple):
 
 
 class JobData(NamedTuple):
-    """What a compiled job reads beside the variables: frames, windows, cameras (or None), the key of all noise."""
+    """What a compiled job reads beside the variables: frames, windows, cameras or None, the key of all noise."""
 
     clips: DeviceClips
     windows: Windows
@@ -123,7 +124,10 @@ def _windows_for(lifter: Lifter, clips: ClipSet, wanted: np.ndarray) -> Windows:
 
 
 def spread_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
-    """As many windows, evenly spread over a set, as have `frames` frames to lift: around each where only one is."""
+    """As many windows as lift about `frames` frames, evenly spread over a set.
+
+    They lie side by side; of a lifter of middle frames they are centred on single frames.
+    """
     windows = (centred_windows if lifter.middle_frame else end_aligned_windows)(clips, lifter.frames)
     lifted = 1 if lifter.middle_frame else lifter.frames
     count = min(max(1, frames // lifted), len(windows.start))
@@ -147,16 +151,16 @@ def predict_windows(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Samples hypotheses for all windows and aggregates them on the device.
 
-    Where windows overlap, the last one counts.
+    A frame in several windows is lifted by each of them, and the last window's pose is kept.
 
     Args:
-        lifter: The method; flips and occlusion are put around it as the job says.
+        lifter: The method, without the wrappers of flips and occlusion that the job asks for.
         variables: Its variables.
         clips: The frames of a set, on the device.
         windows: The windows to lift.
         job: How they are lifted and what is kept.
         cameras: Those of the windows; needed for outputs by reprojection.
-        progress: Called after each chunk with the share that is done.
+        progress: Called after each chunk with the share of windows that are done, in 0..1.
 
     Returns:
         `{output: poses [M, J, 3]}`, root-relative metres ('all': `[M, H, J, 3]`, 'rank': `[M, J]`), and the indices
@@ -169,7 +173,7 @@ def predict_windows(
     indices, inside = _frames_of(windows, lifter)
     frames = np.unique(indices[inside])
     lifter = with_occlusion(with_flips(lifter), job.occlusion, job.occlusion_rate or None)
-    call = _compile_job(lifter, job.outputs)
+    call = _compile_job(lifter, job.outputs)  # type: ignore[arg-type]  # mypy: protocols have no __hash__
     data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
     variables, data = parallel.replicate((variables, data))
     found: dict[str, np.ndarray] = {}
@@ -195,12 +199,12 @@ def _frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray
     return indices[:, lifted], inside[:, lifted]
 
 
-# Equal lifters are one key: validation every few minutes, and a second prediction in one process, compile nothing.
+# Equal lifters are the same key, so that repeated validation and a second prediction in one process compile nothing.
 @lru_cache(maxsize=8)
 def _compile_job(lifter: Lifter, outputs: tuple[str, ...]) -> Callable[..., dict[str, Array]]:
     def lift(variables: Variables, data: JobData, ids: Array) -> dict[str, Array]:
         batch = gather(data.clips, data.windows, ids, lifter.frames)
-        # The index of the first frame, not of the window: the noise of a frame is then the same whatever the stride.
+        # The index of the window's first frame, not of the window: the noise of a frame does not depend on the stride.
         batch = batch._replace(index=data.windows.start[ids])
         camera = None if data.cameras is None else data.cameras.of(ids)
         hypotheses = lifter.sample(variables, data.key, batch, data.sampling)
@@ -210,7 +214,7 @@ def _compile_job(lifter: Lifter, outputs: tuple[str, ...]) -> Callable[..., dict
 
 
 def has_cameras(clips: ClipSet) -> bool:
-    """Whether every clip names the camera that saw it."""
+    """Whether the camera of every clip is known."""
     return clips.cameras is not None and bool((clips.camera >= 0).all())
 
 
@@ -226,7 +230,8 @@ def window_cameras(clips: ClipSet, windows: Windows) -> WindowCameras | None:
 def _run_chunks(
     call: Callable[[np.ndarray], dict[str, Array]], count: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    # The last chunk is filled up with window 0; one chunk is always under way while the one before is fetched.
+    # The last chunk is filled up with window 0. JAX dispatches without waiting: the devices compute one chunk while the
+    # one before is copied to the host.
     devices = parallel.local_device_count()
     size = devices * min(batch_size, -(-count // devices))
     waiting = None

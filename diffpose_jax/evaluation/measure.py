@@ -1,4 +1,4 @@
-"""One set of frames, measured the same way for every lifter and baseline: what a table's rows have in common."""
+"""The frames of an evaluation: every row of the report measures the same ones by the same protocol."""
 
 from __future__ import annotations
 
@@ -16,12 +16,21 @@ from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.evaluation.coherence import WINDOW
 from diffpose_jax.evaluation.jobs import strided_frames
 from diffpose_jax.evaluation.metrics import coordinate_errors, joint_errors, root_relative
-from diffpose_jax.evaluation.protocols import Frames, Protocol, get_protocol, known_frames
+from diffpose_jax.evaluation.protocols import Frames, Protocol, get_protocol, select_frames
 from diffpose_jax.progress import Progress
 
 
 class Measured(NamedTuple):
-    """The frames that are measured, by which protocol, and the action and subject of each."""
+    """The frames that are measured, and the protocol.
+
+    Attributes:
+        clips: The set.
+        indices: The indices `[M]` of the measured frames in the set, ascending.
+        frames: Their ground truth.
+        protocol: How they are measured.
+        actions: The action of each frame; the activity where the set has activities (MPI-INF-3DHP).
+        subjects: The subject of each frame.
+    """
 
     clips: ClipSet
     indices: np.ndarray
@@ -32,9 +41,9 @@ class Measured(NamedTuple):
 
     @classmethod
     def of(cls, clips: ClipSet, stride: int, protocol_name: str) -> Measured:
-        """Every `stride`-th frame of the set that is valid; its activity is its action where the set knows activities.
+        """The valid ones among every `stride`-th frame of each clip.
 
-        Raises UserError where the protocol needs what the set does not have.
+        Raises UserError where there are none, or where the protocol needs what the set does not have.
         """
         if not clips.num_frames:
             raise UserError("data: expected at least one clip to measure, found none")
@@ -45,40 +54,50 @@ class Measured(NamedTuple):
             indices = indices[clips.valid_frame[indices]]
         if not len(indices):
             raise UserError("data: expected at least one valid frame to measure, found none")
-        frames = known_frames(clips, indices)
+        frames = select_frames(clips, indices)
         protocol.check(frames, skeleton)
         clip = clips.frame_clip()[indices]
         actions, subjects = ([names[i] for i in clip] for names in (clips.action, clips.subject))
         if clips.activity is not None:
             actions = [ACTIVITIES[code] for code in clips.activity[indices]]
-        protocol = protocol._replace(measure=jax.jit(protocol.measure), compared=jax.jit(protocol.compared))
+        protocol = protocol._replace(measure=jax.jit(protocol.measure), transform=jax.jit(protocol.transform))
         return cls(clips, indices, frames, protocol, actions, subjects)
 
     def row(self, name: str, label: str, poses: np.ndarray, *, kind: str, oracle: bool = False) -> dict[str, Any]:
-        """The report's row for poses `[M, J, 3]`."""
-        values = {key: np.asarray(value) for key, value in self.protocol.measure(poses, self.frames).items()}
+        """The report's row of poses.
+
+        Args:
+            name: What `results.json` calls it.
+            label: What the tables call it.
+            poses: `[M, J, 3]`, m.
+            kind: 'aggregation' or 'baseline'.
+            oracle: Whether the ground truth chose the poses.
+        """
+        measured = self.protocol.measure(jnp.asarray(poses), self.frames)
+        values = {key: np.asarray(value) for key, value in measured.items()}
         sequences = self.subjects if self.protocol.by_sequence else None
-        found = report.row(
+        found = report.make_row(
             name, label, values, self.actions, self.subjects, sequences=sequences, kind=kind, oracle=oracle
         )
-        return found | self._where_errors_are(poses)
+        return found | self._average_by_place(poses)
 
-    def _where_errors_are(self, poses: np.ndarray) -> dict[str, dict[str, float]]:
+    def _average_by_place(self, poses: np.ndarray) -> dict[str, dict[str, float]]:
         """Mean errors per joint and per coordinate in mm, over all frames."""
         skeleton = self.clips.skeleton
-        compared = self.protocol.compared(jnp.asarray(poses), self.frames)
+        transformed = self.protocol.transform(jnp.asarray(poses), self.frames)
         target = root_relative(self.frames.poses, skeleton.root)
-        joints = np.asarray(joint_errors(compared, target), np.float64).mean(axis=0) * 1000
-        axes = np.asarray(coordinate_errors(compared, target), np.float64).mean(axis=(0, 1)) * 1000
+        joints = np.asarray(joint_errors(transformed, target), np.float64).mean(axis=0) * 1000
+        axes = np.asarray(coordinate_errors(transformed, target), np.float64).mean(axis=(0, 1)) * 1000
         return {
             "by_joint": dict(zip(skeleton.joints, joints.tolist(), strict=True)),
             "by_coordinate": dict(zip("xyz", axes.tolist(), strict=True)),
         }
 
     def coverage(self, ranks: np.ndarray) -> dict[str, dict[str, float]]:
-        """Of ranks `[M, J]` (`calibration.mahalanobis_rank`) all, and each kind of visibility where the data know it.
+        """Coverage by ranks `[M, J]` (`calibration.mahalanobis_rank`) of all joints and by visibility.
 
-        `{kind: {level: share}}` without the root, which is known; kinds that do not occur are left out.
+        `{'all' or a name of VISIBILITY: {level: share}}` without the root, which is zero by definition; by visibility
+        where the data say it, without kinds that do not occur.
         """
         moving = np.arange(ranks.shape[1]) != self.clips.skeleton.root
         kinds = {"all": np.ones(ranks.shape, bool)}
@@ -93,12 +112,12 @@ class Measured(NamedTuple):
         }
 
     def notes(self) -> list[str]:
-        """What a reader must know about these frames: what the data say, frames not measured, metrics left out."""
+        """Notes for the report: the note of the data set, frames that are not measured, metrics that are left out."""
         lines = [f"data: {self.clips.note}"] if self.clips.note else []
         invalid = 0 if self.clips.valid_frame is None else int((~self.clips.valid_frame).sum())
         if invalid:
             lines.append(f"{invalid} frames that the benchmark marks as invalid are lifted but not measured")
-        if not bool((self.frames.window >= 0).any()):
+        if not self.frames.has_windows:
             lines.append(f"segment std left out: it needs {WINDOW} consecutive frames, so a stride of 1")
         return lines
 
@@ -111,9 +130,9 @@ def aggregation_row(measured: Measured, name: str, hypotheses: int, poses: np.nd
 
 
 def baseline_rows(measured: Measured, train: ClipSet) -> list[dict[str, Any]]:
-    """The rows of what needs no training: the mean pose and the nearest neighbour in 2D, from the frames of `train`."""
+    """The rows of the baselines of a training split: the mean pose and the nearest neighbour in 2D."""
     count = len(measured.indices)
-    mean = np.broadcast_to(baselines.mean_pose(train), (count, *train.poses.shape[1:]))
+    mean = np.repeat(baselines.mean_pose(train)[None], count, axis=0)
     with Progress("nearest neighbour", count, "frames") as progress:
         keypoints = measured.clips.keypoints[measured.indices]
         nearest = baselines.nearest_neighbour(train, keypoints, progress=progress.update)

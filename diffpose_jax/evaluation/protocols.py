@@ -1,7 +1,8 @@
-"""What a benchmark does to predictions before it measures them, by name.
+"""Protocols: what a benchmark does to predictions before it measures them, and which metrics it reports.
 
-`standard` uses no ground truth but the target itself and is the default. Anything else says in its description what it
-takes from the ground truth, and every report that uses it prints its name.
+`standard` uses no ground truth but the target itself and is the default. The others repeat what a benchmark's tool or a
+release does; their descriptions say what they take from the ground truth, and every report that uses one prints both
+name and description. Names of what only a release does end in `release`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ Array = jax.Array
 
 
 class Frames(NamedTuple):
-    """What is known about the frames that are measured.
+    """The ground truth and the input of the frames that are measured.
 
-    poses `[M, J, 3]` metres, camera frame, root-relative: the target; follows `[M]` bool: is this the next frame of
-    the clip of the one before; keypoints `[M, J, 2]` normalised image units; root `[M, 3]` metres and camera `[M]`, or
-    None where they are unknown; window `[M]` int32, the window of consecutive frames of each (`coherence`), -1: none.
+    Attributes:
+        poses: The target `[M, J, 3]`, root-relative m in the camera's frame.
+        follows: Whether a frame is the successor of the frame before it, in the same clip, `[M]` bool.
+        keypoints: `[M, J, 2]`, normalised image units.
+        root: Positions of the root `[M, 3]`, m, None where they are not known.
+        camera: The cameras `[M]`, None where they are not known.
+        window: The index of each frame's window of consecutive frames, `[M]` int32, -1: none (`coherence`).
     """
 
     poses: Array
@@ -38,68 +43,84 @@ class Frames(NamedTuple):
     camera: Camera | None = None
     window: Array | None = None
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether any frames form a whole window."""
+        return self.window is not None and bool(jnp.any(self.window >= 0))
 
-def known_frames(clips: ClipSet, numbers: np.ndarray) -> Frames:
-    """What a set knows about its frames `numbers [M]`. Raises UserError where it has no poses to compare with."""
+
+def select_frames(clips: ClipSet, indices: np.ndarray) -> Frames:
+    """The frames of a set at `indices [M]`, ascending. Raises UserError where it has no poses to compare with."""
     if clips.poses is None:
         raise UserError(
             "data: expected 3D poses to compare with, found 2D keypoints only; use `python -m diffpose_jax.predict`"
         )
-    clip = clips.frame_clip()[numbers]
-    follows = np.concatenate([[False], (np.diff(numbers) == 1) & (np.diff(clip) == 0)])[: len(numbers)]
+    clip = clips.frame_clip()[indices]
+    follows = np.concatenate([[False], (np.diff(indices) == 1) & (np.diff(clip) == 0)])[: len(indices)]
     camera = clips.frame_camera()
     return Frames(
-        jnp.asarray(clips.poses[numbers]),
+        jnp.asarray(clips.poses[indices]),
         jnp.asarray(follows),
-        jnp.asarray(clips.keypoints[numbers]),
-        None if clips.root is None else jnp.asarray(clips.root[numbers]),
-        None if camera is None else Camera(*(jnp.asarray(field[numbers]) for field in camera)),
+        jnp.asarray(clips.keypoints[indices]),
+        None if clips.root is None else jnp.asarray(clips.root[indices]),
+        None if camera is None else Camera(*(jnp.asarray(field[indices]) for field in camera)),
         jnp.asarray(coherence.index_windows(follows)),
     )
 
 
 class Protocol(NamedTuple):
-    """A benchmark's rule: `measure(predictions [M, J, 3], frames) -> {metric: [M]}`, in metres or shares.
+    """A benchmark's rule.
 
-    `compared(predictions, frames) -> [M, J, 3]` is what it compares with the target, centred or mended as it does.
+    Attributes:
+        measure: (predictions `[M, J, 3]`, frames, skeleton) -> `{metric: [M]}`, in metres or shares. What
+            `get_protocol` gives has the skeleton bound.
+        description: What a report says of it.
+        transform: (predictions `[M, J, 3]`, frames, skeleton) -> `[M, J, 3]`, the poses that it compares with the
+            target.
+        needs_root: Whether it reads the true position of the root, and the camera.
+        needs_windows: Whether it measures whole windows of consecutive frames only.
+        layout: The only layout that it measures, None: any.
+        by_sequence: Whether it averages over sequences, not over actions.
     """
 
-    measure: Callable[[Array, Frames], dict[str, Array]]
+    measure: Callable[..., dict[str, Array]]
     description: str
-    compared: Callable[[Array, Frames], Array]
+    transform: Callable[..., Array]
     needs_root: bool = False
     needs_windows: bool = False
     layout: str | None = None
     by_sequence: bool = False
 
     def check(self, frames: Frames, skeleton: Skeleton) -> None:
-        """Raises UserError where the frames lack what this protocol takes from them."""
+        """Raises UserError where the frames lack what this protocol reads of them."""
         if self.layout not in (None, skeleton.name):
             raise UserError(f"protocol: expected data of layout {self.layout}, found {skeleton.name}")
         if self.needs_root and (frames.root is None or frames.camera is None):
             raise UserError("protocol: expected data with root positions and known cameras, found none of them")
-        if self.needs_windows and (frames.window is None or not bool((frames.window >= 0).any())):
+        if self.needs_windows and not frames.has_windows:
             raise UserError(
                 f"protocol: expected {coherence.WINDOW} consecutive frames or more (a stride of 1), found none"
             )
 
 
-def _centred(predictions: Array, _: Frames, skeleton: Skeleton = H36M_17) -> Array:
+def _centre(predictions: Array, _: Frames, skeleton: Skeleton = H36M_17) -> Array:
     return metrics.root_relative(predictions, skeleton.root)
 
 
-def _as_is(predictions: Array, _: Frames, skeleton: Skeleton = H36M_17) -> Array:
+def _keep(predictions: Array, _: Frames, skeleton: Skeleton = H36M_17) -> Array:
     return predictions
 
 
-def _mended(predictions: Array, frames: Frames, skeleton: Skeleton = H36M_17) -> Array:
-    return with_true_root_depth(predictions, frames.keypoints, frames.root, frames.camera, skeleton.root)
+def _overwrite_xy_release(predictions: Array, frames: Frames, skeleton: Skeleton = H36M_17) -> Array:
+    assert frames.root is not None, "Protocol.check refuses such frames"
+    assert frames.camera is not None, "Protocol.check refuses such frames"
+    return back_project_release(predictions, frames.keypoints, frames.root, frames.camera, skeleton.root)
 
 
 def standard(predictions: Array, frames: Frames, skeleton: Skeleton = H36M_17) -> dict[str, Array]:
-    """All metrics, `[M]` each, of predictions `[M, J, 3]` centred on their own root and not mended otherwise."""
+    """All metrics, `[M]` each, of predictions `[M, J, 3]` centred on their own root and otherwise as they are."""
     root = skeleton.root
-    predictions = _centred(predictions, frames, skeleton)
+    predictions = _centre(predictions, frames, skeleton)
     target = metrics.root_relative(frames.poses, root)
     return {
         "mpjpe": metrics.mpjpe(predictions, target),
@@ -108,17 +129,14 @@ def standard(predictions: Array, frames: Frames, skeleton: Skeleton = H36M_17) -
         "velocity_error": metrics.velocity_error_of_frames(predictions, target, frames.follows),
         "pck": metrics.pck(predictions, target, root=root),
         "auc": metrics.auc(predictions, target, root=root),
-    } | _coherence(predictions, frames, coherence.skeleton_bones(skeleton))
+    } | _coherence(predictions, frames, coherence.list_bones(skeleton))
 
 
 def _coherence(predictions: Array, frames: Frames, bones: coherence.Bones, unbiased: bool = False) -> dict[str, Array]:
-    window = frames.window
-    if window is None:
-        window = jnp.full(len(predictions), -1, jnp.int32)
-    deviation = coherence.segment_deviation_of_frames(predictions, window, bones, unbiased=unbiased)
+    window = jnp.full(len(predictions), -1, jnp.int32) if frames.window is None else frames.window
     return {
         "symmetry_gap": jnp.mean(coherence.symmetry_gaps(predictions, bones), axis=-1),
-        "segment_deviation": deviation,
+        "segment_std": coherence.segment_std_of_frames(predictions, window, bones, unbiased=unbiased),
     }
 
 
@@ -126,8 +144,10 @@ def mpi_inf_3dhp(predictions: Array, frames: Frames, skeleton: Skeleton = MPI_IN
     """The measures of MPI-INF-3DHP's MATLAB tool, `[M]` each, of predictions `[M, 17, 3]` used as they are.
 
     MPJPE over all 17 joints, the root included; PCK and AUC over the 14 joints of `metrics.JOINT_GROUPS_3DHP`, in all
-    and by group. P-MPJPE, velocity error and coherence are not the tool's.
+    and by group. P-MPJPE, velocity error and coherence are not measures of the tool.
     """
+    # The tool subtracts the true root from the target but nothing from the prediction (mpii_compute_3d_pck.m): the
+    # root's own error, which `standard` sets to zero, is one of the 17.
     target = metrics.root_relative(frames.poses, skeleton.root)
     errors = metrics.joint_errors(predictions, target)
     pck, auc = metrics.pck_3dhp(errors), metrics.auc_3dhp(errors)
@@ -140,87 +160,100 @@ def mpi_inf_3dhp(predictions: Array, frames: Frames, skeleton: Skeleton = MPI_IN
         "pck": pck["total"],
         "auc": auc["total"],
         **groups,
-    } | _coherence(predictions, frames, coherence.skeleton_bones(skeleton))
+    } | _coherence(predictions, frames, coherence.list_bones(skeleton))
 
 
-def diffhpe_release(predictions: Array, frames: Frames, skeleton: Skeleton = H36M_17) -> dict[str, Array]:
+def whole_windows_release(predictions: Array, frames: Frames, skeleton: Skeleton = H36M_17) -> dict[str, Array]:
     """The measures of Rommel et al.'s release (2023), `[M]` each, of predictions `[M, 17, 3]` used as they are.
 
-    Frames left over at the end of a clip do not count (NaN); bones are `coherence.released_bones`, their standard
+    Frames left over at the end of a clip do not count (NaN); bones are `coherence.list_bones_release`, their standard
     deviation is unbiased.
     """
+    assert frames.window is not None, "Protocol.check refuses such frames"
     errors = metrics.mpjpe(predictions, frames.poses)
-    found = {"mpjpe": errors} | _coherence(predictions, frames, coherence.released_bones(), unbiased=True)
+    found = {"mpjpe": errors} | _coherence(predictions, frames, coherence.list_bones_release(), unbiased=True)
     return {name: jnp.where(frames.window >= 0, value, jnp.nan) for name, value in found.items()}
 
 
-def official_backprojection(predictions: Array, frames: Frames, skeleton: Skeleton = H36M_17) -> dict[str, Array]:
-    """What Choi et al.'s release (2023) reports for predictions `[M, J, 3]`, `[M]` each: `with_true_root_depth`.
+def backprojection_release(predictions: Array, frames: Frames, skeleton: Skeleton = H36M_17) -> dict[str, Array]:
+    """The measures of Choi et al.'s release (2023), `[M]` each, of predictions `[M, J, 3]` with replaced x and y.
 
-    Its N-MPJPE keeps the release's shifted axes.
+    The poses are those of `back_project_release`, N-MPJPE is `metrics.n_mpjpe_release`.
     """
-    mended = _mended(predictions, frames, skeleton)
+    poses = _overwrite_xy_release(predictions, frames, skeleton)
     return {
-        "mpjpe": metrics.mpjpe(mended, frames.poses),
-        "p_mpjpe": metrics.p_mpjpe(mended, frames.poses),
-        "n_mpjpe_official_quirk": metrics.n_mpjpe_official_quirk(mended, frames.poses),
-        "velocity_error": metrics.velocity_error_of_frames(mended, frames.poses, frames.follows),
+        "mpjpe": metrics.mpjpe(poses, frames.poses),
+        "p_mpjpe": metrics.p_mpjpe(poses, frames.poses),
+        "n_mpjpe_release": metrics.n_mpjpe_release(poses, frames.poses),
+        "velocity_error": metrics.velocity_error_of_frames(poses, frames.poses, frames.follows),
     }
 
 
-def back_projected(
-    predictions: Array, keypoints: Array, true_root: Array, camera: Camera | None, root: int = 0
-) -> Array:
+def back_project(predictions: Array, keypoints: Array, true_root: Array, camera: Camera, root: int = 0) -> Array:
     """The poses whose x and y come from the keypoints, the true depth of the root and the camera, `[..., J, 3]` m.
 
-    predictions `[..., J, 3]` root-relative, of which only z is used; keypoints `[..., J, 2]`; true_root `[..., 3]`
-    ground truth. The lens is taken for a pinhole, and the root joint is zero, as in Choi et al.'s release.
+    USES GROUND TRUTH (depth of the root). The lens is taken for a pinhole, and the root joint is zero, as in Choi et
+    al.'s release.
+
+    Args:
+        predictions: `[..., J, 3]`, root-relative m, of which only z is used.
+        keypoints: `[..., J, 2]`, normalised image units.
+        true_root: The ground-truth position of the root, `[..., 3]`, m; only its depth is used.
+        camera: The cameras `[...]`.
+        root: The root joint.
     """
+    # A keypoint (u, v) lies on the ray ((u - c_x) / f_x, (v - c_y) / f_y, 1); the joint is where the ray has the depth
+    # Z = z_predicted + Z_root.
     depth = predictions[..., 2] + true_root[..., 2:]
     joints = back_project_linear(keypoints, depth.at[..., root].set(true_root[..., 2]), camera)
     return joints - joints[..., root : root + 1, :]
 
 
-def with_true_root_depth(
-    predictions: Array, keypoints: Array, true_root: Array, camera: Camera | None, root: int = 0
+def back_project_release(
+    predictions: Array, keypoints: Array, true_root: Array, camera: Camera, root: int = 0
 ) -> Array:
-    """The poses that Choi et al.'s release measures, `[..., J, 3]` m: x and y back-projected, z as predicted.
+    """The poses that Choi et al.'s release measures, `[..., J, 3]` m: x and y of `back_project`, z as predicted.
 
-    USES GROUND TRUTH (depth of the root). The release means to blend prediction and back-projection by the error
-    against the target, but its first blend overwrites x and y in place; z of the root keeps its predicted value.
+    USES GROUND TRUTH (depth of the root). Arguments as in `back_project`.
     """
-    moved = back_projected(predictions, keypoints, true_root, camera, root)
+    # The release searches 100 blends of predicted and back-projected x and y for the least error against the target.
+    # It writes the blends into the prediction itself, and the first one has weight 0 on the prediction, so that every
+    # blend is the back-projection. z is not blended, also not that of the root.
+    moved = back_project(predictions, keypoints, true_root, camera, root)
     return jnp.concatenate([moved[..., :2], predictions[..., 2:]], axis=-1)
 
 
 PROTOCOLS: dict[str, Protocol] = {
     "standard": Protocol(
-        standard, "root-relative, each prediction centred on its own root; no ground truth at test time", _centred
+        standard, "root-relative, each prediction centred on its own root; no ground truth at test time", _centre
     ),
     "mpi_inf_3dhp": Protocol(
         mpi_inf_3dhp,
         "as the benchmark's MATLAB tool: valid frames, predictions used as they are; MPJPE over 17 joints with the "
         "root, PCK (strictly below 150 mm) and AUC (31 thresholds from 0, at most 96.8 %) over 14 joints",
-        _as_is,
+        _keep,
         layout=MPI_INF_3DHP_17.name,
         by_sequence=True,
     ),
-    "whole_windows": Protocol(
-        diffhpe_release,
+    "whole_windows_release": Protocol(
+        whole_windows_release,
         f"as Rommel et al.'s release (2023): predictions used as they are, whole windows of {coherence.WINDOW} frames "
         "only, shoulders hung from the spine, unbiased segment std",
-        _as_is,
+        _keep,
         needs_windows=True,
         layout=H36M_17.name,
     ),
-    "official_backprojection": Protocol(
-        official_backprojection,
+    "backprojection_release": Protocol(
+        backprojection_release,
         "as Choi et al.'s release (2023): x and y of every prediction are replaced by the keypoints back-projected "
         "with the GROUND-TRUTH depth of the root and the true camera; not comparable with standard figures",
-        _mended,
+        _overwrite_xy_release,
         needs_root=True,
     ),
 }
+
+# Names of version 0.1.
+_RENAMED = {"whole_windows": "whole_windows_release", "official_backprojection": "backprojection_release"}
 
 
 def default_protocol(skeleton: Skeleton) -> str:
@@ -230,8 +263,10 @@ def default_protocol(skeleton: Skeleton) -> str:
 
 def get_protocol(name: str, skeleton: Skeleton = H36M_17) -> Protocol:
     """The protocol of that name for poses of that skeleton. Raises UserError listing the names there are."""
+    if name in _RENAMED:
+        raise UserError(f"protocol: {name!r} is called {_RENAMED[name]!r} now")
     if name not in PROTOCOLS:
         raise UserError(f"protocol: expected one of {', '.join(PROTOCOLS)}, found {name!r}")
     protocol = PROTOCOLS[name]
-    bound = {key: partial(getattr(protocol, key), skeleton=skeleton) for key in ("measure", "compared")}
-    return protocol._replace(**bound)
+    measure = partial(protocol.measure, skeleton=skeleton)
+    return protocol._replace(measure=measure, transform=partial(protocol.transform, skeleton=skeleton))

@@ -1,7 +1,7 @@
-"""Figures of an evaluation: averages per action, over actions, over frames and per subject; JSON, Markdown, terminal.
+"""The report of an evaluation: averages over frames, actions, sequences and subjects as JSON, Markdown and tables.
 
-Papers report the action average: the mean over the actions of each action's mean over frames. The frame average weighs
-long actions more. Both are given, each with its name. Benchmarks of few sequences average over those instead.
+Papers on Human3.6M report the action average: the mean over the actions of each action's mean over frames. The frame
+average weighs long actions more. Both are given, each with its name. MPI-INF-3DHP averages over its sequences instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from diffpose_jax.evaluation.calibration import coverage_text
+from diffpose_jax.evaluation.calibration import format_coverage
 from diffpose_jax.evaluation.metrics import METRICS
 from diffpose_jax.workdir.directory import writable_directory
 
@@ -27,24 +27,31 @@ _Table = tuple[str, list[str], list[list[str]]]
 ORACLE = "oracle: uses ground truth"
 
 
-def action_name(action: str) -> str:
-    """An action without the number of its take: Human3.6M's 'Walking 1' and 'Walking' are one action."""
+def strip_take(action: str) -> str:
+    """The action without the number of the take: Human3.6M's 'Walking 1' and 'Walking' are one action."""
     return re.sub(r"[ _-]?\d+$", "", action) or action
 
 
-def averages(
+def compute_averages(
     measured: Mapping[str, np.ndarray],
     actions: Sequence[str],
     subjects: Sequence[str],
     sequences: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """All averages of per-frame values `{metric: [M]}` in printed units (`METRICS`); NaN frames do not count.
+    """All averages of per-frame values, in printed units (`METRICS`).
 
-    actions, subjects and sequences, one per frame `[M]`. Returns `action_average`, `frame_average`, and `by_action`,
-    `by_subject` with one set of averages per name; None where no frame has a value. With sequences also
-    `sequence_average`, the mean over the sequences of each sequence's mean over frames, and `by_sequence`.
+    Args:
+        measured: `{metric: [M]}`, in m or shares; frames with NaN do not count.
+        actions: The action of each frame.
+        subjects: The subject of each frame.
+        sequences: The sequence of each frame, where the benchmark averages over sequences.
+
+    Returns:
+        'frame_average', 'action_average' (the mean over the actions of each action's mean over frames) and, with
+        sequences, 'sequence_average': one number per metric, None where no frame has a value; 'by_action', 'by_subject'
+        and 'by_sequence': such averages for each name.
     """
-    by_action = _by_group(measured, np.array([action_name(action) for action in actions]))
+    by_action = _by_group(measured, np.array([strip_take(action) for action in actions]))
     found = {
         "action_average": _over_groups(by_action, measured),
         "frame_average": {name: _mean(_printed(name, values)) for name, values in measured.items()},
@@ -77,28 +84,39 @@ def _mean(values: Sequence[float | None] | np.ndarray) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def row(name: str, label: str, measured: Mapping[str, np.ndarray], actions: Sequence[str], subjects: Sequence[str],
+def make_row(name: str, label: str, measured: Mapping[str, np.ndarray], actions: Sequence[str], subjects: Sequence[str],
         *, sequences: Sequence[str] | None = None, kind: str = "aggregation", oracle: bool = False,
         ) -> dict[str, Any]:  # fmt: skip
-    """One line of the table: a way to one pose per frame, and its averages. Oracle rows are marked in the label."""
+    """A row of the report: one pose per frame, its name and its averages; an oracle's label says that it is one.
+
+    Args:
+        name: What `results.json` calls it.
+        label: What the tables call it.
+        measured: `{metric: [M]}`, in m or shares.
+        actions: The action of each frame.
+        subjects: The subject of each frame.
+        sequences: The sequence of each frame, where the benchmark averages over sequences.
+        kind: 'aggregation' or 'baseline'.
+        oracle: Whether the ground truth chose the poses.
+    """
     label = f"{label} ({ORACLE})" if oracle else label
     return {"name": name, "label": label, "kind": kind, "oracle": oracle,
-            **averages(measured, actions, subjects, sequences)}  # fmt: skip
+            **compute_averages(measured, actions, subjects, sequences)}  # fmt: skip
 
 
 def write_results(results: Mapping[str, Any], directory: str | os.PathLike) -> tuple[Path, Path]:
     """Writes `results.json` and `results.md`; returns their paths. Raises UserError where they cannot be written."""
     directory = writable_directory(directory)
     paths = directory / "results.json", directory / "results.md"
-    for path, text in zip(paths, (json.dumps(results, indent=2, allow_nan=False), markdown(results)), strict=True):
-        path.write_text(text + "\n")
+    paths[0].write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    paths[1].write_text(format_markdown(results) + "\n")
     return paths
 
 
-def markdown(results: Mapping[str, Any]) -> str:
+def format_markdown(results: Mapping[str, Any]) -> str:
     """The results as Markdown: what was measured, the main table, and MPJPE and P-MPJPE per action."""
-    parts = [f"# {results['title']}", "\n".join(f"* {line}" for line in setting_lines(results))]
-    for title, header, lines in tables(results):
+    parts = [f"# {results['title']}", "\n".join(f"* {line}" for line in describe_conditions(results))]
+    for title, header, lines in make_tables(results):
         rule = ["---", *["---:"] * (len(header) - 1)]
         parts.append(
             "\n".join([f"**{title}**", "", *("| " + " | ".join(line) + " |" for line in (header, rule, *lines))])
@@ -108,25 +126,25 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def print_results(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints the same on a terminal or into a log."""
+    """Prints what `format_markdown` formats as tables, on a terminal or into a log."""
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=140)
     console.print(f"\n{results['title']}", style="bold", highlight=False)
-    for line in setting_lines(results):
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
-    for title, header, lines in tables(results):
+    for condition in describe_conditions(results):
+        console.print(f"  {condition}", highlight=False, soft_wrap=True)
+    for title, header, lines in make_tables(results):
         table = Table(title=title, title_justify="left", title_style="italic")
-        for number, name in enumerate(header):
+        for column, name in enumerate(header):
             widest = max(len(line[0]) for line in lines)
-            table.add_column(name, justify="right" if number else "left", min_width=0 if number else min(widest, 20))
+            table.add_column(name, justify="right" if column else "left", min_width=0 if column else min(widest, 20))
         for line in lines:
             table.add_row(*line)
         console.print(table)
 
 
-def setting_lines(results: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before comparing: protocol, data, hypotheses, flips, where the training data came in."""
+def describe_conditions(results: Mapping[str, Any]) -> list[str]:
+    """The conditions of the figures, one per line: protocol, data, 2D input, hypotheses, flips, occlusion, coverage."""
     data, setting = results["data"], results["setting"]
     stride = "every frame" if data["stride"] == 1 else f"one frame in {data['stride']}"
     lines = [
@@ -141,18 +159,18 @@ def setting_lines(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"joints hidden at test time: pattern {setting['occlusion']}")
     for kind, shares in results.get("coverage", {}).items():
         joints = "all joints" if kind == "all" else f"{kind} joints"
-        lines.append(f"coverage of {joints}: {coverage_text({float(level): one for level, one in shares.items()})}")
+        lines.append(f"coverage of {joints}: {format_coverage({float(level): one for level, one in shares.items()})}")
     return lines + list(results["notes"])
 
 
-def tables(results: Mapping[str, Any]) -> list[_Table]:
-    """The tables as (title, header, lines): averages, errors per sequence and action, and where the errors are."""
+def make_tables(results: Mapping[str, Any]) -> list[_Table]:
+    """The tables as (title, header, lines): averages, errors per sequence, per action, per joint and coordinate."""
     rows = results["rows"]
     kinds = [
         ("action_average", "Action average (mean over actions; what papers report)"),
         ("frame_average", "Frame average (mean over all frames)"),
     ]
-    groups = [("action", ("mpjpe", "p_mpjpe"))]
+    groups: list[tuple[str, tuple[str, ...]]] = [("action", ("mpjpe", "p_mpjpe"))]
     if by_sequence := all("sequence_average" in one for one in rows):
         kinds[0] = "sequence_average", "Sequence average (unweighted mean over the sequences)"
         activities = [("action", ("mpjpe", "pck", "auc"))] if len(rows[0]["by_action"]) > 1 else []

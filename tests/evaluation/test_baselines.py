@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from diffpose_jax.data.clips import Clip, ClipSet
-from diffpose_jax.evaluation.baselines import mean_pose, nearest_neighbour, scale_free
+from diffpose_jax.evaluation.baselines import mean_pose, nearest_neighbour, normalise_keypoints
 from diffpose_jax.skeleton import get_skeleton
 
 
@@ -35,7 +35,7 @@ def test_place_and_size_of_a_person_in_the_image_do_not_matter():
     train = clipset(rng, 60)
     moved = train.keypoints[:20] * 0.3 + np.array([0.4, -0.1], np.float32)
     np.testing.assert_array_equal(nearest_neighbour(train, moved), train.poses[:20])
-    np.testing.assert_allclose(scale_free(moved), scale_free(train.keypoints[:20]), atol=1e-6)
+    np.testing.assert_allclose(normalise_keypoints(moved), normalise_keypoints(train.keypoints[:20]), atol=1e-6)
 
 
 def test_a_large_training_split_is_thinned_evenly():

@@ -18,7 +18,7 @@ def poses() -> np.ndarray:
 
 @pytest.mark.parametrize("skeleton", [H36M_17, H36M_16, HUMANEVA_15, MPI_INF_3DHP_17, COCO_17], ids=lambda s: s.name)
 def test_paired_bones_are_mirror_images(skeleton):
-    bones = coherence.skeleton_bones(skeleton)
+    bones = coherence.list_bones(skeleton)
     flip = skeleton.flip_order
     for left, right in zip(bones.left, bones.right, strict=True):
         child, parent = bones.joints[left]
@@ -28,7 +28,7 @@ def test_paired_bones_are_mirror_images(skeleton):
 
 
 def test_the_released_list_differs_from_the_skeleton_in_both_shoulders_only():
-    right, released = coherence.skeleton_bones(H36M_17), coherence.released_bones()
+    right, released = coherence.list_bones(H36M_17), coherence.list_bones_release()
     changed = {(one, other) for one, other in zip(right.joints, released.joints, strict=True) if one != other}
     assert changed == {((11, 8), (11, 7)), ((14, 8), (14, 7))}
     assert (
@@ -44,19 +44,19 @@ def test_a_rigid_symmetric_person_is_coherent_however_it_moves(poses):
     angles = np.linspace(0, 2, WINDOW)
     turns = np.array([[[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]] for a in angles])
     moving = jnp.asarray((symmetric @ turns + angles[:, None, None]).astype(np.float32))
-    bones = coherence.skeleton_bones(H36M_17)
+    bones = coherence.list_bones(H36M_17)
     np.testing.assert_allclose(coherence.symmetry_gaps(moving, bones), 0, atol=1e-6)
-    np.testing.assert_allclose(coherence.segment_deviations(moving, bones), 0, atol=1e-6)
+    np.testing.assert_allclose(coherence.segment_stds(moving, bones), 0, atol=1e-6)
 
 
 def test_lengths_gaps_and_deviations_are_those_of_the_equations(poses):
-    bones = coherence.skeleton_bones(H36M_17)
+    bones = coherence.list_bones(H36M_17)
     lengths = np.stack([np.linalg.norm(poses[..., c, :] - poses[..., p, :], axis=-1) for c, p in bones.joints], axis=-1)
     np.testing.assert_allclose(coherence.bone_lengths(jnp.asarray(poses), bones.joints), lengths, rtol=1e-5)
     gaps = np.abs(lengths[..., [3, 4, 5, 10, 11, 12]] - lengths[..., [0, 1, 2, 13, 14, 15]])
     np.testing.assert_allclose(coherence.symmetry_gaps(jnp.asarray(poses), bones), gaps, atol=1e-6)
     for unbiased in (False, True):
-        found = coherence.segment_deviations(jnp.asarray(poses), bones, unbiased=unbiased)
+        found = coherence.segment_stds(jnp.asarray(poses), bones, unbiased=unbiased)
         np.testing.assert_allclose(found, lengths.std(axis=1, ddof=int(unbiased)), rtol=1e-4)
 
 
@@ -71,11 +71,11 @@ def test_runs_of_frames_are_cut_into_whole_windows_and_the_rest_is_left_out():
 
 @pytest.mark.parametrize("unbiased", [False, True])
 def test_every_frame_has_the_deviation_of_its_window(poses, unbiased):
-    bones = coherence.skeleton_bones(H36M_17)
+    bones = coherence.list_bones(H36M_17)
     frames = jnp.asarray(np.concatenate([poses[0], poses[1, :4], poses[2]]))
     window = jnp.asarray([0] * WINDOW + [-1] * 4 + [1] * WINDOW, jnp.int32)
-    found = np.asarray(coherence.segment_deviation_of_frames(frames, window, bones, unbiased=unbiased))
-    expected = coherence.segment_deviations(jnp.asarray(poses[[0, 2]]), bones, unbiased=unbiased).mean(axis=-1)
+    found = np.asarray(coherence.segment_std_of_frames(frames, window, bones, unbiased=unbiased))
+    expected = coherence.segment_stds(jnp.asarray(poses[[0, 2]]), bones, unbiased=unbiased).mean(axis=-1)
     np.testing.assert_allclose(found[:WINDOW], expected[0], rtol=1e-5)
     assert np.isnan(found[WINDOW:-WINDOW]).all()
     np.testing.assert_allclose(found[-WINDOW:], expected[1], rtol=1e-5)

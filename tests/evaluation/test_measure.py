@@ -66,7 +66,7 @@ def test_standard_needs_no_sequences(clips):
     row = Measured.of(clips, 1, "standard").row("x", "x", np.delete(clips.poses, [3, 43], axis=0), kind="baseline")
     assert "sequence_average" not in row
     assert row["frame_average"]["mpjpe"] == pytest.approx(0, abs=1e-4)
-    assert row["frame_average"]["segment_deviation"] > 0
+    assert row["frame_average"]["segment_std"] > 0
 
 
 def test_the_notes_say_what_was_not_measured(clips):
@@ -77,7 +77,7 @@ def test_the_notes_say_what_was_not_measured(clips):
     sparse = Measured.of(clips, 5, "mpi_inf_3dhp")
     assert sparse.notes()[-1] == "segment std left out: it needs 27 consecutive frames, so a stride of 1"
     row = sparse.row("x", "x", clips.poses[sparse.indices], kind="baseline")
-    assert row["frame_average"]["segment_deviation"] is None
+    assert row["frame_average"]["segment_std"] is None
     assert row["frame_average"]["symmetry_gap"] > 0
 
 

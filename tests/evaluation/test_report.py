@@ -10,7 +10,14 @@ import pytest
 from rich.console import Console
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.report import ORACLE, averages, markdown, print_results, row, write_results
+from diffpose_jax.evaluation.report import (
+    ORACLE,
+    compute_averages,
+    format_markdown,
+    make_row,
+    print_results,
+    write_results,
+)
 
 ACTIONS = ["Walking 1", "Walking", "Walking", "Sitting"]
 SUBJECTS = ["S9", "S9", "S11", "S11"]
@@ -35,7 +42,7 @@ def results(rows: list[dict]) -> dict:
 
 
 def test_the_action_average_weighs_actions_alike_and_the_frame_average_frames():
-    found = averages(MEASURED, ACTIONS, SUBJECTS)
+    found = compute_averages(MEASURED, ACTIONS, SUBJECTS)
     # Walking (10 + 20 + 30) / 3 = 20, Sitting 100: actions 60; frames (10 + 20 + 30 + 100) / 4 = 40.
     assert found["action_average"]["mpjpe"] == pytest.approx(60)
     assert found["frame_average"]["mpjpe"] == pytest.approx(40)
@@ -45,33 +52,33 @@ def test_the_action_average_weighs_actions_alike_and_the_frame_average_frames():
 
 
 def test_similar_action_names_are_not_thrown_together():
-    found = averages({"mpjpe": np.array([0.01, 0.03])}, ["Sitting", "SittingDown"], ["S9", "S9"])
+    found = compute_averages({"mpjpe": np.array([0.01, 0.03])}, ["Sitting", "SittingDown"], ["S9", "S9"])
     assert set(found["by_action"]) == {"Sitting", "SittingDown"}
 
 
 def test_frames_without_a_value_do_not_count_and_none_at_all_is_none():
-    found = averages({"velocity_error": np.array([np.nan, 0.002, np.nan])}, ["a", "a", "b"], ["s", "s", "s"])
+    found = compute_averages({"velocity_error": np.array([np.nan, 0.002, np.nan])}, ["a", "a", "b"], ["s", "s", "s"])
     assert found["by_action"] == {"a": {"velocity_error": pytest.approx(2)}, "b": {"velocity_error": None}}
     assert found["action_average"]["velocity_error"] == pytest.approx(2)
 
 
 def test_an_oracle_row_says_so_everywhere(tmp_path):
     rows = [
-        row("mean", "mean of 10", MEASURED, ACTIONS, SUBJECTS),
-        row("oracle_best", "best of 10", MEASURED, ACTIONS, SUBJECTS, oracle=True),
+        make_row("mean", "mean of 10", MEASURED, ACTIONS, SUBJECTS),
+        make_row("oracle_best", "best of 10", MEASURED, ACTIONS, SUBJECTS, oracle=True),
     ]
     stream = io.StringIO()
     print_results(results(rows), Console(file=stream))
-    for text in (markdown(results(rows)), stream.getvalue().replace("\n", " ")):
+    for text in (format_markdown(results(rows)), stream.getvalue().replace("\n", " ")):
         assert "uses ground truth" in text
         assert "Action average" in text
         assert "Frame average" in text
-    assert markdown(results(rows)).count(ORACLE) == 2
-    assert markdown(results(rows)).count("oracle columns use ground truth") == 1
+    assert format_markdown(results(rows)).count(ORACLE) == 2
+    assert format_markdown(results(rows)).count("oracle columns use ground truth") == 1
 
 
 def test_the_files_hold_what_was_measured(tmp_path):
-    found = results([row("mean", "mean of 10", MEASURED, ACTIONS, SUBJECTS)])
+    found = results([make_row("mean", "mean of 10", MEASURED, ACTIONS, SUBJECTS)])
     json_path, markdown_path = write_results(found, tmp_path / "new")
     assert json.loads(json_path.read_text()) == found
     assert "| mean of 10 | 60.0 |" in markdown_path.read_text()
@@ -81,25 +88,26 @@ def test_the_files_hold_what_was_measured(tmp_path):
 def test_an_unwritable_directory_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="expected a directory"):
-        write_results(results([row("mean", "mean", MEASURED, ACTIONS, SUBJECTS)]), tmp_path / "file")
+        write_results(results([make_row("mean", "mean", MEASURED, ACTIONS, SUBJECTS)]), tmp_path / "file")
 
 
 SEQUENCES = ["TS1", "TS1", "TS1", "TS2"]
 
 
 def test_sequences_are_averaged_alike_beside_the_frame_average():
-    found = averages(MEASURED, ["Sports"] * 4, SEQUENCES, SEQUENCES)
+    found = compute_averages(MEASURED, ["Sports"] * 4, SEQUENCES, SEQUENCES)
     # TS1 (10 + 20 + 30) / 3 = 20, TS2 100; the number of a sequence is no take and stays.
     assert found["sequence_average"]["mpjpe"] == pytest.approx(60)
     assert found["frame_average"]["mpjpe"] == pytest.approx(40)
     assert found["by_sequence"]["TS2"]["pck"] == pytest.approx(0)
-    assert "sequence_average" not in averages(MEASURED, ACTIONS, SUBJECTS)
+    assert "sequence_average" not in compute_averages(MEASURED, ACTIONS, SUBJECTS)
 
 
 def test_a_report_over_sequences_names_both_averages_and_shows_the_groups_of_joints():
     measured = MEASURED | {"pck_knee": MEASURED["pck"], "auc_knee": MEASURED["pck"] / 2}
     activities = ["Sports", "Sports", "Exercise", "Exercise"]
-    text = markdown(results([row("mean", "mean of 10", measured, activities, SEQUENCES, sequences=SEQUENCES)]))
+    rows = [make_row("mean", "mean of 10", measured, activities, SEQUENCES, sequences=SEQUENCES)]
+    text = format_markdown(results(rows))
     assert "**Sequence average (unweighted mean over the sequences)**" in text
     assert "**Frame average (mean over all frames)**" in text
     assert "Action average" not in text
@@ -108,13 +116,13 @@ def test_a_report_over_sequences_names_both_averages_and_shows_the_groups_of_joi
     for title in ("MPJPE per sequence (mm)", "PCK@150mm per sequence (%)", "MPJPE per action (mm)"):
         assert f"**{title}**" in text
     assert "| sequence average | 60.0 |" in text
-    unknown = markdown(results([row("mean", "mean", measured, ["test"] * 4, SEQUENCES, sequences=SEQUENCES)]))
-    assert "per action" not in unknown
+    rows = [make_row("mean", "mean", measured, ["test"] * 4, SEQUENCES, sequences=SEQUENCES)]
+    assert "per action" not in format_markdown(results(rows))
 
 
 def test_errors_per_joint_are_a_table_of_their_own():
     places = {"by_joint": {"pelvis": 0.0, "left_knee": 41.26}, "by_coordinate": {"x": 1.0, "y": 2.0, "z": 30.04}}
-    text = markdown(results([row("mean", "mean of 10", MEASURED, ACTIONS, SUBJECTS) | places]))
+    text = format_markdown(results([make_row("mean", "mean of 10", MEASURED, ACTIONS, SUBJECTS) | places]))
     assert "**Mean error per joint (mm)**" in text
     assert "| left_knee | 41.3 |" in text
     assert "| z | 30.0 |" in text

@@ -1,0 +1,187 @@
+"""Evaluating the lifter of a work directory: its aggregations and the baselines, all measured on the same frames."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffpose_jax.config import copy_config
+from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.aggregation import AGGREGATES, RANK, check_aggregates
+from diffpose_jax.evaluation.description import describe_data, describe_job, draw_example
+from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
+from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
+from diffpose_jax.evaluation.protocols import default_protocol
+from diffpose_jax.evaluation.report import write_results
+from diffpose_jax.lifters.base import Lifter, Sampling
+from diffpose_jax.lifters.building import make_plan, make_schedule_of
+from diffpose_jax.registry import load_dataset, validate
+from diffpose_jax.workdir.directory import writable_directory
+from diffpose_jax.workdir.trained import Trained, load_trained
+
+UNITS = {"lengths": "mm", "velocity_error": "mm per frame", "pck and auc": "percent", "coverage": "share"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is measured, and how.
+
+    Attributes:
+        workdir: The work directory of the trained lifter.
+        data: An archive or 'synthetic' in place of the data trained on.
+        split: The split to measure.
+        hypotheses: Hypotheses per frame. This, flip, protocol, stride and batch_size come from the `evaluation` section
+            of the work directory's config where they are None.
+        flip: Whether to average over the mirrored input, in the method's own way.
+        protocol: A name of `evaluation.protocols.PROTOCOLS`.
+        stride: Every stride-th frame of each clip is measured.
+        aggregations: Names of `evaluation.aggregation.AGGREGATES`; None: all that the lifter and the data allow.
+        batch_size: Windows per device and compiled call.
+        sampling_steps: Reverse steps in place of those of the config.
+        occlusion: A pattern of `data.occlusions` in place of the one trained with, at its published rate.
+        baseline_workdirs: Other trained lifters to measure on the same frames.
+        output: Directory for results; None: the work directory.
+        figure: Whether to draw one frame with its hypotheses.
+        command: The command that the results name.
+    """
+
+    workdir: str | os.PathLike
+    data: str | None = None
+    split: str = "test"
+    hypotheses: int | None = None
+    flip: bool | None = None
+    protocol: str | None = None
+    stride: int | None = None
+    aggregations: Sequence[str] | None = None
+    batch_size: int | None = None
+    sampling_steps: int | None = None
+    occlusion: str | None = None
+    baseline_workdirs: Sequence[str] = ()
+    output: str | os.PathLike | None = None
+    figure: bool = True
+    command: str = ""
+
+    def run(self) -> dict[str, Any]:
+        """Measures, writes the results and returns them. Raises UserError for a mistake of the user."""
+        trained = load_trained(self.workdir)
+        section = self._override(trained.config)
+        output = writable_directory(self.output or self.workdir)
+        job = self._make_job(trained, section)
+        clips, train = self._load(trained.config)
+        protocol = section.protocol or default_protocol(clips.skeleton)
+        measured = Measured.of(clips, section.stride, protocol)
+        chosen, notes = _choose(self.aggregations, trained.lifter, clips)
+        notes += self._list_notes(measured, trained, section.stride, train is not None)
+        ranked = job.sampling.hypotheses > 1
+        job = job.replace(outputs=(*chosen, RANK) if ranked else chosen)
+        label = Path(self.workdir).name
+        poses = predict_frames(label, trained.lifter, trained.variables, clips, measured.indices, job)
+        rows = [aggregation_row(measured, name, job.sampling.hypotheses, poses[name]) for name in chosen]
+        rows += [] if train is None else baseline_rows(measured, train)
+        rows += [_workdir_row(measured, other, job) for other in self.baseline_workdirs]
+        results = {
+            "title": f"Evaluation of {self.workdir}",
+            "protocol": {"name": protocol, "description": measured.protocol.description},
+            "data": {"source": self.data or trained.config.data.source, "split": self.split, "stride": section.stride,
+                     **describe_data(trained.config.data, measured)},
+            "setting": describe_job(trained, job, self.sampling_steps),
+            "notes": notes,
+            "units": UNITS,
+            "coverage": measured.coverage(poses[RANK]) if ranked else {},
+            "rows": rows,
+            "command": self.command or f"evaluate({str(self.workdir)!r})",
+        }  # fmt: skip
+        write_results(results, output)
+        if self.figure:
+            path = output / "figures" / f"{self.split}.png"
+            draw_example(path, trained, measured, job, poses.get("mean", poses[chosen[0]]))
+        return results
+
+    def _override(self, config: ConfigDict) -> ConfigDict:
+        """The `evaluation` section of a config with the fields that are given in place of its own."""
+        given = {name: getattr(self, name) for name in ("hypotheses", "flip", "protocol", "stride", "batch_size")}
+        changed = copy_config(config, evaluation={name: value for name, value in given.items() if value is not None})
+        validate(changed)
+        return changed.evaluation
+
+    def _make_job(self, trained: Trained, section: ConfigDict) -> Job:
+        config, plan = trained.config, None
+        pattern, rate = config.data.occlusion, config.data.occlusion_rate
+        if self.occlusion is not None:
+            validate(copy_config(config, data={"occlusion": self.occlusion}))
+            pattern, rate = self.occlusion, 0.0
+        if self.sampling_steps is not None:
+            validate(copy_config(config, diffusion={"sampling_steps": self.sampling_steps}))
+            plan = make_plan(config.diffusion, make_schedule_of(config.diffusion), self.sampling_steps)
+        count = section.hypotheses if trained.lifter.stochastic else 1
+        sampling = Sampling(count, trained.temperature or 1.0, section.flip, plan)
+        return Job(sampling, (), section.batch_size, config.seed, pattern, rate)
+
+    def _load(self, config: ConfigDict) -> tuple[ClipSet, ClipSet | None]:
+        """The split to measure and the split that was trained on, None where that is missing or has no poses."""
+        if self.data is None or self.data == config.data.source:
+            parts = load_dataset(config.data, sorted({"train", self.split}), without_mixtures={"train"} - {self.split})
+        else:
+            parts = load_dataset(copy_config(config, data={"source": self.data}).data, [self.split])
+            try:
+                parts["train"] = load_dataset(config.data, ["train"], without_mixtures=["train"])["train"]
+            except UserError:
+                return parts[self.split], None
+        train = parts["train"]
+        return parts[self.split], None if train.poses is None or not train.num_frames else train
+
+    def _list_notes(self, measured: Measured, trained: Trained, stride: int, has_train: bool) -> list[str]:
+        notes = measured.notes()
+        if trained.temperature is not None and self.sampling_steps is not None:
+            notes.append(f"the temperature was calibrated for the steps of the config, not for {self.sampling_steps}")
+        if stride > 1:
+            notes.append("velocity error left out: it needs neighbouring frames, so a stride of 1")
+        if not has_train:
+            notes.append(
+                "mean pose and nearest neighbour left out: the data this workdir was trained on were not found"
+            )
+        return notes
+
+
+def evaluate(workdir: str | os.PathLike, **options: Any) -> dict[str, Any]:
+    """Evaluates the best checkpoint of a work directory and returns (and writes) what `results.json` holds.
+
+    Args:
+        workdir: The work directory of the trained lifter.
+        **options: Fields of `Evaluation`, such as `hypotheses=20`.
+
+    Raises:
+        UserError: A mistake of the user, in one line.
+    """
+    return Evaluation(workdir, **options).run()
+
+
+def _choose(names: Sequence[str] | None, lifter: Lifter, clips: ClipSet) -> tuple[tuple[str, ...], list[str]]:
+    """The aggregations to report, by default all that the lifter and the data allow, and notes on those left out."""
+    names = tuple(names or (AGGREGATES if lifter.stochastic else ("first",)))
+    check_aggregates(names)
+    kept = tuple(name for name in names if has_cameras(clips) or not AGGREGATES[name].needs_camera)
+    if not kept:
+        raise UserError(f"aggregation {', '.join(names)}: expected data with known cameras, found none")
+    left_out = [name for name in names if name not in kept]
+    return kept, [f"aggregation {name} left out: the cameras of this data are not known" for name in left_out]
+
+
+def _workdir_row(measured: Measured, workdir: str, job: Job) -> dict[str, Any]:
+    trained = load_trained(workdir)
+    lifter = trained.lifter
+    if lifter.skeleton != measured.clips.skeleton:
+        raise UserError(f"{workdir}: expected a lifter of layout {measured.clips.skeleton.name}, "
+                        f"found {lifter.skeleton.name}")  # fmt: skip
+    count, name = job.sampling.hypotheses if lifter.stochastic else 1, Path(workdir).name
+    sampling = job.sampling.replace(hypotheses=count, temperature=trained.temperature or 1.0, plan=None)
+    job = job.replace(sampling=sampling, outputs=("mean",))
+    poses = predict_frames(name, lifter, trained.variables, measured.clips, measured.indices, job)
+    kind = f"mean of {count}" if lifter.stochastic else "supervised"
+    return measured.row(str(workdir), f"{trained.config.lifter.name}, {kind} ({name})", poses["mean"], kind="baseline")

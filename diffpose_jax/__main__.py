@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0)
     if given[0] not in PROGRAMS:
         cli.fail(f"expected a program, one of {', '.join(PROGRAMS)}, found {given[0]!r}")
+    # As with `python -m`: methods of the user's own are imported from where the command is given.
+    sys.path.insert(0, os.getcwd())
     program = importlib.import_module(f"diffpose_jax.{given[0]}")
     # Programs write their command line down in what they produce, and read it from sys.argv.
     sys.argv = [f"diffpose {given[0]}", *given[1:]]

@@ -227,3 +227,15 @@ def test_a_program_as_a_subcommand_has_its_own_flags_and_help():
 def test_the_console_script_is_the_same_command():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"diffpose": "diffpose_jax.__main__:main"}
+
+
+def test_configs_and_methods_of_the_users_own_are_imported_from_where_the_command_is_given(tmp_path):
+    (tmp_path / "helper.py").write_text("message = 'helper was imported'\n")
+    (tmp_path / "own.py").write_text(
+        "import helper\nfrom diffpose_jax.errors import UserError\n\ndef get_config():\n"
+        "    raise UserError(helper.message)\n"
+    )
+    # -P: without the current folder on the path, as the console script starts.
+    code = "from diffpose_jax.__main__ import main; main(['train', '--config', 'own.py', '--workdir', 'unused'])"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: helper was imported\n")

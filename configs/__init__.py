@@ -1,1 +1,1 @@
-"""The configs of all methods. Each file has `get_config(argument)`; `diffpose train --config NAME:ARGUMENT` names it."""
+"""The configs of all methods: `get_config(argument)` in each file; `diffpose train --config NAME:ARGUMENT` takes one."""

@@ -8,7 +8,7 @@ last layer are what a frozen one of them gives a diffusion lifter as context.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ Loss = Literal["mpjpe", "mean_squared", "squared_and_absolute", "distance_and_ab
 class SupervisedOptions(Options):
     """What all supervised lifters have in common."""
 
+    middle_frame: ClassVar[bool] = False
+
     loss: Loss = option("mpjpe", "what is minimised; 'weighted_temporal' is MixSTE's and alone reads the next three")
     joint_weights: JointWeights = option("mixste", "weights of the joints")
     weight_consistency: float = option(0.5, "weight of temporal consistency", low=0, source="MixSTE's release")
@@ -52,12 +54,14 @@ class SupervisedOptions(Options):
         weights = joint_weights(self.joint_weights, skeleton)
         return mixste_loss(weights, self.weight_consistency, self.weight_velocity)
 
+    def make_network(self, skeleton: Skeleton, axis_name: str | None) -> nn.Module:
+        """The network `keypoints [B, F, J, 2] -> poses [B, F, J, 3]` of these options."""
+        raise TypeError(f"{type(self).__name__} describes no network")
+
 
 @dataclasses.dataclass(frozen=True)
 class Supervised(Lifter):
-    """A lifter around `network(keypoints [B, F, J, 2]) -> poses [B, F, J, 3]` in metres, `[B, 1, J, 3]` of a middle
-    frame.
-    """
+    """A lifter around `network(keypoints [B, F, J, 2]) -> poses [B, F, J, 3]`, m, `[B, 1, J, 3]` of a middle frame."""
 
     options_type: ClassVar[type[SupervisedOptions]] = SupervisedOptions
     diffusion: ClassVar[DiffusionOptions] = DiffusionOptions()
@@ -66,9 +70,18 @@ class Supervised(Lifter):
     skeleton: Skeleton
     options: SupervisedOptions = SupervisedOptions()
 
+    @classmethod
+    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> Supervised:
+        options = read_options(cls.options_type, config.lifter, "lifter")
+        return cls(options.make_network(skeleton, axis_name), skeleton, options)
+
     @property
     def frames(self) -> int:
         return getattr(self.options, "frames", 1)
+
+    @property
+    def middle_frame(self) -> bool:
+        return self.options.middle_frame
 
     @property
     def stochastic(self) -> bool:
@@ -93,7 +106,8 @@ class Supervised(Lifter):
 
     def features(self, variables: Variables, keypoints: Array) -> Array:
         """The activations `[B, F, J, C]` before the last layer, of keypoints `[B, F, J, 2]`."""
-        return self.network.apply(variables, keypoints, train=False, features=True)
+        features: Any = self.network.apply(variables, keypoints, train=False, features=True)
+        return features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,63 +116,49 @@ class MixSTEOptions(SupervisedOptions, TransformerOptions):
 
     loss: Loss = option("weighted_temporal", "what is minimised; 'weighted_temporal' alone reads the next three")
 
+    def make_network(self, skeleton: Skeleton, axis_name: str | None) -> nn.Module:
+        return MixSTE(**self.network_fields(skeleton))
 
-@dataclasses.dataclass(frozen=True)
+
 class MixSTELifter(Supervised):
     """MixSTE: all poses of a window by alternating spatial and temporal attention."""
 
-    options_type: ClassVar[type[MixSTEOptions]] = MixSTEOptions
-    options: MixSTEOptions = MixSTEOptions()
-
-    @classmethod
-    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> MixSTELifter:
-        options = read_options(cls.options_type, config.lifter, "lifter")
-        return cls(MixSTE(**options.network_fields(skeleton)), skeleton, options)
+    options_type = MixSTEOptions
 
 
 @dataclasses.dataclass(frozen=True)
 class PoseFormerOptions(SupervisedOptions, TransformerOptions):
     """What a config says of PoseFormer."""
 
+    middle_frame: ClassVar[bool] = True
+
     frames: int = option(81, "frames of a window", low=1, unit="frames")
     width: int = option(32, "channels of a joint; a frame's token has this times the joints", low=1)
     num_layers: int = option(4, "spatial blocks, and as many temporal ones", low=1)
 
+    def make_network(self, skeleton: Skeleton, axis_name: str | None) -> nn.Module:
+        fields = self.network_fields(skeleton)
+        return PoseFormer(joint_width=fields.pop("width"), **fields)
 
-@dataclasses.dataclass(frozen=True)
+
 class PoseFormerLifter(Supervised):
     """PoseFormer: the pose of a window's middle frame."""
 
-    options_type: ClassVar[type[PoseFormerOptions]] = PoseFormerOptions
-    options: PoseFormerOptions = PoseFormerOptions()
-
-    @classmethod
-    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> PoseFormerLifter:
-        options = read_options(cls.options_type, config.lifter, "lifter")
-        fields = options.network_fields(skeleton)
-        return cls(PoseFormer(joint_width=fields.pop("width"), **fields), skeleton, options)
-
-    @property
-    def middle_frame(self) -> bool:
-        return True
+    options_type = PoseFormerOptions
 
 
 @dataclasses.dataclass(frozen=True)
 class GraFormerLifterOptions(SupervisedOptions, GraFormerOptions):
     """What a config says of GraFormer."""
 
+    def make_network(self, skeleton: Skeleton, axis_name: str | None) -> nn.Module:
+        return GraFormer(**self.network_fields(skeleton))
 
-@dataclasses.dataclass(frozen=True)
+
 class GraFormerLifter(Supervised):
     """GraFormer: one frame by attention over joints and Chebyshev graph convolutions."""
 
-    options_type: ClassVar[type[GraFormerLifterOptions]] = GraFormerLifterOptions
-    options: GraFormerLifterOptions = GraFormerLifterOptions()
-
-    @classmethod
-    def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> GraFormerLifter:
-        options = read_options(cls.options_type, config.lifter, "lifter")
-        return cls(GraFormer(**options.network_fields(skeleton)), skeleton, options)
+    options_type = GraFormerLifterOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,23 +169,17 @@ class ModulatedGCNOptions(SupervisedOptions):
     variant: Literal["gt", "benchmark"] = option(
         "gt", "the release's network for ground-truth keypoints or for detections"
     )
-    width: int = option(128, "channels of a joint", low=2)
+    width: int = option(128, "channels of a joint", low=1)
     num_layers: int = option(4, "residual blocks", low=1)
     dropout: float = option(0.0, "rate of dropout", low=0, high=0.99)
 
+    def make_network(self, skeleton: Skeleton, axis_name: str | None) -> nn.Module:
+        sizes = {name: getattr(self, name) for name in ("width", "num_layers", "dropout")}
+        fields = {**VARIANTS[self.variant], **sizes, "dtype": jnp.dtype(self.compute_dtype)}
+        return ModulatedGCN(skeleton=skeleton, axis_name=axis_name, **fields)
 
-@dataclasses.dataclass(frozen=True)
+
 class ModulatedGCNLifter(Supervised):
     """Modulated GCN: one frame by graph convolutions with a weight of its own for each joint."""
 
-    options_type: ClassVar[type[ModulatedGCNOptions]] = ModulatedGCNOptions
-    options: ModulatedGCNOptions = ModulatedGCNOptions()
-
-    @classmethod
-    def build(
-        cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None
-    ) -> ModulatedGCNLifter:
-        options = read_options(cls.options_type, config.lifter, "lifter")
-        sizes = {name: getattr(options, name) for name in ("width", "num_layers", "dropout")}
-        fields = {**VARIANTS[options.variant], **sizes, "dtype": jnp.dtype(options.compute_dtype)}
-        return cls(ModulatedGCN(skeleton=skeleton, axis_name=axis_name, **fields), skeleton, options)
+    options_type = ModulatedGCNOptions

@@ -1,1 +1,1 @@
-"""The configs of all methods: `get_config(argument)` in each file; `diffpose train --config NAME:ARGUMENT` takes one."""
+"""The configs of all methods: each file has `get_config(argument)`, see `diffpose train --config NAME:ARGUMENT`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +13,16 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.mixtures import expectation_maximisation as em
-from diffpose_jax.mixtures.fitting import FitOptions, fit_mixture, fit_mixtures, maximise_likelihood
+from diffpose_jax.mixtures.fitting import FitOptions, MixtureFit, fit_mixture, fit_mixtures, maximise_likelihood
 from diffpose_jax.mixtures.mixture import Mixture
 
 # One initialisation and no relocations: compiles in a third of the time.
 PLAIN = FitOptions(initialisations=1, relocations=0)
+THOROUGH = FitOptions()
 
 KINDS = ("separated", "overlapping", "near-degenerate", "few points")
 
@@ -52,30 +55,36 @@ def log_likelihood(mixture: Mixture, points: np.ndarray) -> float:
     return float(np.logaddexp.reduce(parts).mean())
 
 
-def likelihood_gains(kind: str, count: int, restarts: int, seed: int) -> np.ndarray:
+def fit_twelve(seed: int, points: np.ndarray, options: FitOptions = THOROUGH) -> MixtureFit:
+    """Five components for each of sets `[12 n, P, 2]` of up to 200 points: all tests share one compiled function."""
+    # The points that fill up a set have no weight: where they lie must not matter.
+    padded = np.pad(points, ((0, 0), (0, 200 - points.shape[1]), (0, 0)), constant_values=1e3).astype(np.float32)
+    weights = np.arange(200) < points.shape[1]
+    return fit_mixtures(jax.random.key(seed), padded, 5, options, weights, chunk=12)
+
+
+def likelihood_gains(kind: str, count: int, options: FitOptions, seed: int) -> np.ndarray:
     """By how much the mean log-likelihood exceeds that of scikit-learn's best of as many restarts, `[count]`."""
     points = problems(kind, count, seed)
-    # All kinds as 200 points, some of no weight: compiled once.
-    padded = np.pad(points, ((0, 0), (0, 200 - points.shape[1]), (0, 0)), mode="edge").astype(np.float32)
-    weights = np.arange(200) < points.shape[1]
-    fit = fit_mixtures(jax.random.key(seed), padded, 5, FitOptions(restarts=restarts), weights, chunk=12)
+    fit = fit_twelve(seed, points, options)
     ours = [log_likelihood(Mixture(*(part[i] for part in fit.mixture)), points[i]) for i in range(count)]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # with more threads it waits longer than it computes
         warnings.simplefilter("ignore")  # of restarts that did not converge, and more clusters than distinct points
-        theirs = [GaussianMixture(5, n_init=restarts, random_state=i).fit(p).score(p) for i, p in enumerate(points)]
+        models = [GaussianMixture(5, n_init=options.restarts, random_state=i) for i in range(count)]
+        theirs = [model.fit(part).score(part) for model, part in zip(models, points, strict=True)]
     assert np.isfinite(ours).all()
     return np.subtract(ours, theirs)
 
 
 def test_fits_are_as_likely_as_those_of_scikit_learn():
-    gains = np.concatenate([likelihood_gains(kind, 12, 1, seed=1) for kind in KINDS])
+    gains = np.concatenate([likelihood_gains(kind, 12, THOROUGH, seed=1) for kind in KINDS])
     assert np.mean(gains > -1e-3) >= 0.95
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_a_thousand_fits_are_as_likely_as_those_of_scikit_learn(restarts):
-    gains = {kind: likelihood_gains(kind, 250, restarts, seed=2) for kind in KINDS}
+    gains = {kind: likelihood_gains(kind, 252, FitOptions(restarts=restarts), seed=2) for kind in KINDS}
     shares = {kind: float(np.mean(part > -1e-3)) for kind, part in gains.items()}
     print(f"{restarts} restarts: {shares}, together {np.mean(list(shares.values()))}")
     assert np.mean(list(shares.values())) >= 0.99
@@ -91,27 +100,41 @@ def test_a_single_gaussian_has_the_moments_of_the_points(covariance):
     np.testing.assert_allclose(fit.covariances[0], expected, rtol=2e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("covariance", ["full", "diagonal"])
-def test_separated_clusters_are_found_with_their_weights(covariance):
-    rng = np.random.default_rng(3)
-    means = np.array([[-3.0, 0.0], [0.0, 2.0], [4.0, -1.0]])
-    which = rng.permutation(np.repeat([0, 1, 2], [100, 60, 40]))
-    points = means[which] + rng.normal(size=(200, 2)) * 0.2
-    fit = maximise_likelihood(jax.random.key(1), jnp.asarray(points, jnp.float32), 3, FitOptions(covariance=covariance))
-    order = np.argsort(fit.mixture.means[:, 0])
-    np.testing.assert_allclose(fit.mixture.weights[order], [0.5, 0.3, 0.2], atol=1e-4)
-    np.testing.assert_allclose(fit.mixture.means[order], means, atol=0.1)
-    assert not fit.degenerate
+CLUSTERS = np.array([[-3.0, 0.0], [0.0, 2.0], [4.0, -1.0], [1.0, 9.0], [-6.0, -7.0]])
+
+
+def clusters(*sizes: int, seed: int = 3) -> np.ndarray:
+    """Points around the means `CLUSTERS`, so many around each, in random order."""
+    rng = np.random.default_rng(seed)
+    means = np.repeat(CLUSTERS, sizes, axis=0)
+    return rng.permutation(means + rng.normal(size=means.shape) * 0.2)
+
+
+def test_separated_clusters_are_found_with_their_weights():
+    found = fit_twelve(1, np.stack([clusters(80, 50, 30, 20, 20, seed=seed) for seed in range(12)]))
+    order = np.argsort(-np.round(found.mixture.weights, 2) + 1e-3 * found.mixture.means[..., 1], axis=1)[..., None]
+    weights = np.take_along_axis(found.mixture.weights[..., None], order, axis=1)[..., 0]
+    np.testing.assert_allclose(weights, np.broadcast_to([0.4, 0.25, 0.15, 0.1, 0.1], (12, 5)), atol=1e-4)
+    means = np.take_along_axis(found.mixture.means, order, axis=1)
+    np.testing.assert_allclose(means, np.broadcast_to(CLUSTERS[[0, 1, 2, 4, 3]], (12, 5, 2)), atol=0.25)
+    assert not np.any(found.degenerate)
+
+
+def test_separated_clusters_are_found_by_diagonal_components():
+    found = fit_difficult("diagonal", clusters(10, 8, 6, 4, 3))
+    order = np.argsort(-found.mixture.weights)
+    np.testing.assert_allclose(found.mixture.weights[order], np.array([10, 8, 6, 4, 3]) / 31, atol=1e-4)
+    np.testing.assert_allclose(found.mixture.means[order], CLUSTERS, atol=0.4)
 
 
 def test_the_stated_likelihood_is_that_of_the_mixture():
-    points = problems("overlapping", 1)[0] * 40 + 500
-    fit = maximise_likelihood(
-        jax.random.key(0), jnp.asarray(points, jnp.float32), options=replace(PLAIN, variance_floor=1e-4)
-    )
-    np.testing.assert_allclose(fit.log_likelihood, log_likelihood(fit.mixture, points), atol=2e-3)
-    np.testing.assert_allclose(jnp.mean(fit.mixture.log_prob(jnp.asarray(points, jnp.float32))), fit.log_likelihood,
-                               atol=2e-3)  # fmt: skip
+    points = problems("overlapping", 12) * 40 + 500
+    fit = fit_twelve(0, points)
+    densities = jax.jit(Mixture.log_prob)(fit.mixture, jnp.asarray(points, jnp.float32))
+    for i in range(12):
+        one = Mixture(*(part[i] for part in fit.mixture))
+        np.testing.assert_allclose(fit.log_likelihood[i], log_likelihood(one, points[i]), atol=2e-3)
+        np.testing.assert_allclose(jnp.mean(densities[i]), fit.log_likelihood[i], atol=2e-3)
 
 
 def test_double_precision_reaches_a_fixed_point_of_scikit_learn():
@@ -135,29 +158,31 @@ def test_double_precision_reaches_a_fixed_point_of_scikit_learn():
 
 def test_more_steps_never_lose_likelihood():
     points = jnp.asarray(problems("overlapping", 20, seed=3), jnp.float32)
-    keys = jax.random.split(jax.random.key(0), 20)
-    last = -np.inf
-    for iterations in (4, 40):
-        options = replace(PLAIN, iterations=iterations, tolerance=-1, variance_floor=1e-5)
-        fit = partial(maximise_likelihood, options=options)
-        found = np.asarray(jax.jit(jax.vmap(fit))(keys, points).log_likelihood)
-        assert np.all(found >= last - 1e-4)
-        last = found
+
+    @jax.jit
+    @jax.vmap
+    def trace(key: jax.Array, points: jax.Array) -> jax.Array:
+        problem = em.prepare_problem(points, jnp.full(200, 1 / 200), False, 1e-5)
+        parameters = em.initialise(key, problem, 5)
+        return jax.lax.scan(lambda now, _: em.run_step(problem, now), parameters, length=40)[1]
+
+    found = np.asarray(trace(jax.random.split(jax.random.key(0), 20), points))
+    assert found.shape == (20, 40)
+    # A step maximises the likelihood of covariances without the floor of variances that is then added to them.
+    assert np.all(np.diff(found) >= -1e-3)
+    assert np.all(found[:, -1] >= found[:, 3] - 1e-4)
+    assert np.all(found[:, 3] > found[:, 0])
 
 
 def test_points_of_weight_zero_do_not_count_and_whole_weights_are_repetitions():
     rng = np.random.default_rng(1)
-    points = rng.normal(size=(40, 2))
-    counts = rng.integers(0, 4, 40)
-    weighted = Mixture(*(np.asarray(part) for part in fit_mixture(
-        jax.random.key(0), jnp.asarray(points, jnp.float32), 1, PLAIN, jnp.asarray(counts)
-    )))  # fmt: skip
-    repeated = fit_mixture(jax.random.key(0), jnp.asarray(np.repeat(points, counts, axis=0), jnp.float32), 1, PLAIN)
-    for found, expected in zip(weighted, repeated, strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    points, counts = rng.normal(size=(40, 2)), rng.integers(0, 4, 40)
+    repeated = np.repeat(points, counts, axis=0)
     far = np.where(counts[:, None] == 0, 1e3, points)
-    fit = fit_mixture(jax.random.key(0), jnp.asarray(far, jnp.float32), 3, PLAIN, jnp.asarray(counts))
-    assert np.abs(fit.means).max() < 10
+    expected = fit_mixture(jax.random.key(0), jnp.asarray(repeated, jnp.float32), 1, PLAIN)
+    weighted = fit_mixture(jax.random.key(0), jnp.asarray(far, jnp.float32), 1, PLAIN, jnp.asarray(counts))
+    for one, other in zip(weighted, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_cells_of_a_heatmap_fit_as_well_as_samples_of_it():
@@ -182,19 +207,28 @@ DIFFICULT = {
 }
 
 
+@cache
+def difficult_fit(covariance: str) -> Callable[..., MixtureFit]:
+    options = FitOptions(covariance=covariance, initialisations=1, relocations=1)
+    return jax.jit(partial(maximise_likelihood, options=options))
+
+
+def fit_difficult(covariance: str, points: np.ndarray) -> MixtureFit:
+    """Five components for up to 31 points `[P, 2]`, all filled up to 31 by points of no weight."""
+    padded = np.concatenate([points, np.zeros((31 - len(points), 2))])
+    weights = jnp.asarray(np.arange(31) < len(points))
+    return difficult_fit(covariance)(jax.random.key(0), jnp.asarray(padded, jnp.float32), point_weights=weights)
+
+
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
 def test_difficult_points_give_finite_positive_definite_mixtures(covariance):
-    options = FitOptions(covariance=covariance, initialisations=1, relocations=1)
-    fit = jax.jit(partial(maximise_likelihood, options=options))
     for name, points in DIFFICULT.items():
-        padded = np.concatenate([points, np.zeros((31 - len(points), 2))])
-        weights = np.arange(31) < len(points)
-        found = fit(jax.random.key(0), jnp.asarray(padded, jnp.float32), point_weights=jnp.asarray(weights))
+        found = fit_difficult(covariance, points)
         for part in jax.tree.leaves(found):
             assert np.isfinite(part).all(), name
         np.testing.assert_allclose(jnp.sum(found.mixture.weights), 1, rtol=1e-5, err_msg=name)
-        smallest = found.mixture.covariances if covariance == "diagonal" else np.linalg.eigvalsh(
-            np.asarray(found.mixture.covariances, np.float64))  # fmt: skip
+        covariances = np.asarray(found.mixture.covariances, np.float64)
+        smallest = covariances if covariance == "diagonal" else np.linalg.eigvalsh(covariances)
         assert np.min(smallest) > 0, name
         # Diagonal components cover a slanted line piece by piece, each of some width.
         if name not in ("tiny", "huge and far off", "on a line" if covariance == "diagonal" else ""):
@@ -217,8 +251,9 @@ def test_an_empty_component_is_relocated():
 
 def test_chunks_do_not_change_a_fit():
     points = problems("separated", 7).astype(np.float32).reshape(7, 1, 200, 2)[:, :, :50]
-    whole = fit_mixtures(jax.random.key(0), points, 3, PLAIN, chunk=8)
-    parts = fit_mixtures(jax.random.key(0), points, 3, PLAIN, chunk=3)
+    options = replace(PLAIN, tolerance=-1, iterations=20)
+    whole = fit_mixtures(jax.random.key(0), points, 3, options, chunk=8)
+    parts = fit_mixtures(jax.random.key(0), points, 3, options, chunk=3)
     assert whole.mixture.means.shape == (7, 1, 3, 2)
     assert whole.degenerate.shape == (7, 1)
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
@@ -227,12 +262,15 @@ def test_chunks_do_not_change_a_fit():
 
 def test_a_converged_fit_stays_unchanged_while_others_of_its_batch_go_on():
     points = np.stack([problems("separated", 1)[0], problems("overlapping", 1)[0]]).astype(np.float32)
-    options = replace(PLAIN, variance_floor=1e-4)
-    fit = jax.jit(jax.vmap(partial(maximise_likelihood, options=options), in_axes=(None, 0)))
-    both = fit(jax.random.key(0), jnp.asarray(points))
-    alone = fit(jax.random.key(0), jnp.asarray(points[:1]))
-    assert both.iterations[0] == alone.iterations[0] < both.iterations[1]
-    np.testing.assert_allclose(both.mixture.means[0], alone.mixture.means[0], atol=1e-5)
+
+    def converge(points: jax.Array) -> tuple[em.Parameters, jax.Array, jax.Array]:
+        problem = em.prepare_problem(points, jnp.full(200, 1 / 200), False, 1e-4)
+        return em.run_until_converged(problem, em.initialise(jax.random.key(0), problem, 5), 100, 1e-5)
+
+    both, _, steps = jax.jit(jax.vmap(converge))(jnp.asarray(points))
+    alone, _, steps_alone = jax.jit(converge)(jnp.asarray(points[0]))
+    assert steps[0] == steps_alone < steps[1]
+    np.testing.assert_allclose(both.means[0], alone.means, atol=1e-5)
 
 
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])

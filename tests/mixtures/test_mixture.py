@@ -13,7 +13,7 @@ from diffpose_jax.mixtures.mixture import Mixture, draw_component, log_weights, 
 
 KEY = jax.random.key(0)
 # Compiled: operation by operation, drawing takes longer than all else here.
-draw = jax.jit(Mixture.draw)
+draw, log_prob = jax.jit(Mixture.draw), jax.jit(Mixture.log_prob)
 
 
 def mixture(*lead: int, components: int = 3, size: int = 2, full: bool = True) -> Mixture:
@@ -38,7 +38,7 @@ def repeat(base: Mixture, count: int) -> Mixture:
 def test_densities_are_those_of_scipy(full, size):
     base = mixture(2, size=size, full=full)
     points = np.random.default_rng(0).normal(size=(2, 9, size)).astype(np.float32)
-    found = base.log_prob(jnp.asarray(points))
+    found = log_prob(base, jnp.asarray(points))
     for i in range(2):
         covariances = base.covariances[i] if full else [np.diag(variances) for variances in base.covariances[i]]
         components = [multivariate_normal(*moments) for moments in zip(base.means[i], covariances, strict=True)]
@@ -64,7 +64,7 @@ def test_draws_have_the_moments_of_the_mixture(full):
 
 def test_the_noise_of_a_component_has_its_covariance_and_components_have_their_weights():
     base = mixture(4)
-    mean, noise = draw(repeat(base, 60_000), KEY)
+    mean, noise = draw(repeat(base, 40_000), KEY)
     for joint, component in ((0, 0), (3, 2)):
         hits = (np.asarray(mean)[:, joint] == np.asarray(base.means)[joint, component]).all(-1)
         np.testing.assert_allclose(hits.mean(), base.weights[joint, component], atol=0.02)
@@ -82,13 +82,6 @@ def test_a_mixture_of_whole_poses_draws_one_component_for_all_joints():
     drawn = np.asarray(mean + noise, np.float64)
     np.testing.assert_allclose(drawn.mean(0), expected_mean, atol=0.04)
     np.testing.assert_allclose(np.cov(drawn.T), expected_covariance, atol=0.08)
-
-
-def test_every_distribution_of_an_example_draws_a_component_of_its_own():
-    base = Mixture(*(jnp.broadcast_to(part[:1, :1], (5, 30, *part.shape[2:])) for part in mixture(5, 30, 4)))
-    mean, _ = draw(base, KEY)
-    assert mean.shape == (5, 30, 4, 2)
-    assert np.any(np.asarray(mean) != np.asarray(mean[:, :1]))
 
 
 def test_one_index_for_all_joints_takes_the_same_component_of_each():
@@ -110,14 +103,9 @@ def test_a_draw_of_an_example_does_not_depend_on_its_batch():
     base = mixture(6, 3, 4)
     keys = example_keys(KEY, jnp.arange(6))
     whole = draw(base, keys)
+    assert whole[0].shape == (6, 3, 4, 2)
     last_two = draw(Mixture(*(part[4:] for part in base)), keys[4:])
     for all_examples, part in zip(whole, last_two, strict=True):
         np.testing.assert_array_equal(all_examples[4:], part)
     with pytest.raises(ValueError, match=r"\[6\]"):
         base.draw(keys[:5])
-
-
-def test_mixtures_are_pytrees_that_pass_through_jit():
-    base = mixture(4)
-    for jitted, plain in zip(draw(base, KEY), base.draw(KEY), strict=True):
-        np.testing.assert_allclose(jitted, plain, rtol=1e-6, atol=1e-6)

@@ -54,6 +54,18 @@ def untrained() -> Callable[[Path, ConfigDict], Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def diffupose_workdir(tmp_path_factory, untrained) -> Path:
+    """The work directory of a tiny DiffuPose with random variables and three reverse steps."""
+    from diffpose_jax.registry import config_for
+
+    config = config_for("diffupose")
+    config.lifter.update({"width": 32, "num_layers": 1})
+    config.diffusion.steps = 3
+    config.evaluation.update({"batch_size": 4, "flip": False})
+    return untrained(tmp_path_factory.mktemp("runs") / "diffupose", config)
+
+
 @pytest.fixture
 def prepare_program(capfd) -> Callable[..., tuple[int, str, str]]:
     """Runs `prepare` and returns exit code, standard output and standard error."""

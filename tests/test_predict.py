@@ -9,27 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.model import Result, add_pinhole
 from diffpose_jax.predict import predict, save_result
-from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import get_skeleton
 
 SKELETON = get_skeleton("h36m17")
 FRAMES = 6
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory, untrained) -> Path:
-    config = ConfigDict(config_for("diffupose").to_dict())
-    config.lifter.update({"width": 32, "num_layers": 1})
-    config.diffusion.steps = 3
-    config.evaluation.update({"batch_size": 4, "flip": False})
-    return untrained(tmp_path_factory.mktemp("runs") / "tiny", config)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +31,8 @@ def keypoint_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(workdir, keypoint_file) -> Result:
-    return predict(workdir, keypoint_file, hypotheses=4, focal=2.3)
+def result(diffupose_workdir, keypoint_file) -> Result:
+    return predict(diffupose_workdir, keypoint_file, hypotheses=4, focal=2.3)
 
 
 def test_aggregate_and_spread_belong_to_the_hypotheses(result):
@@ -81,12 +70,12 @@ def test_without_a_camera_there_is_no_root(result, tmp_path):
     assert not (tmp_path / "predictions.json").exists()
 
 
-def test_an_archive_is_lifted_too_and_gives_the_same_as_its_keypoints(workdir, result, tmp_path):
+def test_an_archive_is_lifted_too_and_gives_the_same_as_its_keypoints(diffupose_workdir, result, tmp_path):
     clip = result.clips.clip(0)
     poses = np.zeros((FRAMES, 17, 3), np.float32)
     clips = ClipSet.build([Clip(clip.keypoints, poses, None, "S1", "walk", -1, 25.0)], SKELETON)
     save_archive(tmp_path / "archive.npz", {"valid": clips})
-    found = predict(workdir, tmp_path / "archive.npz", split="valid", hypotheses=4)
+    found = predict(diffupose_workdir, tmp_path / "archive.npz", split="valid", hypotheses=4)
     np.testing.assert_allclose(found.hypotheses, result.hypotheses, atol=1e-6)
     assert found.root is None
 
@@ -108,15 +97,15 @@ def test_a_pinhole_looks_through_the_centre_of_the_image(result):
         ({"layout": "coco17"}, "coco17"),
     ],
 )
-def test_mistakes_are_one_line(workdir, keypoint_file, options, message):
+def test_mistakes_are_one_line(diffupose_workdir, keypoint_file, options, message):
     with pytest.raises(UserError, match=message) as caught:
-        predict(workdir, keypoint_file, **options)
+        predict(diffupose_workdir, keypoint_file, **options)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_and_a_missing_workdir_are_named(workdir, tmp_path):
+def test_a_missing_file_and_a_missing_workdir_are_named(diffupose_workdir, tmp_path):
     with pytest.raises(UserError, match=r"nothing\.json"):
-        predict(workdir, tmp_path / "nothing.json")
+        predict(diffupose_workdir, tmp_path / "nothing.json")
     with pytest.raises(UserError, match="nowhere"):
         predict(tmp_path / "nowhere", tmp_path / "nothing.json")
 

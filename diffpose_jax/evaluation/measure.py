@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -60,7 +59,6 @@ class Measured(NamedTuple):
         actions, subjects = ([names[i] for i in clip] for names in (clips.action, clips.subject))
         if clips.activity is not None:
             actions = [ACTIVITIES[code] for code in clips.activity[indices]]
-        protocol = protocol._replace(measure=jax.jit(protocol.measure), transform=jax.jit(protocol.transform))
         return cls(clips, indices, frames, protocol, actions, subjects)
 
     def row(self, name: str, label: str, poses: np.ndarray, *, kind: str, oracle: bool = False) -> dict[str, Any]:

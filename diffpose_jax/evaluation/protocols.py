@@ -8,7 +8,7 @@ name and description. Names of what only a release does end in `release`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -261,12 +261,13 @@ def default_protocol(skeleton: Skeleton) -> str:
     return "mpi_inf_3dhp" if skeleton == MPI_INF_3DHP_17 else "standard"
 
 
+@cache
 def get_protocol(name: str, skeleton: Skeleton = H36M_17) -> Protocol:
-    """The protocol of that name for poses of that skeleton. Raises UserError listing the names there are."""
+    """The protocol of that name for poses of that skeleton, compiled once. Raises UserError listing the names."""
     if name in _RENAMED:
         raise UserError(f"protocol: {name!r} is called {_RENAMED[name]!r} now")
     if name not in PROTOCOLS:
         raise UserError(f"protocol: expected one of {', '.join(PROTOCOLS)}, found {name!r}")
     protocol = PROTOCOLS[name]
-    measure = partial(protocol.measure, skeleton=skeleton)
-    return protocol._replace(measure=measure, transform=partial(protocol.transform, skeleton=skeleton))
+    measure, transform = (jax.jit(partial(one, skeleton=skeleton)) for one in (protocol.measure, protocol.transform))
+    return protocol._replace(measure=measure, transform=transform)

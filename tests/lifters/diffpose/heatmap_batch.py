@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.lifters.base import Batch, Lifter
-from diffpose_jax.lifters.diffpose.initial_distribution import draw_component, initial_distribution
+from diffpose_jax.config import Options
+from diffpose_jax.lifters.base import Batch, Lifter, Sampling
+from diffpose_jax.lifters.diffpose.initial_distribution import draw_gaussian, make_initial_distribution
 from diffpose_jax.mixtures.mixture import Mixture
-from diffpose_jax.skeleton import H36M_17
+from diffpose_jax.skeleton import H36M_17, Skeleton
 
 B, FRAMES, J, M = 4, 2, 17, 3
 _RNG = np.random.default_rng(0)
@@ -28,6 +31,10 @@ STATISTICS = {
     "depth_mean": both_sides(_RNG.normal(0, 0.05, J)),
     "depth_spread": both_sides(_RNG.uniform(0.1, 0.3, J)),
 }
+
+
+# What a method keeps of a context without parameters.
+FROZEN = {"context": {}, **STATISTICS}
 
 
 def normals(seed: int) -> Callable[..., jax.Array]:
@@ -56,19 +63,6 @@ def heatmap_batch() -> Batch:
     return Batch(keypoints, poses, jnp.ones((B, FRAMES, J)), jnp.arange(B, dtype=jnp.int32) * 11, mixture)
 
 
-def context_of(estimate) -> Lifter:
-    """A lifter without parameters whose poses are a function of the batch; its features are its keypoints."""
-
-    def sample(variables, key, batch, num_hypotheses):
-        poses = estimate(batch)
-        return jnp.broadcast_to(poses[None], (num_hypotheses, *poses.shape))
-
-    def features(variables, keypoints):
-        return jnp.concatenate([keypoints, keypoints**2], axis=-1)
-
-    return Lifter(lambda key, batch: {}, None, sample, H36M_17, FRAMES, stochastic=False, features=features)
-
-
 def from_keypoints(batch: Batch) -> jax.Array:
     """A rough pose made of the keypoints, the same for a mirrored input up to the mirror."""
     keypoints = batch.keypoints - batch.keypoints[:, :, :1]
@@ -76,12 +70,35 @@ def from_keypoints(batch: Batch) -> jax.Array:
     return jnp.concatenate([keypoints / 0.4, depth], axis=-1)
 
 
-CONTEXT = context_of(from_keypoints)
+@dataclasses.dataclass(frozen=True)
+class RoughLifter(Lifter):
+    """A lifter without parameters whose poses are a function of the batch; its features are its keypoints."""
+
+    options_type: ClassVar[type[Options]] = Options
+
+    estimate: Callable[[Batch], jax.Array] = from_keypoints
+    skeleton: Skeleton = H36M_17
+    frames: int = FRAMES
+    stochastic: bool = False
+    middle_frame: bool = False
+
+    def init(self, key: jax.Array, batch: Batch) -> Any:
+        return {}
+
+    def sample(self, variables: Any, key: jax.Array, batch: Batch, sampling: Sampling) -> jax.Array:
+        poses = self.estimate(batch)
+        return jnp.broadcast_to(poses[None], (sampling.hypotheses, *poses.shape))
+
+    def features(self, variables: Any, keypoints: jax.Array) -> jax.Array:
+        return jnp.concatenate([keypoints, keypoints**2], axis=-1)
+
+
+CONTEXT = RoughLifter()
 
 
 @partial(jax.jit, static_argnums=2)
 def initial(batch: Batch, mixture: Mixture | None, depth: str = "context") -> Mixture:
-    return initial_distribution(batch.keypoints, mixture, from_keypoints(batch), STATISTICS, depth)
+    return make_initial_distribution(batch.keypoints, mixture, from_keypoints(batch), STATISTICS, depth)
 
 
-draw = jax.jit(draw_component)
+draw = jax.jit(draw_gaussian)

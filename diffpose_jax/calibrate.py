@@ -97,6 +97,8 @@ def find_temperature(lifter: Lifter, variables: Variables, clips: ClipSet, frame
     Returns:
         'temperature', and by level the 'coverage' at that temperature and the 'uncalibrated' one at temperature 1.
     """
+    # Every temperature is measured on the same frames with the same noise, scaled, so that differences in coverage come
+    # from the temperature and not from sampling. It is an argument of the compiled job: all of them run one program.
     windows, clips_on_device = spread_windows(lifter, clips, frames), device_clips(clips)
     measured: dict[float, dict[float, float]] = {}
 

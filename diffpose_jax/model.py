@@ -105,6 +105,7 @@ class Model:
         clips = clips if focal is None else add_pinhole(clips, focal)
         if AGGREGATES[aggregation].needs_camera and not has_cameras(clips):
             raise UserError(f"aggregation {aggregation}: expected a known camera (focal), found none")
+        # An equal job on an equal lifter is compiled already: a second call, or a second model, only computes.
         job = self._job(hypotheses, aggregation, seed, flip)
         trained, frames = self.trained, np.arange(clips.num_frames)
         found = predict_frames(self.name, trained.lifter, trained.variables, clips, frames, job)
@@ -151,6 +152,7 @@ def add_pinhole(clips: ClipSet, focal: float) -> ClipSet:
     """The same clips with a centred pinhole camera of focal length `focal`, in normalised image units."""
     if not focal > 0:
         raise UserError(f"focal: expected a positive number, found {focal}")
+    # In the order of `Camera`: focal length, centre, no distortion, no rotation, no translation, size.
     lens = ([focal] * 2, [0, 0], [0] * 3, [0] * 2, [1, 0, 0, 0], [0] * 3, [2, 2])
     camera = Camera(*(np.array([values], np.float32) for values in lens))
     return dataclasses.replace(clips, cameras=camera, camera=np.zeros(clips.num_clips, np.int32))

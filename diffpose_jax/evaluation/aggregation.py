@@ -38,6 +38,8 @@ class Aggregate(NamedTuple):
     needs_camera: bool = False
 
 
+# Weights softmax(-error / temperature); the temperature of 0.01 normalised image units is 5 pixels of an image 1000 wide,
+# so that hypotheses whose errors differ by less have nearly equal weights.
 _WEIGHTED = {"per": "joint", "temperature": 0.01}
 
 AGGREGATES: dict[str, Aggregate] = {
@@ -73,6 +75,7 @@ def reduce_hypotheses(
         batch: Keypoints and true poses of the lifted frames.
         camera: The cameras `[B]`, None where they are not known.
     """
+    # Projection is the costly part: it is done once, and only where a name needs it.
     errors = None
     if any(name in AGGREGATES and AGGREGATES[name].needs_camera for name in names):
         errors = reprojection_errors(hypotheses, batch.keypoints, camera)
@@ -100,8 +103,10 @@ def reprojection_errors(hypotheses: Array, keypoints: Array, camera: Camera | No
     if camera is None:
         raise UserError("aggregation reprojection: expected data with known cameras, found none")
 
+    # Every hypothesis has its own root: of two poses with the same projection, the larger one is farther away. One root
+    # for all of them would favour hypotheses of the size that it was solved for.
     def measure(poses: Array) -> Array:
         root = solve_root(poses, keypoints, camera)
         return jnp.linalg.norm(project(poses + root[..., None, :], camera) - keypoints, axis=-1)
 
-    return jax.lax.map(measure, hypotheses)
+    return jax.lax.map(measure, hypotheses)  # one after another: the memory of a single one

@@ -25,6 +25,7 @@ def mean_pose(train: ClipSet) -> np.ndarray:
 
 def normalise_keypoints(keypoints: Array, root: int = 0) -> Array:
     """Removes the position and size of a person from keypoints `[..., J, 2]`: centred, of norm one, `[..., 2 J]`."""
+    # Without them a pose near the camera could only be matched by training poses at the same distance.
     centred = (keypoints - keypoints[..., root : root + 1, :]).reshape(*keypoints.shape[:-2], -1)
     return centred / jnp.maximum(jnp.linalg.norm(centred, axis=-1, keepdims=True), 1e-12)
 

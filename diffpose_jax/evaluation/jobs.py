@@ -115,6 +115,8 @@ def predict_frames(
 
 def _windows_for(lifter: Lifter, clips: ClipSet, wanted: np.ndarray) -> Windows:
     """One window around each of the frames `wanted [M]`, or the windows side by side that hold any of them."""
+    # Windows side by side are the same whatever is wanted, so that a frame has the same context and, by the window's
+    # first frame, the same noise in every call.
     if lifter.middle_frame:
         return Windows(*(part[wanted] for part in centred_windows(clips, lifter.frames)))
     windows = end_aligned_windows(clips, lifter.frames)
@@ -223,6 +225,7 @@ def window_cameras(clips: ClipSet, windows: Windows) -> WindowCameras | None:
     if clips.cameras is None or not has_cameras(clips):
         return None
     cameras = Camera(*(jnp.asarray(field, jnp.float32) for field in clips.cameras))
+    # `low` is the first frame of the window's clip; the start of a padded window may lie before it.
     clip = np.searchsorted(clips.clip_start, np.asarray(windows.low), side="right") - 1
     return WindowCameras(cameras, jnp.asarray(clips.camera[clip], jnp.int32))
 

@@ -49,6 +49,8 @@ class Measured(NamedTuple):
         skeleton = clips.skeleton
         protocol = get_protocol(protocol_name, skeleton)
         indices = strided_frames(clips, stride)
+        # Invalid frames are lifted with their clip, as the benchmark does, but not measured. They interrupt the run of
+        # consecutive frames, so that no velocity and no window reaches across them.
         if clips.valid_frame is not None:
             indices = indices[clips.valid_frame[indices]]
         if not len(indices):
@@ -121,7 +123,14 @@ class Measured(NamedTuple):
 
 
 def aggregation_row(measured: Measured, name: str, hypotheses: int, poses: np.ndarray) -> dict[str, Any]:
-    """The row of one of `AGGREGATES`."""
+    """The report's row of an aggregation.
+
+    Args:
+        measured: The frames.
+        name: A name of `AGGREGATES`.
+        hypotheses: How many were aggregated, for the label.
+        poses: `[M, J, 3]`, m.
+    """
     chosen = AGGREGATES[name]
     label = chosen.label if name == "first" else f"{chosen.label} of {hypotheses}"
     return measured.row(name, label, poses, kind="aggregation", oracle=chosen.oracle)

@@ -95,7 +95,8 @@ def p_mpjpe(poses: Array, target: Array) -> Array:
 
 
 def n_mpjpe(poses: Array, target: Array) -> Array:
-    """MPJPE after the best scale s = sum p.g / sum p.p of each pose, `[...]` m (Rhodin et al. 2018)."""
+    """MPJPE after the best scale of each pose, `[...]` m (Rhodin et al. 2018)."""
+    # sum_j |s p_j - g_j|^2 is least at s = sum_j p_j.g_j / sum_j p_j.p_j.
     return mpjpe(_scaled(poses, target, axis=(-2, -1)), target)
 
 
@@ -149,6 +150,7 @@ def auc(poses: Array, target: Array, root: int | None = 0) -> Array:
 
     `root` as in `pck`. No distance is strictly below the first threshold, so that a perfect pose has 30/31.
     """
+    # The mean over equidistant thresholds is the area under the curve of PCK over its threshold, by rectangles.
     thresholds = jnp.asarray(AUC_THRESHOLDS, poses.dtype)
     below = _counted(poses, target, root)[..., None] < jnp.expand_dims(thresholds, tuple(range(poses.ndim - 1)))
     return jnp.mean(below.astype(poses.dtype), axis=(-2, -1))

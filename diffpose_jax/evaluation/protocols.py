@@ -214,7 +214,14 @@ def back_project_release(
 ) -> Array:
     """The poses that Choi et al.'s release measures, `[..., J, 3]` m: x and y of `back_project`, z as predicted.
 
-    USES GROUND TRUTH (depth of the root). Arguments as in `back_project`.
+    USES GROUND TRUTH (depth of the root).
+
+    Args:
+        predictions: `[..., J, 3]`, root-relative m, of which only z is used.
+        keypoints: `[..., J, 2]`, normalised image units.
+        true_root: The ground-truth position of the root, `[..., 3]`, m; only its depth is used.
+        camera: The cameras `[...]`.
+        root: The root joint.
     """
     # The release searches 100 blends of predicted and back-projected x and y for the least error against the target.
     # It writes the blends into the prediction itself, and the first one has weight 0 on the prediction, so that every

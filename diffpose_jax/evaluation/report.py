@@ -80,6 +80,7 @@ def _printed(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: Sequence[float | None] | np.ndarray) -> float | None:
+    # None and NaN are values that do not exist, such as the velocity of a clip's first frame: they are not zero.
     known = np.array([value for value in values if value is not None and not np.isnan(value)], np.float64)
     return float(known.mean()) if len(known) else None
 

@@ -115,7 +115,7 @@ class Evaluation:
         pattern, rate = config.data.occlusion, config.data.occlusion_rate
         if self.occlusion is not None:
             validate(copy_config(config, data={"occlusion": self.occlusion}))
-            pattern, rate = self.occlusion, 0.0
+            pattern, rate = self.occlusion, 0.0  # a rate of 0 is the published one
         if self.sampling_steps is not None:
             validate(copy_config(config, diffusion={"sampling_steps": self.sampling_steps}))
             plan = make_plan(config.diffusion, make_schedule_of(config.diffusion), self.sampling_steps)
@@ -180,6 +180,7 @@ def _workdir_row(measured: Measured, workdir: str, job: Job) -> dict[str, Any]:
         raise UserError(f"{workdir}: expected a lifter of layout {measured.clips.skeleton.name}, "
                         f"found {lifter.skeleton.name}")  # fmt: skip
     count, name = job.sampling.hypotheses if lifter.stochastic else 1, Path(workdir).name
+    # The baseline samples with its own reverse steps and temperature; all else is that of the evaluation.
     sampling = job.sampling.replace(hypotheses=count, temperature=trained.temperature or 1.0, plan=None)
     job = job.replace(sampling=sampling, outputs=("mean",))
     poses = predict_frames(name, lifter, trained.variables, measured.clips, measured.indices, job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -147,6 +148,9 @@ def test_every_name_of_the_front_door_can_be_used():
     assert set(dp.__all__) <= set(dir(dp))
     for name in dp.__all__:
         assert getattr(dp, name) is not None
+    stub = ast.parse((Path(dp.__file__).parent / "__init__.pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    assert {name.asname for node in imports for name in node.names} == set(dp.__all__)
     with pytest.raises(AttributeError, match="no attribute 'lift'"):
         dp.lift  # noqa: B018
 

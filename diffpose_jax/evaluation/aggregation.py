@@ -38,8 +38,8 @@ class Aggregate(NamedTuple):
     needs_camera: bool = False
 
 
-# Weights softmax(-error / temperature); the temperature of 0.01 normalised image units is 5 pixels of an image 1000 wide,
-# so that hypotheses whose errors differ by less have nearly equal weights.
+# Weights softmax(-error / temperature); the temperature of 0.01 normalised image units is 5 pixels of an image 1000
+# wide, so that hypotheses whose errors differ by less have nearly equal weights.
 _WEIGHTED = {"per": "joint", "temperature": 0.01}
 
 AGGREGATES: dict[str, Aggregate] = {

@@ -88,6 +88,17 @@ def test_an_unknown_protocol_is_named_with_the_known_ones():
         get_protocol("strict")
 
 
+@pytest.mark.parametrize("name", ["whole_windows", "official_backprojection"])
+def test_a_name_of_before_is_refused_with_the_new_one(name):
+    with pytest.raises(UserError, match=rf"'{name}' is called '\w+_release' now") as caught:
+        get_protocol(name)
+    assert str(caught.value).split("'")[3] in PROTOCOLS
+
+
+def test_a_protocol_is_compiled_once():
+    assert get_protocol("standard", H36M_17) is get_protocol("standard", H36M_17)
+
+
 def test_the_3dhp_protocol_never_centres_a_prediction_and_counts_its_root(frames):
     measure = get_protocol("mpi_inf_3dhp", MPI_INF_3DHP_17).measure
     shifted = measure(frames.poses - frames.poses[:, 14:15] + jnp.array([0.2, 0, 0])[None, None, :], frames)

@@ -32,6 +32,7 @@ def sample_hypotheses(
     Returns:
         Hypotheses `[H, B, F, J, 3]`.
     """
+    # Either way every hypothesis is computed from its own key alone, so the numbers do not depend on the chunk.
     keys = hypothesis_keys(key, num_hypotheses)
     if chunk is None or chunk >= num_hypotheses:
         return jax.vmap(sample_one)(keys)
@@ -127,6 +128,7 @@ def reprojection_expectation(hypotheses: Array, errors: Array, temperature: floa
     """
     if not temperature > 0:
         raise UserError(f"reprojection_expectation: expected a temperature above 0, found {temperature}")
+    # As if each error were drawn from exp(-error / temperature): the weights are then posterior probabilities.
     weights = jax.nn.softmax(-_pool(errors, per) / temperature, axis=0)
     return jnp.sum(weights[..., None] * hypotheses, axis=0)
 

@@ -49,6 +49,7 @@ def diffuse(schedule: Schedule, x0: Array, k: Array, noise: Array, mean: Array |
     Returns:
         x_k in the shape of x0.
     """
+    # 1 - abar is looked up, not computed: in float32 the difference has few digits at small k.
     signal = jnp.sqrt(at_step(schedule.alpha_bar, k, x0))
     std = jnp.sqrt(at_step(schedule.one_minus_alpha_bar, k, x0))
     if mean is None:

@@ -64,7 +64,18 @@ def sample(key: Array | None, denoiser: Denoiser, x_init: Array, plan: Plan, noi
 def sample_trajectory(
     key: Array | None, denoiser: Denoiser, x_init: Array, plan: Plan, noise: Array | None = None
 ) -> tuple[Array, Trajectory]:
-    """Do what `sample` does, with the same arguments, and return what happened at each step beside the final state."""
+    """Take the reverse steps of a plan, and keep what happened at each.
+
+    Args:
+        key: As for `sample`.
+        denoiser: `(x, k) -> (x0_hat, eps_hat)`.
+        x_init: The initial state `[B, ...]`.
+        plan: The timesteps and their coefficients.
+        noise: z `[S, B, ...]` to use in place of drawn noise.
+
+    Returns:
+        The final state `[B, ...]`, and the trajectory.
+    """
     return _scan_plan(key, denoiser, x_init, plan, noise, trajectory=True)
 
 
@@ -155,6 +166,7 @@ def flip_average(denoiser: Denoiser, flip: Callable[[Array], Array]) -> Denoiser
     """
 
     def averaged(x: Array, k: Array) -> tuple[Array, Array]:
+        # Where (x0_hat, eps_hat) of both predictions explain x, so do their averages, because the process is linear.
         def merge(prediction: Array) -> Array:
             straight, mirrored = jnp.split(prediction, 2)
             return 0.5 * (straight + flip(mirrored))
@@ -172,6 +184,7 @@ def centred(denoiser: Denoiser, mean: Array) -> Denoiser:
     it, sample from `x_init - mean` and add the mean to the final state.
     """
 
+    # y_k = sqrt(abar) (x0 - mean) + sqrt(1 - abar) eps: the noise is the same, x0 is shifted as y is.
     def shifted(y: Array, k: Array) -> tuple[Array, Array]:
         x0_hat, eps_hat = denoiser(y + mean, k)
         return x0_hat - mean, eps_hat

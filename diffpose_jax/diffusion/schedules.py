@@ -80,6 +80,7 @@ def linear_rescaled(steps: int, start: float = 1e-4, end: float = 0.02) -> Sched
 
     Below 21 steps the default's last beta would reach 1, which is a UserError.
     """
+    # The sum of the betas, and with it -log(alpha_bar) at the end, is then about the same for any number of steps.
     scale = 1000.0 / _positive(steps)
     return linear(steps, scale * start, scale * end)
 
@@ -97,6 +98,7 @@ def cosine(steps: int, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
     limit, Rommel et al. 2023 take 0.5.
     """
     u = np.arange(_positive(steps) + 1) / steps
+    # g(1) = 0 would make the last beta 1, which destroys the signal altogether and divides by 0 in the reverse process.
     g = np.cos((u + s) / (1.0 + s) * np.pi / 2.0) ** 2
     return from_betas(np.minimum(1.0 - g[1:] / g[:-1], max_beta))
 

@@ -73,7 +73,7 @@ def prepare_problem(points: Array, weights: Array, diagonal: bool, floor: float)
 
 
 def initialise(key: Array, problem: Problem, num_components: int) -> Parameters:
-    """Draw centres by k-means++ (Arthur and Vassilvitskii 2007), and give each the points nearest to it."""
+    """Draw centres `[M, D]` by k-means++ (Arthur and Vassilvitskii 2007), and give each the points nearest to it."""
     count = len(problem.weights)
     # Each centre is a point drawn in proportion to its weight times its squared distance to the nearest centre so far.
     # Of exponential waiting times with these rates the shortest is such a draw, and needs no sum over the points.
@@ -94,7 +94,7 @@ def initialise(key: Array, problem: Problem, num_components: int) -> Parameters:
 def select_initialisation(key: Array, problem: Problem, num_components: int, initialisations: int) -> Parameters:
     """Draw initialisations and select the one of highest likelihood after a few EM steps (Biernacki et al. 2003).
 
-    A sixth of them goes on after each selection, for twice as many steps.
+    A sixth of them goes on after each selection, for twice as many steps. The means are `[M, D]`.
     """
     if initialisations == 1:
         return initialise(key, problem, num_components)
@@ -156,12 +156,13 @@ def relocate_component(problem: Problem, parameters: Parameters, log_likelihood:
 
     Args:
         problem: The points.
-        parameters: Parameters that EM has converged to.
+        parameters: Parameters that EM has converged to, means `[M, D]`.
         log_likelihood: Their mean log-likelihood of a point.
 
     Returns:
         The parameters of highest likelihood, and that likelihood.
     """
+    # A point of low density is one that no component explains. Points of weight 0 need no explanation.
     density = jax.nn.logsumexp(joint_log_densities(problem, parameters), axis=0)
     lowest = problem.points[:, jnp.argmin(jnp.where(problem.weights > 0, density, jnp.inf))]
     count, size = parameters.means.shape
@@ -232,7 +233,10 @@ def refine(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]
 
 
 def maximise_around_means(problem: Problem, responsibilities: Array) -> Parameters:
-    """Take the M step with covariances around the means, `sum_p c_p r_kp (x_p - m_k) (x_p - m_k)^T / w_k`."""
+    """Take the M step around the means, from weighted responsibilities `[M, P]`.
+
+    Covariances are `sum_p c_p r_kp (x_p - m_k) (x_p - m_k)^T / w_k`, in which nothing cancels.
+    """
     size = len(problem.points)
     weights = jnp.sum(responsibilities, axis=1)
     responsibilities = responsibilities / jnp.maximum(weights, jnp.finfo(weights.dtype).tiny)[:, None]

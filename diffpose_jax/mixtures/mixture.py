@@ -36,6 +36,7 @@ class Mixture(NamedTuple):
         covariances = jnp.asarray(self.covariances)
         if self.diagonal:
             return jnp.sqrt(covariances)
+        # A covariance of rank 1, or rounded to one, gets a pivot of the size of its rounding errors.
         trace = jnp.trace(covariances, axis1=-2, axis2=-1)
         return cholesky(covariances, jnp.finfo(covariances.dtype).eps * trace)
 
@@ -86,6 +87,7 @@ def draw_component(key: Array, log_weights: Array) -> Array:
     Raises:
         ValueError: if there is a number of keys other than one and B.
     """
+    # Gumbel noise is added to the logarithms and the largest sum is taken, so the weights need not sum to 1.
     if key.ndim == 0:
         return jax.random.categorical(key, log_weights)
     check_keys(key, log_weights.shape)

@@ -1,8 +1,6 @@
-"""The graph CSDI: published counts, its parts against plain loops, what depends on what, and the same on any device."""
+"""CSDI with graph layers: published counts, its parts against loops over joints, dependences, several devices."""
 
 from __future__ import annotations
-
-import math
 
 import jax
 import jax.numpy as jnp
@@ -16,27 +14,21 @@ from diffpose_jax.models.graph import PreAggregatedGraphConv, normalise_rows
 from diffpose_jax.models.non_local import POOLING_GROUPS, pair_joints_release
 from diffpose_jax.skeleton import H36M_16, H36M_17, HUMANEVA_15
 
+from .networks import count_parameters, draw_variables, evaluate, shape_variables, train
+
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
 SMALL = {"frames": 4, "width": 8, "num_layers": 2, "step_width": 16, "num_steps": 10}
+NETWORK = CSDIGCN(H36M_17, **SMALL)
 
 
 def normal(*shape: int) -> jax.Array:
     return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
 
 
-def initialised(network: CSDIGCN, channels: int = 5):
-    """Variables away from the start, where the network's output and its non-local blocks are zero."""
-    x = jnp.zeros((1, network.frames, network.skeleton.num_joints, channels))
-    variables = jax.jit(lambda: network.init(KEY, x, jnp.zeros(1, jnp.int32), train=False))()
-    return jax.tree.map(lambda leaf: leaf + 0.1 * jnp.abs(normal(*leaf.shape)), variables)
-
-
 @pytest.fixture(scope="module")
-def small():
-    network = CSDIGCN(H36M_17, **SMALL)
-    variables = initialised(network)
-    return variables, jax.jit(lambda *inputs: network.apply(variables, *inputs, train=False))
+def variables():
+    return draw_variables(NETWORK, normal(1, 4, 17, 5), jnp.int32(0))
 
 
 @pytest.mark.parametrize(
@@ -52,8 +44,7 @@ def small():
 def test_it_has_the_published_number_of_parameters(skeleton, channels, options, published):
     network = CSDIGCN(skeleton, **options)
     x, k = jnp.zeros((1, network.frames, skeleton.num_joints, channels)), jnp.zeros(1, jnp.int32)
-    variables = jax.eval_shape(lambda: network.init(KEY, x, k, train=False))
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == published
+    assert count_parameters(network, x, k) == published
 
 
 def test_the_graph_divides_rows_by_their_sum():
@@ -97,87 +88,82 @@ def test_step_frequencies_run_from_one_to_ten_thousand():
         np.testing.assert_allclose(table[:, 64 + column], np.cos(frequency * steps), atol=1e-6)
 
 
-def test_untrained_it_predicts_one_number_per_coordinate_everywhere():
-    network = CSDIGCN(H36M_17, **SMALL)
+def test_untrained_it_predicts_one_value_per_coordinate_everywhere():
     x, k = normal(2, 4, 17, 5), jnp.array([0, 9])
-    y, _ = jax.jit(lambda: network.init_with_output(KEY, x, k, train=False))()
+    y, _ = jax.jit(lambda: NETWORK.init_with_output(KEY, x, k, train=False))()
     np.testing.assert_array_equal(y, jnp.broadcast_to(y[:1, :1, :1], y.shape))
     assert 0 < jnp.abs(y).max() <= 8**-0.5
 
 
-def test_one_step_for_all_equals_the_same_step_for_each(small):
+def test_one_timestep_for_all_equals_the_same_timestep_for_each(variables):
     x = normal(3, 4, 17, 5)
-    alike = small[1](x, jnp.full(3, 7))
-    np.testing.assert_allclose(small[1](x, jnp.int32(7)), alike, atol=1e-5)
-    assert jnp.abs(small[1](x, jnp.int32(2)) - alike).max() > 1e-3
+    alike = evaluate(NETWORK, variables, x, jnp.full(3, 7))
+    np.testing.assert_allclose(evaluate(NETWORK, variables, x, jnp.int32(7)), alike, atol=1e-5)
+    assert jnp.abs(evaluate(NETWORK, variables, x, jnp.int32(2)) - alike).max() > 1e-3
 
 
-def test_examples_are_independent_and_frames_are_not(small):
+def test_examples_are_independent_and_frames_are_not(variables):
     x, k = normal(3, 4, 17, 5), jnp.array([1, 2, 3])
-    y = small[1](x, k)
+    y = evaluate(NETWORK, variables, x, k)
     assert y.shape == (3, 4, 17, 3)
-    np.testing.assert_allclose(small[1](x[::-1], k[::-1]), y[::-1], atol=1e-5)
-    changed = small[1](x.at[0, 3].add(1), k)
+    np.testing.assert_allclose(evaluate(NETWORK, variables, x[::-1], k[::-1]), y[::-1], atol=1e-5)
+    changed = evaluate(NETWORK, variables, x.at[0, 3].add(1), k)
     np.testing.assert_allclose(changed[1:], y[1:], atol=1e-5)
     assert jnp.abs(changed[0, 0] - y[0, 0]).max() > 1e-4
 
 
-def test_the_order_of_the_stacked_blocks_matters(small):
-    variables, apply = small
-    x, k = normal(2, 4, 17, 5), jnp.int32(3)
+def test_the_order_of_the_stacked_blocks_matters(variables):
+    x, k = normal(3, 4, 17, 5), jnp.int32(3)
     turned = {
         name: {**part, "blocks": jax.tree.map(lambda leaf: leaf[::-1], part["blocks"])} if "blocks" in part else part
         for name, part in variables.items()
     }
-    found = jax.jit(lambda: CSDIGCN(H36M_17, **SMALL).apply(turned, x, k, train=False))()
-    assert jnp.abs(found - apply(x, k)).max() > 1e-4
+    found = evaluate(NETWORK, turned, x, k)
+    assert jnp.abs(found - evaluate(NETWORK, variables, x, k)).max() > 1e-4
 
 
 def test_a_single_frame_has_no_layer_over_frames():
-    network = CSDIGCN(H36M_17, **{**SMALL, "frames": 1})
-    variables = initialised(network)
+    network, x, k = CSDIGCN(H36M_17, **{**SMALL, "frames": 1}), normal(2, 1, 17, 5), jnp.int32(1)
+    variables = shape_variables(network, x, k)
     assert "time" not in variables["params"]["blocks"]
-    assert network.apply(variables, normal(2, 1, 17, 5), jnp.int32(1), train=False).shape == (2, 1, 17, 3)
+    assert jax.eval_shape(lambda variables: network.apply(variables, x, k, train=False), variables).shape == (
+        2,
+        1,
+        17,
+        3,
+    )
 
 
 def test_another_number_of_frames_or_a_layout_without_groups_is_refused():
     with pytest.raises(UserError, match="sequences of 4 frames, found 5"):
-        CSDIGCN(H36M_17, **SMALL).init(KEY, jnp.zeros((1, 5, 17, 5)), jnp.int32(0), train=False)
-    other = CSDIGCN(HUMANEVA_15, **SMALL)
+        shape_variables(NETWORK, jnp.zeros((1, 5, 17, 5)), jnp.int32(0))
     with pytest.raises(UserError, match="among h36m17, h36m16, found humaneva15"):
-        other.init(KEY, jnp.zeros((1, 4, 15, 5)), jnp.int32(0), train=False)
+        shape_variables(CSDIGCN(HUMANEVA_15, **SMALL), jnp.zeros((1, 4, 15, 5)), jnp.int32(0))
 
 
 def test_one_training_pass_on_eight_devices_equals_one_device_and_dropout_follows_the_example():
     options = {**SMALL, "dropout": 0.3}
     one, eight = CSDIGCN(H36M_17, **options), CSDIGCN(H36M_17, axis_name="devices", **options)
     x, k, index = normal(8, 4, 17, 5), jnp.arange(8), jnp.arange(8) + 100
-    variables = initialised(one)
-
-    def train(network, x, k, index):
-        rngs = {"dropout": jax.random.key(1)}
-        return network.apply(variables, x, k, train=True, index=index, rngs=rngs, mutable=["batch_stats"])
-
-    alone = jax.jit(lambda *inputs: train(one, *inputs))
-    y, updates = alone(x, k, index)
-    shares, their_updates = jax.pmap(lambda *inputs: train(eight, *inputs), "devices")(
+    variables = draw_variables(one, x, k)
+    y, updates = train(one, variables, x, k, index=index)
+    shares, their_updates = jax.pmap(lambda x, k, index: train(eight, variables, x, k, index=index), "devices")(
         x[:, None], k[:, None], index[:, None]
     )
     np.testing.assert_allclose(shares[:, 0], y, atol=2e-5)
     for theirs, mine in zip(jax.tree.leaves(their_updates), jax.tree.leaves(updates), strict=True):
         np.testing.assert_allclose(theirs, np.broadcast_to(mine, theirs.shape), atol=1e-5)
-    assert jnp.abs(alone(x, k, index + 1)[0] - y).max() > 1e-3
+    assert jnp.abs(train(one, variables, x, k, index=index + 1)[0] - y).max() > 1e-3
 
 
-def test_the_gradient_reaches_every_parameter_but_the_biases_that_normalisation_removes():
-    network = CSDIGCN(H36M_17, **SMALL)
-    variables, x = initialised(network), normal(4, 4, 17, 5)
+def test_the_gradient_reaches_every_parameter_but_the_biases_that_normalisation_removes(variables):
+    x = normal(4, 4, 17, 5)
 
     @jax.jit
     @jax.grad
     def gradient(params):
         own = {**variables, "params": params}
-        y, _ = network.apply(own, x, jnp.arange(4), train=True, mutable=["batch_stats"])
+        y, _ = NETWORK.apply(own, x, jnp.arange(4), train=True, mutable=["batch_stats"])
         return jnp.mean(jnp.square(y - 1))
 
     leaves = jax.tree_util.tree_leaves_with_path(gradient(variables["params"]))
@@ -185,12 +171,10 @@ def test_the_gradient_reaches_every_parameter_but_the_biases_that_normalisation_
     assert dead == {"blocks/time/conv/bias", "blocks/feature/conv/bias", "blocks/non_local/project/bias"}
 
 
-def test_bfloat16_is_near_float32_and_keeps_float32_parameters(small):
-    variables, apply = small
-    x, k = normal(2, 4, 17, 5), jnp.int32(3)
-    low = CSDIGCN(H36M_17, **SMALL, dtype=jnp.bfloat16)
-    created = jax.eval_shape(lambda: low.init(KEY, x, k, train=False))
-    assert {leaf.dtype for leaf in jax.tree.leaves(created)} == {jnp.dtype("float32")}
-    expected, found = apply(x, k), jax.jit(lambda: low.apply(variables, x, k, train=False))()
+def test_bfloat16_is_near_float32_and_keeps_float32_parameters(variables):
+    x, k = normal(3, 4, 17, 5), jnp.int32(3)
+    low = NETWORK.clone(dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shape_variables(low, x, k))} == {jnp.dtype("float32")}
+    expected, found = evaluate(NETWORK, variables, x, k), evaluate(low, variables, x, k)
     assert found.dtype == jnp.float32
     assert 0 < jnp.abs(found - expected).max() < 0.05 * jnp.abs(expected).max()

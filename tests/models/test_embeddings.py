@@ -1,4 +1,4 @@
-"""The step's embedding against its formula, and the modulation by hand."""
+"""The timestep's embedding and the modulation by it against their formulas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_sines_come_before_cosines_at_frequencies_from_one_to_a_ten_thousandth()
     np.testing.assert_allclose(embed_sinusoidally(jnp.asarray(k), 8), expected, atol=1e-5)
 
 
-def test_one_step_for_all_is_embedded_as_each_of_a_batch():
+def test_one_timestep_for_all_is_embedded_as_each_of_a_batch():
     layer, k = StepEmbedding(8, 16), jnp.array([3, 3, 7], jnp.int32)
     variables = layer.init(jax.random.key(0), k)
     each = layer.apply(variables, k)

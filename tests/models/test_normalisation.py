@@ -1,4 +1,4 @@
-"""Batch normalisation over devices equals one device; dropout masks belong to examples."""
+"""Batch normalisation over devices equals one device; dropout masks follow the example."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_evaluation_uses_the_running_statistics_alone():
     params = {"scale": jnp.array([2.0, 3.0]), "bias": jnp.array([-1.0, 1.0])}
     stats = {"mean": jnp.array([0.5, -0.5]), "var": jnp.array([4.0, 0.25])}
     y = layer.apply({"params": params, "batch_stats": stats}, x, train=False)
-    deviation = np.sqrt(np.array([4.0, 0.25]) + 1e-5)
-    np.testing.assert_allclose(y, (x - [0.5, -0.5]) / deviation * [2.0, 3.0] + [-1.0, 1.0], rtol=1e-5, atol=1e-5)
+    std = np.sqrt(np.array([4.0, 0.25]) + 1e-5)
+    np.testing.assert_allclose(y, (x - [0.5, -0.5]) / std * [2.0, 3.0] + [-1.0, 1.0], rtol=1e-5, atol=1e-5)
 
 
 def test_eight_devices_normalise_and_differentiate_as_one():
@@ -49,7 +49,7 @@ def test_eight_devices_normalise_and_differentiate_as_one():
         (grad_params, grad_x), (y, stats) = gradient(params, x, weight)
         return jax.lax.pmean(grad_params, AXIS), grad_x, y, stats
 
-    one = jax.grad(lambda *inputs: loss(whole, *inputs), argnums=(0, 1), has_aux=True)
+    one = jax.jit(jax.grad(lambda *inputs: loss(whole, *inputs), argnums=(0, 1), has_aux=True))
     (grad_params, grad_x), (y, stats) = one(variables["params"], x, weight)
     many_params, many_x, many_y, many_stats = jax.pmap(share, AXIS, in_axes=(None, 0, 0))(
         variables["params"], x, weight
@@ -85,26 +85,26 @@ def test_eight_devices_drop_what_one_device_drops(dropped):
     np.testing.assert_array_equal(jnp.concatenate(list(apart), axis=1), together)
 
 
-def test_a_mask_belongs_to_its_example_and_differs_between_examples(dropped):
+def test_a_mask_follows_its_example_and_differs_between_examples(dropped):
     x, index = jnp.ones((5, 8, 16)), jnp.arange(8)
     order = jnp.array([3, 1, 7, 0, 2, 6, 5, 4])
     np.testing.assert_array_equal(dropped(x, index[order]), dropped(x, index)[:, order])
     assert not np.array_equal(dropped(x, index)[:, 0], dropped(x, index)[:, 1])
 
 
-def test_dropout_keeps_the_mean_and_drops_the_share_asked_for(dropped):
+def test_dropout_keeps_the_mean_and_drops_the_given_fraction(dropped):
     y = dropped(jnp.ones((64, 64, 64)), jnp.arange(64))
     assert float(jnp.mean(y)) == pytest.approx(1, abs=0.01)
     assert float(jnp.mean((y == 0).astype(jnp.float32))) == pytest.approx(0.25, abs=0.005)
 
 
-def test_dropout_is_nothing_at_evaluation_and_at_rate_zero():
+def test_dropout_does_nothing_at_evaluation_and_at_rate_zero():
     x, index = jnp.ones((2, 3, 4)), jnp.arange(3)
     np.testing.assert_array_equal(Dropout(0.5).apply({}, x, index, train=False), x)
     np.testing.assert_array_equal(Dropout(0.0).apply({}, x, index, train=True), x)
 
 
-def test_rows_of_an_example_keep_their_identity_wherever_it_stands():
+def test_rows_of_an_example_keep_their_index_wherever_it_stands():
     index = jnp.array([5, 2])
     both, alone = index_rows(index, (2, 3)), index_rows(index[1:], (1, 3))
     np.testing.assert_array_equal(both, [15, 16, 17, 6, 7, 8])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +16,7 @@ from diffpose_jax.models.poseformer import PoseFormer
 
 from ..parity.transformer_reference import affine, block_keys, poseformer
 from ..parity.vectors import generate_weights
+from .networks import count_parameters, draw_variables, evaluate
 
 RNG = np.random.default_rng(0)
 SMALL = {"frames": 5, "joint_width": 8, "num_layers": 2, "num_heads": 4}
@@ -27,17 +26,11 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def apply(network: PoseFormer, variables: dict, *inputs: jax.Array | None, **options) -> np.ndarray:
-    return np.asarray(jax.jit(functools.partial(network.apply, train=False, **options))(variables, *inputs))
-
-
 @pytest.mark.parametrize(
     ("frames", "channels", "expected"), [(9, 2, 9_563_645), (27, 2, 9_573_455), (81, 2, 9_602_885), (81, 5, 9_602_981)]
 )
 def test_it_has_as_many_parameters_as_the_release(frames: int, channels: int, expected: int):
-    x, network = jnp.zeros((1, frames, 17, channels)), PoseFormer(frames)
-    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), x, train=False))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
+    assert count_parameters(PoseFormer(frames), jnp.zeros((1, frames, 17, channels))) == expected
 
 
 def entries(channels: int, step: bool) -> dict[str, np.ndarray]:
@@ -63,12 +56,12 @@ def test_the_denoiser_is_the_one_described(pde: bool, step: bool):
     embedding = {key: value for key, value in weights.items() if key.startswith("time_mlp")}
     variables = poseformer_variables({key: value for key, value in weights.items() if key not in embedding})
     k = None if t is None else jnp.asarray(t, jnp.int32)
-    if step:  # no such weights were released: the reader does not know them
+    if step:  # no such weights were released, so the converter does not read them
         source = StateDict(embedding)
         layers = {"expand": linear(source, "time_mlp.1"), "project": linear(source, "time_mlp.3")}
         variables["params"]["step"] = layers
     expected = poseformer(weights, x, t, depth=2, num_heads=4, pde=pde)
-    np.testing.assert_allclose(apply(network, variables, x, k), expected, atol=1e-5)
+    np.testing.assert_allclose(evaluate(network, variables, x, k), expected, atol=1e-5)
 
 
 def test_the_epsilon_of_the_head_is_torchs_default():
@@ -76,16 +69,17 @@ def test_the_epsilon_of_the_head_is_torchs_default():
     weights["weighted_mean.weight"] *= 0.003  # pooled frames so small that a wrong epsilon shows
     x = normal(2, 5, 17, 2)
     expected = poseformer(weights, x, None, depth=2, num_heads=4, pde=False)
-    np.testing.assert_allclose(apply(PoseFormer(**SMALL), poseformer_variables(weights), x), expected, atol=1e-4)
+    found = evaluate(PoseFormer(**SMALL), poseformer_variables(weights), x, None)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_features_are_what_the_last_layer_sees_joint_by_joint():
+def test_features_are_the_input_of_the_last_layer_joint_by_joint():
     weights, x, network = entries(2, False), normal(2, 5, 17, 2), PoseFormer(**SMALL)
     variables = poseformer_variables(weights)
-    features = apply(network, variables, x, features=True)
+    features = np.asarray(evaluate(network, variables, x, features=True))
     assert features.shape == (2, 1, 17, 8)
     pose = features.reshape(2, 136) @ weights["head.1.weight"].T + weights["head.1.bias"]
-    np.testing.assert_allclose(apply(network, variables, x), pose.reshape(2, 1, 17, 3), atol=1e-5)
+    np.testing.assert_allclose(evaluate(network, variables, x, None), pose.reshape(2, 1, 17, 3), atol=1e-5)
 
 
 def test_frames_are_dropped_in_the_spatial_stage_and_examples_in_the_temporal_one():
@@ -107,7 +101,7 @@ def test_frames_are_dropped_in_the_spatial_stage_and_examples_in_the_temporal_on
 
 
 def test_hypotheses_are_a_vmap():
-    network, x, k = PoseFormer(**SMALL, step="blocks", pde=True), normal(3, 2, 5, 17, 5), jnp.array(3, jnp.int32)
-    variables = jax.jit(network.init, static_argnames="train")(jax.random.key(0), x[0], k, train=False)
+    network, x, k = PoseFormer(**SMALL, step="blocks", pde=True), normal(3, 2, 5, 17, 5), jnp.array([3, 3], jnp.int32)
+    variables = draw_variables(network, x[0], k)
     poses = jax.jit(jax.vmap(lambda x: network.apply(variables, x, k, train=False)))(x)
-    np.testing.assert_allclose(poses[1], apply(network, variables, x[1], k), atol=1e-5)
+    np.testing.assert_allclose(poses[1], evaluate(network, variables, x[1], k), atol=1e-5)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +11,11 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.models.unet import UNetDenoiser
 from diffpose_jax.skeleton import H36M_17, SKELETONS
 
+from .networks import count_parameters, draw_variables, evaluate, train
+
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
+NETWORK = UNetDenoiser(H36M_17, width=8, num_layers=2, step_features=16)
 
 
 def normal(*shape: int) -> jax.Array:
@@ -22,17 +23,13 @@ def normal(*shape: int) -> jax.Array:
 
 
 @pytest.fixture(scope="module")
-def small():
-    network = UNetDenoiser(H36M_17, width=8, num_layers=2, step_features=16)
-    inputs = normal(2, 1, 17, 3), normal(2, 1, 17, 2), jnp.zeros(2, jnp.int32)
-    variables = jax.jit(lambda: network.init(KEY, *inputs, train=False))()
-    return network, variables, jax.jit(lambda *inputs: network.apply(variables, *inputs, train=False))
+def variables():
+    return draw_variables(NETWORK, normal(2, 1, 17, 3), normal(2, 1, 17, 2), jnp.zeros(2, jnp.int32))
 
 
 def test_it_has_the_papers_2_99_million_parameters_within_one_percent():
     inputs = normal(1, 1, 17, 3), normal(1, 1, 17, 2), jnp.zeros(1, jnp.int32)
-    params = jax.eval_shape(lambda: UNetDenoiser(H36M_17).init(KEY, *inputs, train=False))["params"]
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == pytest.approx(2.99e6, rel=0.01)
+    assert count_parameters(UNetDenoiser(H36M_17), *inputs) == pytest.approx(2.99e6, rel=0.01)
 
 
 @pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
@@ -44,36 +41,31 @@ def test_any_number_of_joints_is_halved_and_doubled_back(skeleton):
     assert result.shape == (2, 3, joints, 5)
 
 
-def test_frames_examples_and_steps_are_as_for_the_graph_denoiser(small):
+def test_frames_examples_and_timesteps_are_as_for_the_graph_denoiser(variables):
     x, cond, k = normal(2, 3, 17, 3), normal(2, 3, 17, 2), jnp.array([5, 80], jnp.int32)
-    apply = small[2]
-    whole = apply(x, cond, k)
-    moved = apply(x[::-1, ::-1], cond[::-1, ::-1], k[::-1])
+    whole = evaluate(NETWORK, variables, x, cond, k)
+    moved = evaluate(NETWORK, variables, x[::-1, ::-1], cond[::-1, ::-1], k[::-1])
     np.testing.assert_allclose(moved, whole[::-1, ::-1], atol=1e-5)
-    np.testing.assert_allclose(apply(x, cond, jnp.int32(5))[0], whole[0], atol=1e-5)
-    assert np.abs(apply(x, cond, jnp.int32(5))[1] - whole[1]).max() > 1e-3
+    alike = evaluate(NETWORK, variables, x, cond, jnp.int32(5))
+    np.testing.assert_allclose(alike[0], whole[0], atol=1e-5)
+    assert np.abs(alike[1] - whole[1]).max() > 1e-3
 
 
-def test_every_parameter_learns(small):
-    network, variables, _ = small
+def test_every_parameter_has_a_gradient(variables):
     inputs = normal(2, 1, 17, 3), normal(2, 1, 17, 2), jnp.array([5, 80], jnp.int32)
-    loss = jax.jit(jax.grad(lambda params: jnp.sum(network.apply({"params": params}, *inputs, train=True) ** 2)))
+    loss = jax.jit(jax.grad(lambda params: jnp.sum(NETWORK.apply({"params": params}, *inputs, train=True) ** 2)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(loss(variables["params"])):
-        # A bias on keys moves all scores of a query alike and softmax does not see it.
+        # A bias of the keys adds the same to all scores of a query, which softmax ignores.
         assert np.any(leaf) or "key" in jax.tree_util.keystr(path), jax.tree_util.keystr(path)
 
 
-def test_dropout_follows_the_example(small):
-    network = UNetDenoiser(H36M_17, width=8, num_layers=2, step_features=16, dropout=0.5)
+def test_dropout_follows_the_example(variables):
+    network, k = NETWORK.clone(dropout=0.5), jnp.int32(1)
     x, cond, index = normal(4, 1, 17, 3), normal(4, 1, 17, 2), jnp.array([9, 2, 7, 4])
-
-    @jax.jit
-    def train(x: jax.Array, cond: jax.Array, index: jax.Array) -> jax.Array:
-        return network.apply(small[1], x, cond, jnp.int32(1), train=True, index=index, rngs={"dropout": KEY})
-
-    whole = train(x, cond, index)
-    np.testing.assert_allclose(train(x[::-1], cond[::-1], index[::-1]), whole[::-1], atol=1e-5)
-    assert np.abs(train(x, cond, index + 1) - whole).max() > 1e-3
+    whole, _ = train(network, variables, x, cond, k, index=index)
+    turned, _ = train(network, variables, x[::-1], cond[::-1], k, index=index[::-1])
+    np.testing.assert_allclose(turned, whole[::-1], atol=1e-5)
+    assert np.abs(train(network, variables, x, cond, k, index=index + 1)[0] - whole).max() > 1e-3
 
 
 def test_a_width_that_does_not_divide_into_groups_is_refused():

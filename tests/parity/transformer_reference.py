@@ -17,7 +17,7 @@ Entries = dict[str, np.ndarray]
 
 def backbone_vector(seed: int, *, pde: bool, step: bool, middle_frame: bool, **config: Any) -> Vector:
     """A vector of Diff3DHPE's denoiser, as the recorded ones are, with outputs of this module."""
-    sizes = {"num_frame": 5, "num_joints": 17, "embed_dim": 16, "depth": 3, "num_heads": 4, "mlp_ratio": 2.0}
+    sizes = {"num_frame": 5, "num_joints": 17, "embed_dim": 16, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0}
     epsilons = {"ln_eps": 1e-6, "head_ln_eps": 1e-5}
     config = {**sizes, **epsilons, "in_chans": 5, "qkv_bias": True} | config
     config |= {"pde_attention": pde, "with_time_emb": step}

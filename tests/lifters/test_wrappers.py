@@ -54,8 +54,8 @@ class Toy(Lifter):
 
     def sample(self, variables: Any, key: jax.Array, batch: Batch, sampling: Sampling) -> jax.Array:
         poses = self.pose(batch.keypoints)
-        drawn = self.noise * jax.random.normal(key, (sampling.hypotheses, *poses.shape))
-        return variables["scale"] * poses[None] + drawn
+        poses = jnp.broadcast_to(variables["scale"] * poses[None], (sampling.hypotheses, *poses.shape))
+        return poses + self.noise * jax.random.normal(key, poses.shape) if self.noise else poses
 
 
 @pytest.fixture(scope="module")
@@ -115,23 +115,21 @@ def test_equal_wrappers_of_equal_lifters_compare_equal():
 
 
 def test_an_occluded_lifter_is_given_the_batch_with_joints_hidden(batch):
-    lifter = with_occlusion(Toy(), "random", 0.3)
-    value, _ = jax.jit(lifter.loss)(VARIABLES, KEY, batch)
-    assert 0.5 * batch.mask.size < value < 0.9 * batch.mask.size
-    found = sample(lifter, VARIABLES, KEY, batch, Sampling(2))
-    hidden = np.abs(found - sample(Toy(), VARIABLES, KEY, batch, Sampling(2))).max(axis=(0, 2, 3, 4))
-    assert (hidden > 0).all()
-    # All hypotheses, and both views of a flipped one, miss the same joints.
-    np.testing.assert_array_equal(found[0], found[1])
     seen = []
 
     def record(keypoints: jax.Array) -> jax.Array:
         jax.debug.callback(lambda keypoints: seen.append(np.asarray(keypoints)), keypoints, ordered=True)
         return with_length(keypoints)
 
-    sample(with_occlusion(with_flips(Toy(record)), "random", 0.3), VARIABLES, KEY, batch, Sampling(1, flip=True))
+    lifter = with_occlusion(with_flips(Toy(record)), "random", 0.3)
+    value, _ = jax.jit(lifter.loss)(VARIABLES, KEY, batch)
+    assert 0.5 * batch.mask.size < value < 0.9 * batch.mask.size
+    sample(lifter, VARIABLES, KEY, batch, Sampling(2, flip=True))
     jax.effects_barrier()
+    # Every example, at the rate of the pattern; both views of a flipped one miss the same joints.
+    hidden = np.any(seen[0] != batch.keypoints, axis=-1)
+    assert hidden.any(axis=(1, 2)).all()
+    assert hidden.mean() == pytest.approx(0.3, abs=0.15)
     np.testing.assert_array_equal(mirror(seen[1], H36M_17), seen[0])
-    assert not np.array_equal(seen[0], batch.keypoints)
-    again = occlude(KEY, batch, "random", H36M_17, 0.3).keypoints
-    assert not np.array_equal(seen[0], again), "the key of the pattern is not that of anything else"
+    # The key of the pattern is not that of anything else.
+    assert not np.array_equal(seen[0], occlude(KEY, batch, "random", H36M_17, 0.3).keypoints)

@@ -52,5 +52,5 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
 def _release(config: ConfigDict, chosen: Argument) -> None:
     config.evaluation.update(hypotheses=1)
     # CPN: two steps, 12 and 0. Ground truth: 6 and 0.
-    config.diffusion.update(sampling_steps=2, span=12 if chosen.keypoints == "gt" else 24)
+    config.diffusion.update(sampling_steps=2, num_timesteps=12 if chosen.keypoints == "gt" else 24)
     config.data.flip = bool(chosen.size)

@@ -42,6 +42,6 @@ def _release(config: ConfigDict, chosen: Argument) -> None:
     config.evaluation.update(hypotheses=1)
     config.lifter.update(centre_estimate=False, mixture_spread=False)
     # CPN: one step, at 0. Ground truth: 6 and 0.
-    steps, span = (2, 12) if chosen.keypoints == "gt" else (1, 6)
-    config.diffusion.update(sampling_steps=steps, span=span)
+    steps, timesteps = (2, 12) if chosen.keypoints == "gt" else (1, 6)
+    config.diffusion.update(sampling_steps=steps, num_timesteps=timesteps)
     config.data.flip = bool(chosen.size)

@@ -27,6 +27,7 @@ FREE_TO_CHANGE = ("name", "training.log_every", "training.keep", "training.distr
 # Keys of configs that were saved by version 0.1, and where their values stand now.
 MOVED_KEYS = {
     "diffusion.flip_inside": "lifter.flip_inside",
+    "diffusion.span": "diffusion.num_timesteps",
     "lifter.released_weight": "lifter.weight_release",
     "lifter.released_eps": "lifter.eps_release",
     "lifter.assignment": "lifter.component",

@@ -58,13 +58,13 @@ class DiffusionOptions(Options):
     sampler: Literal["ddpm", "ddim"] = option("ddpm", "reverse process: ancestral (DDPM) or DDIM")
     sampling_steps: int = option(0, "reverse steps; 0: as many as the schedule has", low=0)
     spacing: Literal["linspace", "even", "quadratic"] = option("linspace", "which timesteps DDIM takes")
-    span: int = option(0, "DDIM takes timesteps below this; 0: of the whole schedule", low=0)
+    num_timesteps: int = option(0, "DDIM chooses among this many first timesteps; 0: among all", low=0)
     eta: float = option(0.0, "noise of DDIM: 0 is deterministic, 1 has DDPM's posterior variance", low=0, high=1)
 
     def check(self) -> None:
         """A sampler cannot take more timesteps than the schedule has."""
-        if self.span > self.steps:
-            raise OptionError("span", f"0 to diffusion.steps={self.steps}", self.span)
+        if self.num_timesteps > self.steps:
+            raise OptionError("num_timesteps", f"0 to diffusion.steps={self.steps}", self.num_timesteps)
         if self.sampling_steps > self.steps:
             raise OptionError("sampling_steps", f"0 to diffusion.steps={self.steps}", self.sampling_steps)
 

@@ -160,7 +160,7 @@ def test_what_once_trained_without_sense_is_refused(method, key, value, expected
         ("diffupose", "training.checkpoint_every", 50, "a multiple of training.inner_steps=20, found 50"),
         ("diffupose", "training.ema_decay", 1.0, "at least 0 and at most 0.9999999, found 1.0"),
         ("diffupose", "diffusion.sampling_steps", 101, "0 to diffusion.steps=100, found 101"),
-        ("diffupose", "diffusion.span", 101, "0 to diffusion.steps=100, found 101"),
+        ("diffupose", "diffusion.num_timesteps", 101, "0 to diffusion.steps=100, found 101"),
         ("diffupose", "diffusion.predict", "score", "one of eps, x0, v, next, found 'score'"),
         ("diffupose", "lifter.width", 40, "a multiple of 16, at least 32, found 40"),
         ("diffhpe", "lifter.width", 33, "an even number, found 33"),

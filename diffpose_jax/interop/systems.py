@@ -194,7 +194,7 @@ _NO_FLIP = {"evaluation.flip": False}
 _DIFFHPE = {**_NO_FLIP, "evaluation.hypotheses": 5}
 _VIDEO = {
     **{"lifter.centre_estimate": False, "lifter.mixture_spread": False},
-    **{"diffusion.sampling_steps": 1, "diffusion.span": 6},
+    **{"diffusion.sampling_steps": 1, "diffusion.num_timesteps": 6},
 }
 
 SYSTEMS: dict[str, System] = {
@@ -214,12 +214,12 @@ SYSTEMS: dict[str, System] = {
     "diffpose_gcndiff": System(
         *("diffpose_release", graformer_variables, _graformer_sizes, _GRAPH, _NO_FLIP),
         needs_context=True,
-        notes=("the release samples CPN keypoints with diffusion.span 24 (as here) and exact ones with 12",),
+        notes=("the release samples CPN keypoints with diffusion.num_timesteps 24 (as here) and exact ones with 12",),
     ),
     "diffpose_video": System(
         *("diffpose_release", graformer_variables, _graformer_sizes, _GRAPH, _VIDEO),
         needs_context=True,
-        notes=("the release samples CPN keypoints with diffusion.sampling_steps 1 and span 6 (as here) and exact ones "
+        notes=("the release samples CPN keypoints with diffusion.sampling_steps 1 and num_timesteps 6 (as here) and exact ones "
                "with 2 and 12",),
     ),
     "diffupose": System("diffupose", diffupose_variables, _modulated_gcn_sizes, _MODULATED),

@@ -96,7 +96,7 @@ def make_plan(diffusion: ConfigDict, schedule: Schedule, steps: int | None = Non
     """The reverse steps that a config asks for, or so many of the same kind."""
     steps = steps or diffusion.sampling_steps or diffusion.steps
     if diffusion.sampler == "ddim":
-        return ddim_plan(schedule, steps, diffusion.eta, diffusion.spacing, diffusion.span or None)
+        return ddim_plan(schedule, steps, diffusion.eta, diffusion.spacing, diffusion.num_timesteps or None)
     # DDPM's posterior mean can be written with x0 or with eps. Both are the same number unless x0 is clipped: only the
     # first form then has the clipped value in it.
     mean = "x0" if diffusion.clip else "eps"

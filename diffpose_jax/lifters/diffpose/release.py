@@ -78,7 +78,7 @@ class DiffPoseRelease(Lifter):
     options_type: ClassVar[type[DiffPoseReleaseOptions]] = DiffPoseReleaseOptions
     diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(
         schedule="linear", steps=51, beta_start=1e-4, beta_end=1e-3, sampler="ddim", sampling_steps=2, spacing="even",
-        span=24, clip=0.0,
+        num_timesteps=24, clip=0.0,
     )  # fmt: skip
     needs_context: ClassVar[bool] = True
 

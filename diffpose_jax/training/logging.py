@@ -1,4 +1,4 @@
-"""Metrics of a run: their averages between two readings, `metrics.jsonl` and TensorBoard events."""
+"""The log of a training run: averages of metrics, written to `metrics.jsonl` and as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from diffpose_jax.errors import UserError
 
 
 class MetricsLog:
-    """Appends metrics to `metrics.jsonl` and to TensorBoard; a continued run first drops what lies beyond its step.
+    """Appends metrics to `metrics.jsonl` and to TensorBoard, and drops what an earlier run wrote beyond `first_step`.
 
-    Does nothing where `enabled` is False: in all processes but the first.
+    Args:
+        workdir: The work directory.
+        first_step: The step that the run starts from.
+        enabled: False writes nothing, for all processes but the first.
     """
 
     def __init__(self, workdir: str | os.PathLike, first_step: int, *, enabled: bool = True):
@@ -62,26 +65,31 @@ class MetricsLog:
 
 
 class MetricAverages:
-    """Averages of the metrics, and rates, since they were last read."""
+    """Averages of the metrics of dispatches, and rates, since they were last read.
+
+    Args:
+        poses_per_step: Poses in a global batch.
+        step: The step that the run starts from.
+    """
 
     def __init__(self, poses_per_step: int, step: int):
         self._poses_per_step = poses_per_step
         self.restart(step)
 
     def restart(self, step: int) -> None:
-        """Forgets what was added; time counts from now."""
+        """Forgets what was added and starts the clock."""
         self._pending: list[dict[str, jax.Array]] = []
         self._step, self._time = step, time.monotonic()
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of one dispatch, which may still be under way."""
+        """Adds the metrics of one dispatch, which may still be running."""
         self._pending.append(metrics)
-        # Virtual CPU devices can wait for each other for ever when many dispatches are in flight.
+        # With many dispatches in flight, virtual CPU devices can wait for each other for ever: each needs a thread.
         if jax.default_backend() == "cpu":
             jax.block_until_ready(metrics)
 
     def read(self, step: int) -> dict[str, float]:
-        """The averages, steps/s and poses/s. Raises UserError where the loss is no longer a number."""
+        """The averages, steps/s and poses/s. Raises UserError where the loss is NaN or infinite."""
         values = {name: float(np.mean([one[name] for one in self._pending])) for name in self._pending[0]}
         if not np.isfinite(values["loss"]):
             raise UserError(f"step {step}: the loss is {values['loss']}; the last checkpoint is kept; try a smaller "

@@ -1,4 +1,4 @@
-"""Training from a config to a work directory: the loop, and nothing that the loop calls."""
+"""Training from a config to a work directory: preparation, and the loop over dispatches of several steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,15 @@ from diffpose_jax.workdir.trained import resolve_context
 
 
 class Summary(NamedTuple):
-    """How a run ended: its last step, the best valid MPJPE in mm with its step, and whether it was asked to stop."""
+    """How a run ended.
+
+    Attributes:
+        step: Its last step.
+        best_step: The step with the lowest MPJPE on the valid split.
+        best_mpjpe: That error, mm.
+        stopped: Whether a signal stopped it before its end.
+        state: The state after the last step, replicated over the devices.
+    """
 
     step: int
     best_step: int
@@ -43,22 +52,34 @@ class Summary(NamedTuple):
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
-    """Trains until `config.training.steps`, continuing where the work directory stands; returns a summary.
+    """Trains a method, from step 0 or from the newest checkpoint of the work directory.
 
-    SIGTERM and SIGINT save a checkpoint and return early. Raises UserError for what a user can mend.
+    SIGTERM and SIGINT save a checkpoint and end the run; it can be continued by the same call, bit for bit.
+
+    Args:
+        config: A config of `config_for` or of a file in `configs/`; a lifter section that holds only a name is
+            completed with the method's defaults.
+        workdir: The directory for checkpoints, metrics and results; made where it does not exist.
+
+    Returns:
+        How the run ended.
+
+    Raises:
+        UserError: An option, the data, the context or the work directory cannot be used, or the loss became NaN.
     """
     config = complete_config(config) if set(config.lifter) == {"name"} else config
     validate(config)
     training = read_options(TrainingOptions, config.training, "training")
     data_options = read_options(DataOptions, config.data, "data")
-    _check_batch(training.batch_size)
+    _check_batch_size(training.batch_size)
     config, context = resolve_context(config, workdir)
     path = open_workdir(workdir, config)
-    lifter, optimizer = build_lifter(config, AXIS), make_optimizer(training)
+    lifter = build_lifter(config, AXIS)
 
     def create() -> TrainState:
         plateau = training.decay == "plateau"
-        return create_state(lifter, optimizer, jax.random.key(config.seed), example_batch(lifter), plateau)
+        key, batch = jax.random.key(config.seed), example_batch(lifter)
+        return create_state(lifter, make_optimizer(training), key, batch, plateau)
 
     splits = _load_splits(config)
     save_config(config, path / "config.json")
@@ -72,13 +93,19 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
         state = state._replace(frozen=_freeze(lifter, context, data, validation))
     log = MetricsLog(path, first, enabled=jax.process_index() == 0)
     occluded = with_occlusion(lifter, data_options.occlusion, data_options.occlusion_rate or None)
-    step = pmap_step(make_step(occluded, optimizer, config.seed, data_options, training))
     try:
-        run = Run(training, step, replicate(data), training.batch_size * _lifted_poses(lifter), manager, log)
-        return run.steps(replicate(state), first)
+        step = _compile_step(occluded, config.seed, data_options, training)  # type: ignore[arg-type]  # no __hash__
+        run = Run(training, step, replicate(data), training.batch_size * _count_poses(lifter), manager, log)
+        return run.train_from(first, replicate(state))
     finally:
         manager.close()
         log.close()
+
+
+# Equal runs are one key: one that is continued in the same process, as a notebook's is, compiles nothing.
+@lru_cache(maxsize=2)
+def _compile_step(lifter: Lifter, seed: int, data: DataOptions, training: TrainingOptions) -> Callable:
+    return pmap_step(make_step(lifter, make_optimizer(training), seed, data, training))
 
 
 def _load_splits(config: ConfigDict) -> dict[str, ClipSet]:
@@ -90,12 +117,13 @@ def _load_splits(config: ConfigDict) -> dict[str, ClipSet]:
     return splits
 
 
-def _lifted_poses(lifter: Lifter) -> int:
+def _count_poses(lifter: Lifter) -> int:
+    """The poses that a lifter gives per window."""
     return 1 if lifter.middle_frame else lifter.frames
 
 
 def _freeze(lifter: Lifter, context: Variables, train: TrainData, valid: Validation) -> Variables:
-    """What a lifter keeps frozen: its context's variables, and what it measures with them before training."""
+    """The frozen variables of a run: the context's, and what the lifter measures with them before training."""
     if not isinstance(lifter, MeasuringLifter):
         return context
     batches = (_spread_batches(part.clips, part.windows, lifter.frames) for part in (train, valid))
@@ -103,7 +131,7 @@ def _freeze(lifter: Lifter, context: Variables, train: TrainData, valid: Validat
 
 
 def _spread_batches(clips: DeviceClips, windows: Windows, frames: int, limit: int = 8192) -> Iterator[Batch]:
-    """Batches of equal size with about `limit` frames, evenly spread over windows."""
+    """Batches of one size from windows that are evenly spread over a split, about `limit` frames in all."""
     count = min(max(1, limit // frames), len(windows.start))
     size = min(max(1, 512 // frames), count)
     ids = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
@@ -112,7 +140,16 @@ def _spread_batches(clips: DeviceClips, windows: Windows, frames: int, limit: in
 
 
 class Run(NamedTuple):
-    """A training run: its options, the compiled step, the data on the devices, and what is kept and logged of it."""
+    """A training run: its options, the compiled step, the data on the devices, its checkpoints and its log.
+
+    Attributes:
+        training: The options of the training section.
+        step: The step of `make_step`, mapped over the devices.
+        data: The training split, replicated over the devices.
+        poses_per_step: Poses in a global batch, for the rate in poses/s.
+        manager: Validates and saves checkpoints.
+        log: The metrics file and TensorBoard.
+    """
 
     training: TrainingOptions
     step: Callable
@@ -121,8 +158,8 @@ class Run(NamedTuple):
     manager: CheckpointManager
     log: MetricsLog
 
-    def steps(self, state: TrainState, first: int) -> Summary:
-        """Trains from step `first` to the last one, or until a signal asks to stop."""
+    def train_from(self, first: int, state: TrainState) -> Summary:
+        """Takes all steps from `first` on, or until a signal asks to stop; the state's memory is donated."""
         training, manager, windows, done = self.training, self.manager, len(self.data.windows.start), first
         averages = MetricAverages(self.poses_per_step, first)
         leading = jax.process_index() == 0
@@ -134,7 +171,7 @@ class Run(NamedTuple):
                          f"{jax.device_count()} x {jax.devices()[0].device_kind}; the first step compiles")  # fmt: skip
             while done < training.steps and not stop:
                 examples = examples_of_steps(done, training.inner_steps, training.batch_size, windows)
-                state, metrics = self.step(state, self.data, _local_share(examples))
+                state, metrics = self.step(state, self.data, _shard_examples(examples))
                 averages.add(metrics)
                 done += training.inner_steps
                 last = done == training.steps
@@ -154,30 +191,31 @@ class Run(NamedTuple):
         error = self.manager.validate(done, state)
         self.log.write(done, {"valid_mpjpe_mm": error})
         if state.plateau is not None:
-            state = state._replace(plateau=replicate(update_plateau(state.plateau, error, self.training)))
-            self.log.write(done, {"learning_rate_scale": float(np.asarray(state.plateau.scale))})
+            plateau = replicate(update_plateau(state.plateau, error, self.training))
+            state = state._replace(plateau=plateau)
+            self.log.write(done, {"learning_rate_scale": float(np.asarray(plateau.scale))})
         return state, error
 
 
-def _check_batch(batch_size: int) -> None:
+def _check_batch_size(batch_size: int) -> None:
     if batch_size % jax.device_count():
         raise UserError(f"config.training.batch_size: expected a multiple of {jax.device_count()} devices, "
                         f"found {batch_size}")  # fmt: skip
 
 
-def _local_share(examples: Examples) -> Examples:
+def _shard_examples(examples: Examples) -> Examples:
     """This process's part of global examples `[S, B]`, as `[D, S, b]` for its devices."""
 
-    def share(part: np.ndarray) -> np.ndarray:
+    def shard(part: Any) -> Any:
         processes = part.reshape(len(part), jax.process_count(), local_device_count(), -1)
         return np.ascontiguousarray(processes[:, jax.process_index()].transpose(1, 0, 2))
 
-    return Examples(*(share(part) for part in examples))
+    return Examples(*(shard(part) for part in examples))
 
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; outside the main thread signals are left alone."""
+    """Catches SIGTERM and SIGINT in a list while the block runs; outside the main thread it catches nothing."""
     received: list[int] = []
     handlers = {}
     try:

@@ -1,4 +1,4 @@
-"""What training carries from step to step: its optimiser, its moving average, its wait on a plateau."""
+"""The state of training: parameters, optimiser, moving average of the parameters, plateau schedule."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from diffpose_jax.sections import TrainingOptions
 
 
 class Plateau(NamedTuple):
-    """The state of the schedule 'plateau': the scale of the learning rate, the error to beat, the lowest error seen
-    (float32), and how many validations in a row did not beat it (int32).
+    """The state of the learning rate schedule 'plateau', all scalars.
+
+    Attributes:
+        scale: The factor of the learning rate, float32.
+        best: The error to improve on, float32, mm: that of the last validation that counted as progress.
+        lowest: The lowest error so far, float32, mm.
+        waited: Validations in a row without progress, int32.
     """
 
     scale: jax.Array
@@ -26,7 +31,17 @@ class Plateau(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """A pytree: the step (int32), what is trained, what is frozen, the optimiser's state and the moving average."""
+    """Everything that a training step changes, and what is frozen: a pytree.
+
+    Attributes:
+        step: How many steps were taken, int32.
+        params: What is trained.
+        batch_stats: Running statistics of batch normalisation, `{}` where there is none.
+        frozen: Variables of a frozen context and what was measured with it, `{}` where there is none.
+        optimizer: The optimiser's state.
+        ema: The moving average of parameters and statistics, `{"params", "batch_stats"}`.
+        plateau: The state of the schedule 'plateau', None with any other.
+    """
 
     step: jax.Array
     params: Mapping[str, Any]
@@ -37,11 +52,11 @@ class TrainState(NamedTuple):
     plateau: Plateau | None = None
 
     def variables(self) -> Variables:
-        """The variables a lifter takes, as trained."""
+        """The variables that a lifter takes, as trained."""
         return _variables(self.params, self.batch_stats, self.frozen)
 
     def ema_variables(self) -> Variables:
-        """The variables a lifter takes, averaged over training: what evaluation and prediction use."""
+        """The variables that a lifter takes, averaged over training steps: what evaluation and prediction use."""
         return _variables(self.ema["params"], self.ema["batch_stats"], self.frozen)
 
 
@@ -53,26 +68,31 @@ def _variables(params: Mapping, batch_stats: Mapping, frozen: Mapping) -> Variab
 def create_state(
     lifter: Lifter, optimizer: optax.GradientTransformation, key: jax.Array, batch: Batch, plateau: bool = False
 ) -> TrainState:
-    """A state at step 0; only the shapes of the batch `[B, F, J, C]` matter. `plateau` as `training.decay` says."""
+    """The state at step 0.
+
+    Args:
+        lifter: The method; its `init` makes the variables.
+        optimizer: The optimiser.
+        key: The key of the initial parameters.
+        batch: Any batch `[B, F, J, C]`; only its shapes matter.
+        plateau: Whether the learning rate follows the schedule 'plateau'.
+    """
     variables = lifter.init(key, batch)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     # The average is a copy: the step donates the state, and a buffer may be donated only once.
     average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
     frozen = variables.get("frozen", {})
-    waiting = Plateau(jnp.ones(()), jnp.full((), jnp.inf), jnp.full((), jnp.inf), jnp.zeros((), jnp.int32))
-    return TrainState(
-        jnp.zeros((), jnp.int32),
-        params,
-        batch_stats,
-        frozen,
-        optimizer.init(params),
-        average,
-        waiting if plateau else None,
-    )
+    start = Plateau(jnp.ones(()), jnp.full((), jnp.inf), jnp.full((), jnp.inf), jnp.zeros((), jnp.int32))
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, batch_stats, frozen, optimizer.init(params), average, start if plateau else None)
 
 
 def learning_rate(training: TrainingOptions) -> optax.Schedule:
-    """The learning rate at a step: linear warm-up, then constant, cosine to zero, or stepwise exponential."""
+    """The learning rate as a function of the step: linear warm-up, then what `training.decay` says.
+
+    'cosine' falls to zero at the last step; 'exponential' is a staircase; 'constant' and 'plateau' stay, the latter
+    because its scale is part of the state (see `update_plateau`).
+    """
     rate, warmup = training.learning_rate, training.warmup_steps
     if training.decay == "cosine":
         after = optax.cosine_decay_schedule(rate, max(1, training.steps - warmup))
@@ -84,10 +104,10 @@ def learning_rate(training: TrainingOptions) -> optax.Schedule:
 
 
 def make_optimizer(training: TrainingOptions) -> optax.GradientTransformation:
-    """Adam or AMSGrad as the config says, with weight decay and clipping by the global norm where not 0.
+    """Adam or AMSGrad, with weight decay and clipping by the global norm where those are not 0.
 
-    Weights decay in every parameter, norms, biases and position tables included, as torch's optimisers do it: beside
-    the update ('decoupled': with Adam, AdamW) or within the gradient, after clipping ('l2').
+    Every parameter decays, those of norms, biases and position tables too, as with torch's optimisers: beside Adam's
+    update ('decoupled', AdamW) or as part of the gradient, after clipping ('l2').
     """
     scale = optax.scale_by_amsgrad() if training.optimizer == "amsgrad" else optax.scale_by_adam()
     decay = [optax.add_decayed_weights(training.weight_decay)] if training.weight_decay else []
@@ -97,27 +117,37 @@ def make_optimizer(training: TrainingOptions) -> optax.GradientTransformation:
 
 
 def update_plateau(plateau: Plateau, error: float, training: TrainingOptions) -> Plateau:
-    """What a plateau becomes after a validation with this error: torch's ReduceLROnPlateau, relative, no cooldown."""
-    scale, best, lowest, waited = (np.asarray(part) for part in plateau)
-    lowest = np.fmin(lowest, np.float32(error))
+    """The state of the schedule 'plateau' after a validation with an error (mm).
+
+    It is torch's ReduceLROnPlateau with mode 'min', a relative threshold and no cooldown. The releases differ in what
+    they give it, the error of the validation or the lowest so far: `training.plateau_feed`.
+    """
+    scale, best, lowest = (np.float32(np.asarray(part)) for part in plateau[:3])
+    waited = int(np.asarray(plateau.waited)) + 1
+    lowest = np.fmin(lowest, np.float32(error))  # ignores NaN, which then counts as no progress
     judged = lowest if training.plateau_feed == "best" else np.float32(error)
     if judged < best * np.float32(1 - training.plateau_threshold):
-        best, waited = judged, np.int32(0)
-    else:
-        waited = waited + np.int32(1)
+        best, waited = judged, 0
     if waited > training.plateau_patience:
         least = np.float32(min(training.plateau_min_rate / training.learning_rate, 1.0))
-        scale, waited = np.maximum(scale * np.float32(training.plateau_factor), least), np.int32(0)
-    return Plateau(scale, best, lowest, waited)
+        scale, waited = np.maximum(scale * np.float32(training.plateau_factor), least), 0
+    after: tuple[Any, ...] = (scale, best, lowest, np.int32(waited))
+    return Plateau(*after)
 
 
 def update_average(average: Any, latest: Any, step: jax.Array, training: TrainingOptions) -> Any:
-    """The moving average, leaf by leaf `[...]`, after `step`, counted from 1.
+    """The moving average of parameters and statistics after a step: `average + (1 - decay) (latest - average)`.
 
-    Up to step `ema_start` it is a copy, then it has the decay `ema_decay` ('constant'), or one that grows to it as 1 -
-    (1 + step - ema_start)^(-2/3) ('grown', as the package ema-pytorch does). It moves in the steps 1, 1 + ema_every, 1
-    + 2 ema_every, ... only. Choi et al. 2023 release the grown one to 0.995 with ema_every=10, ema_start=101, Gong et
-    al. 2023 the constant one of 0.999.
+    Up to step `ema_start` it is a copy of the latest values. Then its decay is `ema_decay` ('constant'), or grows to
+    that as 1 - (1 + step - ema_start)^(-2/3) ('grown', as in the package ema-pytorch). It changes in the steps 1, 1 +
+    ema_every, 1 + 2 ema_every and so on. Choi et al. 2023 release a grown decay up to 0.995 with ema_every=10 and
+    ema_start=101, Gong et al. 2023 a constant one of 0.999.
+
+    Args:
+        average: The average before the step, a tree of leaves `[...]`.
+        latest: The values after the step, a tree of the same structure.
+        step: The step, counted from 1.
+        training: The `ema_` options.
     """
     since = jnp.maximum(step - training.ema_start, 0).astype(jnp.float32)
     grown = jnp.minimum(1.0 - (1.0 + since) ** (-2.0 / 3.0), training.ema_decay)

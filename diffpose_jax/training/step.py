@@ -1,4 +1,4 @@
-"""One dispatch of training: several pure steps in a scan, on one device's share of the global batch."""
+"""The training step: a pure function of state and examples, several of them in one scan."""
 
 from __future__ import annotations
 
@@ -28,43 +28,55 @@ class TrainData(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Which examples a device takes in each of S steps, int32 `[S, b]`.
+    """The examples that a device takes in each of S steps, int32 `[S, b]`: numpy on the host, traced in the step.
 
-    epoch and position say which window (see `permute_index`); index is the place in the global batch, from which all
-    the example's noise derives, so that any number of devices follows the same trajectory.
+    Attributes:
+        epoch: The epoch of each; with position, the window (see `permute_index`).
+        position: Its position in the epoch's order.
+        index: Its index in the global batch. All noise of an example derives from it, so that the trajectory of
+            training does not depend on the number of devices.
     """
 
-    epoch: np.ndarray
-    position: np.ndarray
-    index: np.ndarray
+    epoch: jax.Array
+    position: jax.Array
+    index: jax.Array  # type: ignore[assignment]  # a tuple's method of that name is not used
 
 
 def examples_of_steps(first_step: int, num_steps: int, batch_size: int, count: int) -> Examples:
-    """The examples `[S, B]` of the global batches first_step, first_step + 1, ... over `count` windows."""
+    """The examples `[S, B]` of the global batches of consecutive steps.
+
+    Args:
+        first_step: The first step, counted from 0 over all epochs.
+        num_steps: The number S of steps.
+        batch_size: Examples B of a global batch.
+        count: The number of training windows, which is the length of an epoch.
+    """
     step = np.arange(first_step, first_step + num_steps, dtype=np.int64)[:, None]
     index = np.broadcast_to(np.arange(batch_size, dtype=np.int64)[None, :], (num_steps, batch_size))
     epoch, position = np.divmod(step * batch_size + index, count)
-    return Examples(epoch.astype(np.int32), position.astype(np.int32), index.astype(np.int32))
+    parts: tuple[Any, ...] = (epoch, position, index)
+    return Examples(*(part.astype(np.int32) for part in parts))
 
 
-StepFunction = Callable[[TrainState, TrainData, Examples], tuple[TrainState, dict[str, jax.Array]]]
+Stepped = tuple[TrainState, dict[str, jax.Array]]  # the state after a step, and the metrics of the step
+StepFunction = Callable[[TrainState, TrainData, Examples], Stepped]
 
 
 def make_step(
     lifter: Lifter, optimizer: optax.GradientTransformation, seed: int, data: DataOptions, training: TrainingOptions
 ) -> StepFunction:
-    """The pure function `(state, data, examples) -> (state, metrics)` that `parallel.pmap_step` maps over devices.
+    """Makes the function of a dispatch, `(state, data, examples) -> (state, metrics)`, for `parallel.pmap_step` to map.
 
-    Gradients, metrics and batch statistics are averaged over the devices; metrics are means over the S steps.
+    Gradients, metrics and batch statistics are averaged over the devices. The metrics are means over the S steps, and
+    'grad_norm' is one of them.
 
     Args:
         lifter: The method.
-        optimizer: What makes updates of gradients.
+        optimizer: Turns gradients into updates.
         seed: The seed of batch order and noise.
-        data: Whether batches are flipped, and the kind of windows that the data hold (see `training_windows`).
-        training: The moving average (see `update_average`). With `scale_by_loss` every gradient is multiplied by the
-            loss, as
-            the releases of MixSTE and D3DP do, which call backward with the loss as the incoming gradient.
+        data: Whether batches are flipped, and the kind of windows (see `training_windows`).
+        training: The moving average (see `update_average`), and `scale_by_loss`, which multiplies every gradient by the
+            loss: the releases of MixSTE and D3DP call backward with the loss as the incoming gradient.
     """
 
     def loss_and_gradient(state: TrainState, key: jax.Array, batch: Batch) -> tuple[Any, ...]:
@@ -74,10 +86,11 @@ def make_step(
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         return jax.lax.pmean((value, gradient, aux.metrics, aux.batch_stats), AXIS)
 
-    def one(shard: TrainData, state: TrainState, examples: Examples) -> tuple[TrainState, dict[str, jax.Array]]:
+    def take_step(train_data: TrainData, state: TrainState, examples: Examples) -> Stepped:
+        # The step is folded into a constant key: a continued run draws what one that never stopped would have drawn.
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         flip_key, loss_key = jax.random.split(key)
-        batch = gather_batch(shard, examples, lifter.frames, data.windows, seed)
+        batch = gather_batch(train_data, examples, lifter.frames, data.windows, seed)
         batch = flip_half(flip_key, batch, lifter) if data.flip else batch
         value, gradient, metrics, batch_stats = loss_and_gradient(state, loss_key, batch)
         if training.scale_by_loss:
@@ -92,21 +105,21 @@ def make_step(
         return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state, ema=average,
                           plateau=state.plateau), metrics  # fmt: skip
 
-    def many(state: TrainState, shard: TrainData, examples: Examples) -> tuple[TrainState, dict[str, jax.Array]]:
-        state, metrics = jax.lax.scan(lambda carry, part: one(shard, carry, part), state, examples)
+    def take_steps(state: TrainState, train_data: TrainData, examples: Examples) -> Stepped:
+        state, metrics = jax.lax.scan(lambda carry, part: take_step(train_data, carry, part), state, examples)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    return many
+    return take_steps
 
 
 def gather_batch(data: TrainData, examples: Examples, frames: int, windows: str, seed: int) -> Batch:
-    """The batch `[b, F, ...]` of one step's examples `[b]`, its noise derived from their places in the global batch.
+    """The batch `[b, F, ...]` of a step's examples `[b]`; its `index` is theirs in the global batch.
 
     Args:
         data: The training split and its windows.
-        examples: Which of them, in a random order that `seed` and the epoch determine.
+        examples: Epoch and position of each, which with the seed determine its window.
         frames: Frames F of a window.
-        windows: Their kind; those called random are put anew in every epoch.
+        windows: Their kind, as in `DataOptions`; random ones have a new start in every epoch.
         seed: The seed of the batch order.
     """
     ids = permute_index(examples.position, examples.epoch, len(data.windows.start), seed)
@@ -114,7 +127,7 @@ def gather_batch(data: TrainData, examples: Examples, frames: int, windows: str,
         batch = gather(data.clips, data.windows, ids, frames)
     else:
         chosen = Windows(*(part[ids] for part in data.windows))
-        keys = _start_keys(seed, examples.epoch, examples.position)
+        keys = _derive_start_keys(seed, examples.epoch, examples.position)
         chosen = draw_starts(keys, chosen, frames, release=windows == "random_release")
         batch = gather(data.clips, chosen, jnp.arange(len(ids), dtype=jnp.int32), frames)
     return batch._replace(index=examples.index)
@@ -125,14 +138,14 @@ def scale_tree(tree: Any, factor: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, tree)
 
 
-def _start_keys(seed: int, epoch: jax.Array, position: jax.Array) -> jax.Array:
-    # One key per item and epoch; no step has this stream's index.
+def _derive_start_keys(seed: int, epoch: jax.Array, position: jax.Array) -> jax.Array:
+    # One key per window and epoch. No step reaches the index that makes this stream.
     stream = jax.random.fold_in(jax.random.key(seed), np.uint32(2**32 - 1))
     return jax.vmap(lambda e, p: jax.random.fold_in(jax.random.fold_in(stream, e), p))(epoch, position)
 
 
 def flip_half(key: jax.Array, batch: Batch, lifter: Lifter) -> Batch:
-    """Mirrors each example of a batch `[B, F, J, C]` with probability one half, decided by its index."""
+    """Mirrors each example of a batch `[B, F, J, C]` with probability one half, drawn with a key of its index."""
     keys = example_keys(key, batch.index)
     chosen = jax.vmap(jax.random.bernoulli)(keys)
     mirrored = flip_batch(batch, lifter.skeleton)

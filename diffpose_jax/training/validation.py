@@ -1,4 +1,4 @@
-"""Which states of a training run are kept: validation on the held-out split, and the newest and best checkpoints."""
+"""Validation on the valid split, and the checkpoints that a run keeps: the newest, and the best by validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
 
 
 class Validation(NamedTuple):
-    """An evenly spread part of the valid split, on the device, and how it is lifted."""
+    """Windows of the valid split on the device, and how they are lifted.
+
+    Attributes:
+        lifter: The method.
+        clips: The frames of the split.
+        windows: Windows that are evenly spread over it.
+        job: How they are lifted: the mean of `valid_hypotheses`, always with the same noise.
+    """
 
     lifter: Lifter
     clips: DeviceClips
@@ -30,7 +37,7 @@ class Validation(NamedTuple):
 
     @classmethod
     def of(cls, config: ConfigDict, clips: ClipSet) -> Validation:
-        """As many windows as have `valid_frames` frames to lift."""
+        """The validation that a config asks for, with as many windows as have `valid_frames` frames to lift."""
         lifter, data = build_lifter(config), config.data
         sampling = Sampling(config.training.valid_hypotheses)
         size = config.evaluation.batch_size
@@ -39,14 +46,20 @@ class Validation(NamedTuple):
         return cls(lifter, device_clips(clips), windows, job)
 
     def mpjpe(self, variables: Variables) -> float:
-        """The error in mm of the mean of `valid_hypotheses`, over the windows, always with the same noise."""
+        """The mean per-joint position error of the windows' poses, mm."""
         poses, frames = predict_windows(self.lifter, variables, self.clips, self.windows, self.job)
         target = np.asarray(self.clips.poses)[frames]
         return float(1000 * np.mean(np.linalg.norm(poses["mean"] - target, axis=-1)))
 
 
 class CheckpointManager:
-    """Which states are kept: the newest ones to continue from, and the best averaged variables by the valid split."""
+    """Saves the newest states, to continue from, and the averaged variables with the lowest error on the valid split.
+
+    Args:
+        workdir: The work directory.
+        keep: How many of the newest states are kept.
+        validation: Measures the error.
+    """
 
     def __init__(self, workdir: Path, keep: int, validation: Validation):
         self._newest = Checkpoints(workdir / "checkpoints", keep)
@@ -55,7 +68,7 @@ class CheckpointManager:
         self.best_mpjpe, self.best_step = float("inf"), -1
 
     def restore(self, create: Callable[[], TrainState]) -> tuple[int, TrainState]:
-        """The newest state that can be read, or a new one at step 0."""
+        """The step and state of the newest checkpoint that can be read, or step 0 and the state that `create` makes."""
         restored = self._newest.restore_newest(template_of(create))
         if restored is None:
             return 0, jax.jit(create)()
@@ -64,7 +77,7 @@ class CheckpointManager:
         return step, state
 
     def validate(self, step: int, state: TrainState) -> float:
-        """Measures the averaged variables, keeps them where they are the best so far, and returns their error in mm."""
+        """Measures the averaged variables, saves them where they are the best so far, and returns their error in mm."""
         error = self._validation.mpjpe(state.ema_variables())
         if error < self.best_mpjpe:
             self.best_mpjpe, self.best_step = error, step
@@ -72,16 +85,20 @@ class CheckpointManager:
         return error
 
     def best_text(self) -> str:
-        """The best so far, in words."""
+        """The lowest error so far and its step, for a progress report."""
         return f"best {self.best_mpjpe:.1f} mm at step {self.best_step}"
 
     def save(self, step: int, state: TrainState) -> None:
-        """Saves the state to continue from, in the background, after the best variables that it names are on disk."""
+        """Saves the state to continue from, in the background.
+
+        Its note names the best step, so that one has to be on disk before. Raises AssertionError where the copies of
+        the state on the devices differ.
+        """
         assert_replicated(state)
         self._best.wait()
         self._newest.save(step, state, {"best_mpjpe": self.best_mpjpe, "best_step": self.best_step})
 
     def close(self) -> None:
-        """Waits for what is being saved."""
+        """Waits until everything is on disk."""
         self._newest.close()
         self._best.close()

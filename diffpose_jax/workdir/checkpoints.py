@@ -1,6 +1,4 @@
-"""Checkpoints of a tree of arrays: saved in the background, complete or absent, restored from the newest that can be
-read.
-"""
+"""Checkpoints of a tree of arrays, each complete or absent, restored from the newest that can be read."""
 
 from __future__ import annotations
 
@@ -21,24 +19,26 @@ from diffpose_jax.errors import UserError
 
 
 @functools.cache
-def _hush_closed_event_loops() -> None:
-    """Silences what TensorStore's threads say about reads that were under way when another one failed.
+def _silence_closed_event_loops() -> None:
+    """Silences TensorStore's threads about reads that were under way when another one failed.
 
-    Each of thousands would print a traceback, even after the failure is dealt with, and bury the line that counts.
+    Thousands of them each print a traceback, even after the failure was handled, around the one line that matters.
     """
     report = sys.unraisablehook
 
-    def quieter(unraisable: Any) -> None:
+    def report_others(unraisable: Any) -> None:
         if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
             report(unraisable)
 
-    sys.unraisablehook = quieter
+    sys.unraisablehook = report_others
 
 
 class Checkpoints:
-    """Checkpoints under one directory, saved in the background, each complete or absent.
+    """The checkpoints of one directory, saved in the background, each complete or absent.
 
-    `restore_newest` goes from the newest to the oldest and moves a damaged one aside to `damaged/`, saying so.
+    Args:
+        directory: Where they are, `<step>` below it; made where it does not exist.
+        keep: How many of the newest are kept.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int):
@@ -51,7 +51,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, step: int, tree: Any, note: dict | None = None) -> None:
-        """Saves a tree of arrays and a small JSON note; a step already there is left alone."""
+        """Saves a tree of arrays and a small JSON note; a step that is already saved stays as it is."""
         if step in self._manager.all_steps():
             return
         if jax.process_count() > 1:
@@ -61,17 +61,24 @@ class Checkpoints:
             raise RuntimeError(f"{self._path}: checkpoint {step} was not saved")
 
     def replace(self, step: int, tree: Any, note: dict | None = None) -> None:
-        """Saves a tree in place of anything at the same or a later step: a continued run may come by there again."""
+        """Saves a tree in place of those at the same and at later steps, which a continued run reaches again."""
         for later in [one for one in self._manager.all_steps() if one >= step]:
             self._manager.delete(later)
         self.save(step, tree, note)
 
     def restore_newest(self, template: Any) -> tuple[int, Any, dict] | None:
-        """(step, tree, note) of the newest checkpoint that can be read, or None where there is none at all.
+        """Restores the newest checkpoint that can be read; damaged ones are moved to `damaged/` beside the directory.
 
-        template is a tree of arrays or ShapeDtypeStructs. Raises UserError where every checkpoint is damaged.
+        Args:
+            template: A tree of arrays or ShapeDtypeStructs, such as `template_of` gives.
+
+        Returns:
+            Step, tree and note; None where there is no checkpoint.
+
+        Raises:
+            UserError: Every checkpoint is damaged, or none fits the template.
         """
-        _hush_closed_event_loops()
+        _silence_closed_event_loops()
         steps, damaged = self.steps(), {}
         arguments = ocp.args.Composite(tree=ocp.args.StandardRestore(template), note=ocp.args.JsonRestore())
         for step in steps:
@@ -113,7 +120,7 @@ class Checkpoints:
 
 
 def template_of(create: Callable[[], Any]) -> Any:
-    """The shapes and dtypes of what `create` would return, on one device, for `restore_newest`."""
+    """The shapes and dtypes of the tree that `create` would return, on one device, for `restore_newest`."""
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one_device), jax.eval_shape(create)

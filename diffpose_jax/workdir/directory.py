@@ -1,4 +1,4 @@
-"""A work directory: whether it may be written, whose config it is, and whether something was trained in it."""
+"""The work directory of a run: making it, its config, and whether something was trained in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffpose_jax.registry import complete_config, validate
 
 
 def writable_directory(path: str | os.PathLike) -> Path:
-    """Makes sure that a directory for results exists and can be written. Raises UserError where it cannot."""
+    """Makes a directory for results where there is none. Raises UserError where it cannot be made or written."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -27,9 +27,15 @@ def writable_directory(path: str | os.PathLike) -> Path:
 
 
 def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
-    """Creates a work directory, or checks that the checkpoints in an existing one belong to this config.
+    """Makes a work directory, or checks that the checkpoints in an existing one belong to a config.
 
-    Raises UserError where it cannot be written, or where its config differs in more than how a run is watched.
+    Args:
+        workdir: The directory.
+        config: The config, complete and valid.
+
+    Raises:
+        UserError: It cannot be written, its config is missing or unknown here, or differs in more than
+            `config.FREE_TO_CHANGE`.
     """
     path = writable_directory(workdir)
     if not is_trained(path):
@@ -49,13 +55,15 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
 
 
 def is_trained(path: Path) -> bool:
+    """Whether a work directory holds a checkpoint."""
     return any(any((path / name).glob("[0-9]*")) for name in ("checkpoints", "best"))
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
-    """The config of a work directory; options that are younger than it have their defaults.
+    """The config of a work directory, also of one that version 0.1 made.
 
-    Raises UserError where it is missing, damaged, or says what is not known here.
+    Options that did not exist when it was written have their defaults. Raises UserError where it is missing, damaged or
+    has a key or value that is not known here.
     """
     path = Path(workdir) / "config.json"
     config = complete_config(load_config(path))

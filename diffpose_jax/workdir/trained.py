@@ -1,4 +1,4 @@
-"""What was trained in a work directory: loading it, and making it the frozen context of another method."""
+"""Loading what was trained in a work directory, for use or as the frozen context of another method."""
 
 from __future__ import annotations
 
@@ -24,8 +24,14 @@ CALIBRATION = "calibration.json"
 
 
 class Trained(NamedTuple):
-    """A trained lifter: its config, the averaged variables and their step, and the temperature that `calibrate` found
-    for them, None if they were not calibrated.
+    """A trained lifter.
+
+    Attributes:
+        config: The config that it was trained with.
+        lifter: The method.
+        variables: The averaged variables, replicated over the devices.
+        step: The step that they are of.
+        temperature: The temperature that `calibrate` found for them, None if they were not calibrated.
     """
 
     config: ConfigDict
@@ -36,9 +42,9 @@ class Trained(NamedTuple):
 
 
 def load_trained(workdir: str | os.PathLike) -> Trained:
-    """The best variables of a work directory by its valid split, as training saves them whenever they improve.
+    """Loads the variables of a work directory that have the lowest error on its valid split.
 
-    Raises UserError where there is no config or no checkpoint.
+    Raises UserError where there is no config or no checkpoint, or none can be read.
     """
     path = Path(workdir)
     config = read_config(path)
@@ -58,7 +64,7 @@ def load_trained(workdir: str | os.PathLike) -> Trained:
 
 
 def _read_temperature(path: Path, step: int) -> float | None:
-    """The temperature in a file of `calibrate`, None where there is none for the variables of `step`."""
+    """The temperature in a file of `calibrate`, None where it is missing or was found for another step."""
     if not path.exists():
         return None
     try:
@@ -73,11 +79,19 @@ def _read_temperature(path: Path, step: int) -> float | None:
 
 
 def resolve_context(config: ConfigDict, workdir: str | os.PathLike) -> tuple[ConfigDict, Variables]:
-    """The config with its `context` section filled in from the work directory that `lifter.context` names, and the
-    variables of the lifter trained there, to be frozen.
+    """Fills in the `context` section of a config from the work directory that `lifter.context` names.
 
-    Where none is named, or `workdir` holds a run that already has them in its checkpoints, the variables are `{}`.
-    Raises UserError where that lifter works on another layout.
+    Args:
+        config: The config of a run.
+        workdir: The run's work directory. If something was trained in it, its config has the section already and its
+            checkpoints have the variables; the context's own directory is not read then.
+
+    Returns:
+        The config with the section, and the variables of the context to be frozen: `{}` where no context is named, or
+        where the run has them.
+
+    Raises:
+        UserError: The context cannot be loaded, or works on another layout.
     """
     source = config.lifter.get("context", "")
     if not source:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffpose_jax.lifters.reverse import bound_denoiser
 
 from diffpose_jax.diffusion.plans import ddim_plan
 from diffpose_jax.diffusion.process import diffuse, draw_timesteps, snr_weight
@@ -17,29 +16,31 @@ from diffpose_jax.diffusion.samplers import initial_noise, sample_trajectory
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.interop.mixste import diff3dhpe_backbone_variables
 from diffpose_jax.keys import example_keys
-from diffpose_jax.lifters.base import Batch, flip_averaged
+from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.batches import flip_batch
-from diffpose_jax.lifters.diff3dhpe import diff3dhpe, diff3dhpe_reverse
+from diffpose_jax.lifters.diff3dhpe import Diff3DHPE, Diff3DHPEOptions
+from diffpose_jax.lifters.wrappers import FlipAveraged, with_flips
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.poseformer import PoseFormer
 from diffpose_jax.skeleton import H36M_17, mirror
 
 from ..parity.systems import all_systems
 from ..parity.vectors import Vector, generate_weights
+from .toys import KEY, Oracle, pose_batch, sample
 
 SCHEDULE = cosine(1000)
 PLAN = ddim_plan(SCHEDULE, 5)
-KEY = jax.random.key(3)
 B, F, J = 4, 3, 17
 
 
 @pytest.fixture(scope="module")
 def batch():
-    rng = np.random.default_rng(0)
-    poses = np.clip(0.3 * rng.standard_normal((B, F, J, 3)), -0.5, 0.5).astype(np.float32)
-    keypoints = rng.standard_normal((B, F, J, 2)).astype(np.float32)
-    parts = (keypoints, poses - poses[:, :, :1], np.ones((B, F, J), np.float32), np.arange(B, dtype=np.int32) * 5)
-    return Batch(*(jnp.asarray(part) for part in parts))
+    return pose_batch(B, F)
+
+
+def lifter(network, *, plan=PLAN, middle_frame: bool = False, **options) -> Diff3DHPE:
+    backbone = "mixste_middle" if middle_frame else "mixste"
+    return Diff3DHPE(network, H36M_17, SCHEDULE, plan, Diff3DHPEOptions(frames=F, backbone=backbone, **options))
 
 
 # --- the release's whole procedure, written once more in float64 numpy around the network
@@ -155,74 +156,62 @@ def test_the_parity_adapter_meets_an_independent_replay():
 # --- the lifter
 
 
-class Oracle:
-    """Knows the scaled poses."""
-
-    def __init__(self, poses):
-        self.poses = poses
-
-    def apply(self, variables, x, k, *, train):
-        return self.poses
-
-
-@pytest.mark.parametrize("released_eps", [False, True])
-def test_an_oracle_gets_the_clean_poses_out_of_both_variants(batch, released_eps):
-    options = {"frames": F, "scale": 1.5, "released_eps": released_eps}
-    lifter = diff3dhpe(Oracle(batch.poses / 1.5), H36M_17, SCHEDULE, PLAN, **options)
-    poses = jax.jit(lifter.sample, static_argnums=3)({}, KEY, batch, 2)
+@pytest.mark.parametrize("eps_release", [False, True])
+def test_an_oracle_gets_the_clean_poses_out_of_both_variants(batch, eps_release):
+    known = lifter(Oracle(batch.poses / 1.5), scale=1.5, eps_release=eps_release)
+    poses = sample(known, {}, KEY, batch, Sampling(2))
     np.testing.assert_allclose(poses, np.broadcast_to(batch.poses[None], poses.shape), atol=1e-6)
 
 
-@pytest.mark.parametrize("released_eps", [False, True])
-def test_equation_13_keeps_one_noise_and_the_release_does_not(batch, released_eps):
-    reverse = diff3dhpe_reverse(Oracle(batch.poses), H36M_17, SCHEDULE, PLAN, frames=F, released_eps=released_eps)
+@pytest.mark.parametrize("eps_release", [False, True])
+def test_equation_13_keeps_one_noise_and_the_release_does_not(batch, eps_release):
+    denoiser = lifter(Oracle(batch.poses), eps_release=eps_release).denoiser({}, batch.keypoints)
     eps = initial_noise(KEY, batch.poses.shape)
     start = diffuse(SCHEDULE, batch.poses, jnp.asarray(999), eps)
-    _, history = sample_trajectory(None, bound_denoiser(reverse, {}, batch)[0], start, PLAN)
+    _, trajectory = sample_trajectory(None, denoiser, start, PLAN)
     off = [
         float(np.abs(state - diffuse(SCHEDULE, batch.poses, jnp.asarray(k), eps)).max())
-        for state, k in zip(history.x, PLAN.step[1:], strict=False)
+        for state, k in zip(trajectory.x, PLAN.step[1:], strict=False)
     ]
     # The first update, from alpha_bar 2.4e-9, is hardly affected.
     assert off[0] < 1e-4
-    assert (min(off[1:]) > 1e-2) if released_eps else (max(off) < 1e-5)
+    assert (min(off[1:]) > 1e-2) if eps_release else (max(off) < 1e-5)
 
 
-def test_x0_is_clipped_and_the_state_the_network_sees_is_not(batch):
-    seen = []
+def test_x0_is_clipped_and_the_state_in_the_networks_input_is_not(batch):
+    inputs = []
 
     class Far(Oracle):
         def apply(self, variables, x, k, *, train):
-            jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
+            jax.debug.callback(lambda x: inputs.append(np.asarray(x)), x)
             return self.poses
 
     far = batch.poses.at[:, :, 3, 0].set(4.0)
-    lifter = diff3dhpe(Far(far), H36M_17, SCHEDULE, PLAN, frames=F, scale=1.5)
-    poses = jax.jit(lifter.sample, static_argnums=3)({}, KEY, batch, 1)
+    poses = sample(lifter(Far(far), scale=1.5), {}, KEY, batch, Sampling())
     jax.effects_barrier()
     np.testing.assert_allclose(poses[0, :, :, 3, 0], 1.5, rtol=1e-6)
-    np.testing.assert_array_equal(seen[0][..., :2], batch.keypoints)
-    assert seen[0][..., 2:].max() > 2.5
+    np.testing.assert_array_equal(inputs[0][..., :2], batch.keypoints)
+    assert inputs[0][..., 2:].max() > 2.5
 
 
 class Halving:
-    """Clean poses are half the noisy ones; remembers its input."""
+    """Clean poses are half the noisy ones; records its input."""
 
     def __init__(self, middle_frame=False):
-        self.middle_frame, self.seen = middle_frame, None
+        self.middle_frame, self.input = middle_frame, None
 
     def apply(self, variables, x, k, *, train, index=None, rngs=None, mutable=()):
-        self.seen = x
+        self.input = x
         output = 0.5 * x[:, :1, :, 2:] if self.middle_frame else 0.5 * x[..., 2:]
         return (output, {}) if mutable else output
 
 
 @pytest.mark.parametrize("middle_frame", [False, True])
-@pytest.mark.parametrize("released", [False, True])
-def test_the_loss_is_the_weighted_squared_error_of_scaled_poses(batch, released, middle_frame):
+@pytest.mark.parametrize("release", [False, True])
+def test_the_loss_is_the_weighted_squared_error_of_scaled_poses(batch, release, middle_frame):
     network = Halving(middle_frame)
-    options = {"frames": F, "scale": 1.25, "released_weight": released, "middle_frame": middle_frame}
-    value, _ = diff3dhpe(network, H36M_17, SCHEDULE, PLAN, **options).loss({}, KEY, batch)
+    options = {"scale": 1.25, "weight_release": release, "middle_frame": middle_frame}
+    value, _ = lifter(network, **options).loss({}, KEY, batch)
     keys = example_keys(KEY, batch.index)
     k = draw_timesteps(keys, B, 1000)
     y0 = np.asarray(batch.poses[:, 1:2] if middle_frame else batch.poses) / 1.25
@@ -230,12 +219,12 @@ def test_the_loss_is_the_weighted_squared_error_of_scaled_poses(batch, released,
     abar = np.float64(SCHEDULE.alpha_bar)[k]
     signal, spread = (np.sqrt(part)[:, None, None, None] for part in (abar, 1 - abar))
     y_t = signal * y0 + spread * noise
-    weight = 1 + np.minimum((abar if released else np.sqrt(abar)) / np.sqrt(1 - abar), 2)
+    weight = 1 + np.minimum((abar if release else np.sqrt(abar)) / np.sqrt(1 - abar), 2)
     expected = np.mean(weight[:, None, None, None] * (0.5 * y_t - y0) ** 2)
     assert float(value) == pytest.approx(expected, rel=1e-5)
     # A single noisy pose is shown beside the keypoints of every frame.
-    np.testing.assert_allclose(network.seen[..., 2:], np.broadcast_to(y_t, (B, F, J, 3)), atol=1e-5)
-    np.testing.assert_array_equal(network.seen[..., :2], batch.keypoints)
+    np.testing.assert_allclose(network.input[..., 2:], np.broadcast_to(y_t, (B, F, J, 3)), atol=1e-5)
+    np.testing.assert_array_equal(network.input[..., :2], batch.keypoints)
 
 
 def test_the_weights_of_the_published_table():
@@ -255,27 +244,28 @@ def test_the_weights_of_the_published_table():
         (9, [999, 887, 776, 665, 554, 443, 332, 221, 110]),
     ],
 )
-def test_the_published_steps(steps, expected):
+def test_the_published_timesteps(steps, expected):
     assert ddim_plan(SCHEDULE, steps).step.tolist() == expected
 
 
 def test_the_sequence_to_frame_lifter_gives_the_middle_frame(batch):
-    lifter = diff3dhpe(Halving(middle_frame=True), H36M_17, SCHEDULE, PLAN, frames=F, scale=1.0, middle_frame=True)
-    assert lifter.middle_frame
-    assert jax.eval_shape(lambda: lifter.sample({}, KEY, batch, 2)).shape == (2, B, 1, J, 3)
+    middle = lifter(Halving(middle_frame=True), middle_frame=True)
+    assert middle.middle_frame
+    assert jax.eval_shape(lambda: middle.sample({}, KEY, batch, Sampling(2))).shape == (2, B, 1, J, 3)
 
 
 def test_flips_are_averaged_after_the_chain_with_noise_of_their_own(batch):
-    lifter = diff3dhpe(Halving(), H36M_17, SCHEDULE, PLAN, frames=F, scale=1.0)
-    assert lifter.sample_flipped is None
-    chain = jax.jit(lifter.sample, static_argnums=3)
+    chain = lifter(Halving(), plan=ddim_plan(SCHEDULE, 2))
+    averaged = with_flips(chain)
+    assert isinstance(averaged, FlipAveraged)
     straight, flipped = (
-        chain({}, jax.random.fold_in(KEY, number), view, 1)
+        sample(chain, {}, jax.random.fold_in(KEY, number), view, Sampling())
         for number, view in enumerate((batch, flip_batch(batch, H36M_17)))
     )
-    found = jax.jit(flip_averaged(lifter).sample, static_argnums=3)({}, KEY, batch, 1)
+    found = sample(averaged, {}, KEY, batch, Sampling(flip=True))
     np.testing.assert_allclose(found, (straight + mirror(flipped, H36M_17)) / 2, atol=1e-6)
-    assert diff3dhpe(Halving(), H36M_17, SCHEDULE, PLAN, frames=F, scale=1.0, flip_inside=True).sample_flipped
+    inside = lifter(Halving(), flip_inside=True)
+    assert with_flips(inside) is inside
 
 
 @pytest.mark.parametrize(
@@ -288,9 +278,9 @@ def test_flips_are_averaged_after_the_chain_with_noise_of_their_own(batch):
     ids=["M", "sequence to frame", "P"],
 )
 def test_every_published_network_fits(batch, network, middle_frame):
-    lifter = diff3dhpe(network, H36M_17, SCHEDULE, PLAN, frames=F, scale=1.0, middle_frame=middle_frame)
-    variables = jax.eval_shape(lifter.init, KEY, batch)
-    value = jax.eval_shape(lambda v: jax.grad(lambda v: lifter.loss(v, KEY, batch)[0])(v), variables)
+    fitting = lifter(network, middle_frame=middle_frame)
+    variables = jax.eval_shape(fitting.init, KEY, batch)
+    value = jax.eval_shape(lambda v: jax.grad(lambda v: fitting.loss(v, KEY, batch)[0])(v), variables)
     assert jax.tree.structure(value) == jax.tree.structure(variables)
-    poses = jax.eval_shape(lambda v: lifter.sample(v, KEY, batch, 2), variables)
+    poses = jax.eval_shape(lambda v: fitting.sample(v, KEY, batch, Sampling(2)), variables)
     assert poses.shape == (2, B, 1 if middle_frame else F, J, 3)

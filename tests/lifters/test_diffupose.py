@@ -10,38 +10,29 @@ import pytest
 from diffpose_jax.diffusion.plans import ddim_plan, ddpm_plan
 from diffpose_jax.diffusion.process import target, to_eps
 from diffpose_jax.diffusion.schedules import cosine
-from diffpose_jax.lifters.base import Batch, Lifter
-from diffpose_jax.lifters.diffupose import denoising_loss, diffupose
+from diffpose_jax.lifters.base import Batch, Sampling
+from diffpose_jax.lifters.diffupose import DiffuPose, denoising_loss
 from diffpose_jax.models.modulated_gcn import StepModulatedGCN
 from diffpose_jax.skeleton import H36M_17
 
+from .toys import KEY, pose_batch, sample, take
+
 SCHEDULE = cosine(8)
-KEY = jax.random.key(3)
 
 
 @pytest.fixture(scope="module")
 def batch() -> Batch:
-    rng = np.random.default_rng(0)
-    poses = np.clip(0.3 * rng.standard_normal((8, 1, 17, 3)), -0.45, 0.45).astype(np.float32)
-    keypoints = rng.standard_normal((8, 1, 17, 2)).astype(np.float32)
-    parts = (keypoints, poses - poses[:, :, :1], np.ones((8, 1, 17), np.float32), np.arange(8, dtype=np.int32) * 11)
-    return Batch(*(jnp.asarray(part) for part in parts))
+    return pose_batch(4, 1, spacing=11)
 
 
 @pytest.fixture(scope="module")
-def lifter() -> Lifter:
-    network = StepModulatedGCN(H36M_17, width=32, num_layers=1)
-    return diffupose(network, H36M_17, SCHEDULE, ddpm_plan(SCHEDULE))
+def lifter() -> DiffuPose:
+    return DiffuPose(StepModulatedGCN(H36M_17, width=32, num_layers=1), H36M_17, SCHEDULE, ddpm_plan(SCHEDULE))
 
 
 @pytest.fixture(scope="module")
 def variables(lifter, batch):
     return jax.jit(lifter.init)(jax.random.key(1), batch)
-
-
-@pytest.fixture(scope="module")
-def sample(lifter):
-    return jax.jit(lifter.sample, static_argnums=3)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +67,7 @@ def test_the_loss_is_finite_and_depends_on_every_input(loss, variables, batch):
 
 
 def test_the_loss_does_not_care_where_in_the_batch_an_example_lies(loss, variables, batch):
-    order = np.array([5, 2, 7, 0, 1, 3, 6, 4])
-    moved = Batch(*(part[order] for part in batch[:4]))
+    moved = take(batch, [2, 3, 0, 1])
     assert loss(variables, KEY, moved) == pytest.approx(float(loss(variables, KEY, batch)), rel=1e-5)
 
 
@@ -113,42 +103,44 @@ class Oracle:
         return jnp.concatenate([known, 1e3 * keypoints], axis=-1)
 
 
-@pytest.mark.parametrize("predict", ["eps", "x0", "v"])
-@pytest.mark.parametrize("plan", [ddpm_plan(SCHEDULE), ddpm_plan(SCHEDULE, 3), ddim_plan(SCHEDULE, 4)])
+@pytest.mark.parametrize(
+    ("predict", "plan"),
+    [
+        *((predict, ddpm_plan(SCHEDULE)) for predict in ("eps", "x0", "v")),
+        *(("eps", plan) for plan in (ddpm_plan(SCHEDULE, 3), ddim_plan(SCHEDULE, 4))),
+    ],
+)
 def test_an_oracle_gets_the_clean_pose_out_of_the_sampler(batch, predict, plan):
-    lifter = diffupose(Oracle(batch.poses, predict), H36M_17, SCHEDULE, plan, predict=predict)
-    poses = jax.jit(lifter.sample, static_argnums=3)({}, KEY, batch, 2)
+    lifter = DiffuPose(Oracle(batch.poses, predict), H36M_17, SCHEDULE, plan, predict=predict)
+    poses = sample(lifter, {}, KEY, batch, Sampling(2))
     np.testing.assert_allclose(poses, np.broadcast_to(batch.poses[None], (2, *batch.poses.shape)), atol=2e-5)
 
 
 def test_the_sampler_clips_at_the_given_distance(batch):
     far = batch.poses.at[:, :, 3, 0].set(5.0)
-    lifter = diffupose(Oracle(far, "x0"), H36M_17, SCHEDULE, ddpm_plan(SCHEDULE), predict="x0", clip=1.0)
-    poses = jax.jit(lifter.sample, static_argnums=3)({}, KEY, batch, 1)
+    lifter = DiffuPose(Oracle(far, "x0"), H36M_17, SCHEDULE, ddpm_plan(SCHEDULE), predict="x0", clip=1.0)
+    poses = sample(lifter, {}, KEY, batch, Sampling())
     np.testing.assert_allclose(poses[0, :, :, 3, 0], 1.0, atol=2e-5)
 
 
-def test_samples_are_root_relative_and_differ(sample, variables, batch):
-    poses = np.asarray(sample(variables, KEY, batch, 5))
-    assert poses.shape == (5, 8, 1, 17, 3)
+def test_samples_are_root_relative_and_differ(lifter, variables, batch):
+    poses = np.asarray(sample(lifter, variables, KEY, batch, Sampling(3)))
+    assert poses.shape == (3, 4, 1, 17, 3)
     np.testing.assert_array_equal(poses[..., 0, :], 0)
-    assert all(np.abs(poses[a] - poses[b]).max() > 0.01 for a in range(5) for b in range(a))
-    assert all(np.abs(poses[0, a] - poses[0, b]).max() > 0.01 for a in range(8) for b in range(a))
+    assert all(np.abs(poses[a] - poses[b]).max() > 0.01 for a in range(3) for b in range(a))
+    assert all(np.abs(poses[0, a] - poses[0, b]).max() > 0.01 for a in range(4) for b in range(a))
 
 
-def test_a_hypothesis_is_the_same_however_many_are_drawn(sample, variables, batch):
-    two, five = sample(variables, KEY, batch, 2), sample(variables, KEY, batch, 5)
-    np.testing.assert_allclose(five[:2], two, atol=1e-5)
+def test_a_hypothesis_of_an_example_is_the_same_however_many_are_drawn_of_however_many(lifter, variables, batch):
+    three = sample(lifter, variables, KEY, batch, Sampling(3))
+    two = [sample(lifter, variables, KEY, take(batch, half), Sampling(2)) for half in ([0, 1], [2, 3])]
+    np.testing.assert_allclose(np.concatenate(two, axis=1), three[:2], atol=1e-5)
 
 
-def test_an_example_is_the_same_in_a_batch_of_eight_and_of_four(sample, variables, batch):
-    whole = sample(variables, KEY, batch, 2)
-    halves = [sample(variables, KEY, Batch(*(part[half] for part in batch[:4])), 2) for half in (slice(4), slice(4, 8))]
-    np.testing.assert_allclose(np.concatenate(halves, axis=1), whole, atol=1e-5)
+def test_samples_follow_the_keypoints_and_the_index_and_never_the_true_pose(lifter, variables, batch):
+    def poses(batch: Batch) -> jax.Array:
+        return sample(lifter, variables, KEY, batch, Sampling(3))
 
-
-def test_samples_follow_the_keypoints_and_the_index_and_never_the_true_pose(sample, variables, batch):
-    poses = sample(variables, KEY, batch, 1)
-    np.testing.assert_array_equal(sample(variables, KEY, batch._replace(poses=batch.poses + 1), 1), poses)
+    np.testing.assert_array_equal(poses(batch._replace(poses=batch.poses + 1)), poses(batch))
     for changed in (batch._replace(keypoints=batch.keypoints + 0.2), batch._replace(index=batch.index + 1)):
-        assert np.abs(sample(variables, KEY, changed, 1) - poses).max() > 1e-3
+        assert np.abs(poses(changed) - poses(batch)).max() > 1e-3

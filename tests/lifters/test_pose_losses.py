@@ -69,9 +69,7 @@ def test_motion_terms_of_a_single_frame_are_zero(poses, target):
     one, other = poses[:, :1], target[:, :1]
     assert pose_losses.temporal_consistency(one, WEIGHTS) == 0
     assert pose_losses.velocity_loss(one, other) == 0
-    assert mixste_loss(WEIGHTS)(one, other) == pytest.approx(
-        float(pose_losses.weighted_mpjpe(one, other, WEIGHTS))
-    )
+    assert mixste_loss(WEIGHTS)(one, other) == pytest.approx(float(pose_losses.weighted_mpjpe(one, other, WEIGHTS)))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 from diffpose_jax.lifters.base import Batch
 from diffpose_jax.lifters.batches import flip_batch
-from diffpose_jax.lifters.diffpose.initial_distribution import base_distribution, measured_statistics
+from diffpose_jax.lifters.diffpose.initial_distribution import make_base_distribution, measure_statistics
 from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.skeleton import H36M_17, mirror
 
@@ -97,10 +97,10 @@ def test_mixtures_of_whole_poses_share_their_component(batch, diagonal):
 def test_the_gaussian_variant_has_the_moments_of_the_mixture(batch):
     mixture = initial(batch, batch.mixture)
     mean, covariance = mixture.mean_and_covariance()
-    single = base_distribution("gaussian", mixture)
+    single = make_base_distribution("gaussian", mixture)
     np.testing.assert_allclose(single.means[..., 0, :], mean, rtol=1e-5)
     np.testing.assert_allclose(single.covariances[..., 0, :, :], covariance, rtol=1e-5)
-    plain = base_distribution("normal", mixture)
+    plain = make_base_distribution("normal", mixture)
     np.testing.assert_array_equal(plain.means, 0)
     np.testing.assert_array_equal(plain.covariances[1, 1, 4, 0], np.eye(3))
 
@@ -163,13 +163,13 @@ def test_the_component_of_a_pose_is_drawn_by_its_responsibility(batch, shared):
 def test_noise_and_its_whitening_are_inverse(batch):
     component = draw(jax.random.split(KEY, B), initial(batch, batch.mixture))
     white = normal(B, FRAMES, J, 3)
-    np.testing.assert_allclose(component.whitened(component.coloured(white)), white, atol=1e-4)
+    np.testing.assert_allclose(component.whiten(component.scale(white)), white, atol=1e-4)
 
 
 def test_what_is_measured_is_the_context_on_valid_and_the_depths_on_train(batch):
     train = [batch._replace(poses=batch.poses * scale) for scale in (1.0, 2.0)]
     valid = [batch, batch._replace(poses=batch.poses + 0.1)]
-    found = measured_statistics(CONTEXT, {"w": jnp.ones(3)}, iter(train), iter(valid))
+    found = measure_statistics(CONTEXT, {"w": jnp.ones(3)}, iter(train), iter(valid))
     np.testing.assert_array_equal(found["context"]["w"], np.ones(3))
     errors = np.stack([np.asarray(from_keypoints(one) - one.poses) for one in valid])
     wanted = np.sqrt(both_sides((errors.astype(np.float64) ** 2).mean(axis=(0, 1, 2))))

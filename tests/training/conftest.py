@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import H36M_17
+from diffpose_jax.training.loop import Summary, train
 
 
 def _clips(rng: np.random.Generator, count: int, frames: int) -> ClipSet:
@@ -31,9 +36,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.fixture
-def tiny_config(archive: str) -> ConfigDict:
-    """DiffuPose of width 32 with one block and eight diffusion steps; 40 training steps."""
+def _tiny_config(archive: str) -> ConfigDict:
     config = config_for("diffupose")
     config.data.source = archive
     config.lifter.update(width=32, num_layers=1)
@@ -42,6 +45,29 @@ def tiny_config(archive: str) -> ConfigDict:
     config.training.update(validate_every=20, checkpoint_every=20, valid_frames=16)
     config.evaluation.update(hypotheses=2, batch_size=8)
     return config
+
+
+@pytest.fixture
+def tiny_config(archive: str) -> ConfigDict:
+    """DiffuPose of width 32 with one block and eight diffusion steps; 40 training steps."""
+    return _tiny_config(archive)
+
+
+class Trained(NamedTuple):
+    """A run of the tiny config to its end, shared: a test that changes the work directory takes a copy."""
+
+    summary: Summary
+    workdir: Path
+
+    def copy_to(self, path: Path) -> Path:
+        return Path(shutil.copytree(self.workdir, path))
+
+
+@pytest.fixture(scope="session")
+def trained(archive: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    with jax.numpy_dtype_promotion("standard"):
+        return Trained(train(_tiny_config(archive), workdir), workdir)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.training import loop
@@ -25,25 +26,35 @@ def _assert_same(one, other):
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
 
 
-def test_a_run_leaves_a_work_directory_that_evaluation_needs_nothing_else_for(tiny_config, tmp_path):
-    summary = train(tiny_config, tmp_path)
+def test_a_run_leaves_a_work_directory_that_evaluation_needs_nothing_else_for(tiny_config, trained):
+    summary, workdir = trained
     assert summary.step == 40
     assert not summary.stopped
-    trained = load_trained(tmp_path)
-    assert trained.step == summary.best_step
-    assert trained.config.to_dict() == tiny_config.to_dict()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    loaded = load_trained(workdir)
+    assert loaded.step == summary.best_step
+    assert loaded.config.to_dict() == tiny_config.to_dict()
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [10, 20, 30, 40]
     assert min(line["valid_mpjpe_mm"] for line in lines if "valid_mpjpe_mm" in line) == summary.best_mpjpe
-    assert list((tmp_path / "tensorboard").iterdir())
+    assert list((workdir / "tensorboard").iterdir())
 
 
-@pytest.mark.parametrize("decay", ["constant", "plateau"])
-def test_stopping_and_continuing_changes_nothing(tiny_config, tmp_path, monkeypatch, decay):
+def test_stopping_and_continuing_changes_nothing(tiny_config, trained, tmp_path, monkeypatch):
+    continued = _train_in_parts(tiny_config, tmp_path, monkeypatch)
+    _assert_same(continued.state, trained.summary.state)
+
+
+def test_stopping_and_continuing_changes_nothing_while_the_error_is_on_a_plateau(tiny_config, tmp_path, monkeypatch):
     # With no patience and an improvement nobody reaches, the second validation lowers the rate for the next steps.
-    tiny_config.training.update(decay=decay, plateau_patience=0, plateau_threshold=0.9, validate_every=10)
+    tiny_config.training.update(decay="plateau", plateau_patience=0, plateau_threshold=0.9, validate_every=10)
     whole = train(tiny_config, tmp_path / "whole")
+    continued = _train_in_parts(tiny_config, tmp_path / "parts", monkeypatch)
+    _assert_same(continued.state, whole.state)
+    assert float(np.asarray(whole.state.plateau.scale)) == 0.5**3
 
+
+def _train_in_parts(config: ConfigDict, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> loop.Summary:
+    """Trains to the end in two runs, the first one ended by a signal in its third dispatch."""
     add = loop.MetricAverages.add
     calls = []
 
@@ -53,46 +64,42 @@ def test_stopping_and_continuing_changes_nothing(tiny_config, tmp_path, monkeypa
         if len(calls) == 3:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(loop.MetricAverages, "add", add_then_terminate)
-    stopped = train(tiny_config, tmp_path / "parts")
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.MetricAverages, "add", add_then_terminate)
+        stopped = train(config, workdir)
     assert stopped.stopped
     assert stopped.step == 15
-    monkeypatch.undo()
-    continued = train(tiny_config, tmp_path / "parts")
-    _assert_same(continued.state, whole.state)
-    if decay == "plateau":
-        assert float(np.asarray(whole.state.plateau.scale)) == 0.5**3
-    losses = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    continued = train(config, workdir)
+    losses = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in losses if "loss" in line] == [10, 20, 30, 40]
+    return continued
 
 
-def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(tiny_config, tmp_path, caplog):
-    whole = train(tiny_config, tmp_path)
-    for file in (tmp_path / "checkpoints" / "40").rglob("*"):
+def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(tiny_config, trained, tmp_path, caplog):
+    workdir = trained.copy_to(tmp_path / "run")
+    for file in (workdir / "checkpoints" / "40").rglob("*"):
         if file.is_file() and "d" in file.parts:
             os.truncate(file, file.stat().st_size // 2)
     with caplog.at_level("WARNING"):
-        again = train(tiny_config, tmp_path)
+        again = train(tiny_config, workdir)
     assert "checkpoints/40 cannot be read" in caplog.text
-    assert (tmp_path / "damaged" / "checkpoints-40").is_dir()
-    _assert_same(again.state, whole.state)
+    assert (workdir / "damaged" / "checkpoints-40").is_dir()
+    _assert_same(again.state, trained.summary.state)
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_stops_and_keeps_them(tiny_config, tmp_path):
-    train(tiny_config, tmp_path)
-    for file in (tmp_path / "checkpoints").rglob("manifest.ocdbt"):
+def test_a_run_whose_checkpoints_are_all_damaged_stops_and_keeps_them(tiny_config, trained, tmp_path):
+    workdir = trained.copy_to(tmp_path / "run")
+    for file in (workdir / "checkpoints").rglob("manifest.ocdbt"):
         file.unlink()
     with pytest.raises(UserError, match="none of the checkpoints"):
-        train(tiny_config, tmp_path)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["20", "40"]
+        train(tiny_config, workdir)
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["20", "40"]
 
 
-def test_a_work_directory_belongs_to_one_config(tiny_config, tmp_path):
-    tiny_config.training.steps = 20
-    train(tiny_config, tmp_path)
+def test_a_work_directory_belongs_to_one_config(tiny_config, trained):
     tiny_config.lifter.width = 64
     with pytest.raises(UserError, match=r"lifter.width=32, the config now says 64"):
-        train(tiny_config, tmp_path)
+        train(tiny_config, trained.workdir)
 
 
 def test_a_work_directory_in_which_nothing_was_trained_takes_any_config(tiny_config, tmp_path):
@@ -101,8 +108,7 @@ def test_a_work_directory_in_which_nothing_was_trained_takes_any_config(tiny_con
     with pytest.raises(UserError, match="mistyped"):
         train(tiny_config, tmp_path / "run")
     tiny_config.data.source = source
-    tiny_config.training.steps = 20
-    assert train(tiny_config, tmp_path / "run").step == 20
+    assert train(tiny_config, tmp_path / "run").step == 40
 
 
 def test_a_work_directory_that_cannot_be_written_is_refused(tiny_config, tmp_path):

@@ -84,9 +84,6 @@ class MixSTE(nn.Module):
         zeros = nn.initializers.zeros
         spatial_position = self.param("spatial_position", zeros, (self.num_joints, self.width))
         temporal_position = self.param("temporal_position", zeros, (self.frames, self.width))
-        spatial_norm = LayerNorm(self.epsilon, name="spatial_norm")
-        temporal_norm = LayerNorm(self.epsilon, name="temporal_norm")
-
         x = Linear(self.width, dtype=self.dtype, name="embed")(x)
         x = x + spatial_position.astype(self.dtype)[None, None]
         step = None
@@ -94,6 +91,19 @@ class MixSTE(nn.Module):
             x = x + expand_to_tokens(self._embed_step(k, self.width))
         elif self.step == "blocks":
             step = self._embed_step(k, 2 * self.width)
+        x = self._alternate(x, temporal_position, step, train, index)
+        if self.middle_frame:
+            x = mix_frames(Linear(1, dtype=self.dtype, name="frame_mix"), x)
+        x = LayerNorm(self.head_epsilon, name="head_norm")(x)
+        if features:
+            return x.astype(jnp.float32)
+        return Linear(self.out_channels, dtype=self.dtype, name="output")(x).astype(jnp.float32)
+
+    def _alternate(
+        self, x: jax.Array, temporal_position: jax.Array, step: jax.Array | None, train: bool, index: jax.Array | None
+    ) -> jax.Array:
+        spatial_norm = LayerNorm(self.epsilon, name="spatial_norm")
+        temporal_norm = LayerNorm(self.epsilon, name="temporal_norm")
         # Blocks see [B, groups, tokens, C]: frames and joints swap these two roles after every block. A block's own
         # normalisations come before its branches, so its sum is not normalised; the shared ones are applied to that sum
         # and renew the scale of the residual stream after every block. Positions are added once, each before the first
@@ -106,13 +116,7 @@ class MixSTE(nn.Module):
                 x = x + temporal_position.astype(self.dtype)[None, None]
             x = temporal_norm(TransformerBlock(*options, name=f"temporal_{layer}")(x, step, train=train, index=index))
             x = jnp.swapaxes(x, 1, 2)
-
-        if self.middle_frame:
-            x = mix_frames(Linear(1, dtype=self.dtype, name="frame_mix"), x)
-        x = LayerNorm(self.head_epsilon, name="head_norm")(x)
-        if features:
-            return x.astype(jnp.float32)
-        return Linear(self.out_channels, dtype=self.dtype, name="output")(x).astype(jnp.float32)
+        return x
 
     def _embed_step(self, k: jax.Array | None, features: int) -> jax.Array:
         return StepEmbedding(self.width, features, self.dtype, hidden_features=2 * self.width, name="step")(k)

@@ -72,8 +72,10 @@ class Options:
     """The base of all sections: checks types, choices and ranges wherever one is made. Raises OptionError."""
 
     def __post_init__(self) -> None:
+        # To mypy the __hash__ of the instances stands in the way of that of the class.
+        hints = _hints(type(self))  # type: ignore[arg-type]
         for field in dataclasses.fields(self):
-            hint, value = _hints(type(self))[field.name], getattr(self, field.name)
+            hint, value = hints[field.name], getattr(self, field.name)
             _check_value(field, hint, value)
             if hint is float:  # a whole number is one too, but JAX takes its type for that of the result
                 object.__setattr__(self, field.name, float(value))

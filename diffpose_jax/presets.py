@@ -58,9 +58,16 @@ def parse_argument(text: str, recipes: Collection[str] = ()) -> Argument:
 def start(
     method: str, name: str, text: str, recipes: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[ConfigDict, Argument]:
-    """The config of a method on the data its argument names, and the argument; `name` is the config file's.
+    """The config of a method on the data that an argument names, and the argument, read.
 
-    recipes: words for which it is the config of another method, `{word: method}`.
+    Args:
+        method: A name of `registry.METHODS`, or an import path.
+        name: The name of the config file.
+        text: What follows its colon: `human36m,cpn,243`.
+        recipes: Words for which it is the config of another method, `{word: method}`.
+
+    Raises:
+        UserError: A word of the argument means nothing here.
     """
     argument = parse_argument(text, recipes)
     config = config_for(recipes.get(argument.recipe, method))
@@ -118,10 +125,14 @@ def _source(argument: Argument) -> str:
 
 
 def train_epochs(config: ConfigDict, number: int, examples: int, batch_size: int, *, decay_rate: float = 1.0) -> int:
-    """Trains for a number of epochs over `examples` windows and returns the steps of one epoch.
+    """Sets the training to a number of epochs and returns the steps of one, rounded to a multiple of `inner_steps`.
 
-    The learning rate is multiplied by decay_rate after every epoch; validation and checkpoints come every epoch too.
-    Steps are rounded to multiples of `inner_steps`.
+    Args:
+        config: The config to change; validation and checkpoints come after every epoch too.
+        number: The number of epochs.
+        examples: Windows of one epoch.
+        batch_size: Windows in a batch.
+        decay_rate: Factor of the learning rate after every epoch.
     """
     inner = config.training.inner_steps
     epoch = max(1, round(examples / batch_size / inner)) * inner
@@ -133,7 +144,14 @@ def train_epochs(config: ConfigDict, number: int, examples: int, batch_size: int
 
 
 def train_small(config: ConfigDict, steps: int, batch_size: int, learning_rate: float) -> None:
-    """Sets the training that all small runs share: warm-up, cosine decay, clipping, few validations."""
+    """Sets the training that all small runs share: warm-up, cosine decay, clipping, few validations.
+
+    Args:
+        config: The config to change.
+        steps: Training steps.
+        batch_size: Windows in a batch.
+        learning_rate: The learning rate after warm-up.
+    """
     inner = config.training.inner_steps
     quarter = max(1, steps // 4 // inner) * inner
     config.training.update(

@@ -219,8 +219,8 @@ SYSTEMS: dict[str, System] = {
     "diffpose_video": System(
         *("diffpose_release", graformer_variables, _graformer_sizes, _GRAPH, _VIDEO),
         needs_context=True,
-        notes=("the release samples CPN keypoints with diffusion.sampling_steps 1 and num_timesteps 6 (as here) and exact ones "
-               "with 2 and 12",),
+        notes=("the release samples CPN keypoints with diffusion.sampling_steps 1 and num_timesteps 6 (as here), exact "
+               "ones with 2 and 12",),
     ),
     "diffupose": System("diffupose", diffupose_variables, _modulated_gcn_sizes, _MODULATED),
     "diffhpe_2d": System("diffhpe", diffhpe_2d_variables, _diffhpe_sizes, _DIFFHPE_JOINTS, _DIFFHPE),

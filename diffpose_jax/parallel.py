@@ -1,8 +1,8 @@
 """Data parallelism over the local devices; the only file that uses `jax.pmap`.
 
 State and data are plainly replicated: leaves keep their natural shapes, no copies are stacked. Only example indices
-have a leading axis of D devices. With `out_axes=None` jax takes one device's output for all, so that a forgotten `pmean` is
-silent; `assert_replicated` finds it and is called before every checkpoint.
+have a leading axis of D devices. With `out_axes=None` jax takes one device's output for all, so that a forgotten
+`pmean` is silent; `assert_replicated` finds it and is called before every checkpoint.
 """
 
 from __future__ import annotations

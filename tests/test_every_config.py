@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -31,7 +32,15 @@ CONTEXT |= {"diffpose_frame:release": "graformer", "diffpose_frame:heatmaps": "g
 ELSEWHERE = ("quickstart", "method")  # tests/experiments and tests/docs
 CONFIGS = sorted({path.stem for path in ROOT.glob("configs/[!_]*.py") if path.stem not in ELSEWHERE} | CONTEXT.keys())
 TEMPORAL = ("d3dp", "diff3dhpe_mixste", "diff3dhpe_poseformer", "diffhpe_2d", "diffhpe_wrapper", "mixste", "poseformer")
-STEPS = 60
+STEPS = 40
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fast_compilation() -> Iterator[None]:
+    """Compiles with few optimisations: here that takes longer than everything that runs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +94,7 @@ def config_of(name: str, archive: Path, context: Path | None) -> ConfigDict:
     config.lifter.update({key: value for key, value in size.items() if key in config.lifter})
     config.diffusion.sampling_steps = min(config.diffusion.sampling_steps or 2, 2)
     config.training.update(steps=STEPS, batch_size=16, inner_steps=5, warmup_steps=5, log_every=5)
-    config.training.update(validate_every=STEPS // 2, checkpoint_every=STEPS // 2, valid_frames=64)
+    config.training.update(validate_every=STEPS, checkpoint_every=STEPS, valid_frames=64)
     config.evaluation.update(hypotheses=2, batch_size=16)
     return config
 

@@ -89,7 +89,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     data = TrainData(
         device_clips(splits["train"]), training_windows(splits["train"], lifter.frames, data_options.windows)
     )
-    if context and not first:
+    if context and not first:  # a continued run has it in its checkpoint
         state = state._replace(frozen=_freeze(lifter, context, data, validation))
     log = MetricsLog(path, first, enabled=jax.process_index() == 0)
     occluded = with_occlusion(lifter, data_options.occlusion, data_options.occlusion_rate or None)
@@ -182,7 +182,8 @@ class Run(NamedTuple):
                 if done % training.validate_every == 0 or last:
                     state, error = self._validate(done, state)
                     progress.say(f"step {done}: valid MPJPE {error:.1f} mm ({manager.best_text()})")
-                    averages.restart(done)
+                    averages.restart(done)  # the rate is that of training alone
+                # After the validation of the same step: the checkpoint notes which step is the best.
                 if done % training.checkpoint_every == 0 or last or stop:
                     manager.save(done, state)
         return Summary(done, manager.best_step, manager.best_mpjpe, bool(stop), state)

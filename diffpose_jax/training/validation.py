@@ -69,9 +69,10 @@ class CheckpointManager:
 
     def restore(self, create: Callable[[], TrainState]) -> tuple[int, TrainState]:
         """The step and state of the newest checkpoint that can be read, or step 0 and the state that `create` makes."""
-        restored = self._newest.restore_newest(template_of(create))
-        if restored is None:
+        if not self._newest.steps():
             return 0, jax.jit(create)()
+        restored = self._newest.restore_newest(template_of(create))
+        assert restored is not None  # there is one, and where none can be read it has raised
         step, state, note = restored
         self.best_mpjpe, self.best_step = note["best_mpjpe"], note["best_step"]
         return step, state

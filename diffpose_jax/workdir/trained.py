@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from absl import logging
@@ -49,18 +50,23 @@ def load_trained(workdir: str | os.PathLike) -> Trained:
     path = Path(workdir)
     config = read_config(path)
     lifter = build_lifter(config)
-    template = template_of(lambda: lifter.init(jax.random.key(0), example_batch(lifter)))
     best = path / "best"
     if not any(best.glob("[0-9]*")):
         raise UserError(f"{path}: expected a checkpoint in {best}, found none; train first")
     checkpoints = Checkpoints(best, keep=1)
     try:
-        restored = checkpoints.restore_newest(template)
+        restored = checkpoints.restore_newest(_variables_template(lifter))  # type: ignore[arg-type]  # no __hash__
     finally:
         checkpoints.close()
     assert restored is not None  # there is one, and a damaged one has raised
     step, variables, _ = restored
     return Trained(config, lifter, replicate(variables), step, _read_temperature(path / CALIBRATION, step))
+
+
+# Tracing a network takes about a second: equal lifters, of evaluation and prediction say, are traced once.
+@lru_cache(maxsize=8)
+def _variables_template(lifter: Lifter) -> Any:
+    return template_of(lambda: lifter.init(jax.random.key(0), example_batch(lifter)))
 
 
 def _read_temperature(path: Path, step: int) -> float | None:

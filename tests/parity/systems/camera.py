@@ -47,25 +47,25 @@ def projection(vector: Any) -> dict[str, np.ndarray]:
 def diffhpe_data(vector: Any) -> dict[str, np.ndarray]:
     """DiffHPE's preparation of Human3.6M: 17 of 32 joints, camera frame, normalised 2D, and the camera table."""
     config = vector.config
-    numbers = [H36M_CAMERA_IDS.index(camera) for camera in config["camera_ids"]]
+    indices = [H36M_CAMERA_IDS.index(camera) for camera in config["camera_ids"]]
     poses, keypoints, rows = [], [], []
     for subject, world, views in zip(
         config["subjects"], vector.inputs["world_32"], vector.inputs["pixels"], strict=True
     ):
         cameras = h36m_cameras(subject)
-        for number, pixels in zip(numbers, views, strict=True):
-            camera = Camera(*(value[number] for value in cameras))
+        for index, pixels in zip(indices, views, strict=True):
+            camera = Camera(*(value[index] for value in cameras))
             view = camera_pairs(world[:, JOINTS_17_OF_32], pixels, camera)
             keypoints.append(view[0])
             poses.append(view[1])
-            rows.append(np.concatenate([*camera[:-1], [number]]))
+            rows.append(np.concatenate([*camera[:-1], [index]]))
 
     def stack(parts: list[np.ndarray]) -> np.ndarray:
-        return np.stack(parts).reshape(len(config["subjects"]), len(numbers), *parts[0].shape)
+        return np.stack(parts).reshape(len(config["subjects"]), len(indices), *parts[0].shape)
 
     # The table is printed in float32 and compared in pixels and millimetres, where a second rounding would show.
-    extrinsics = [[H36M_EXTRINSICS[subject][n] for n in numbers] for subject in config["cam_subject_order"]]
-    lenses = zip(*(H36M_INTRINSICS[n] for n in numbers), strict=True)
+    extrinsics = [[H36M_EXTRINSICS[subject][n] for n in indices] for subject in config["cam_subject_order"]]
+    lenses = zip(*(H36M_INTRINSICS[n] for n in indices), strict=True)
     focal, centre, radial, tangential, size = (np.array(column, np.float32) for column in lenses)
     return {
         "pose_3d": stack(poses),

@@ -30,8 +30,8 @@ def mpi_inf_3dhp(vector: Any) -> dict[str, np.ndarray]:
     frames = []
     # In mm and float64 the probes lie exactly on the thresholds.
     with jax.enable_x64(True):
-        for number in range(config["n_sequences"]):
-            pred, gt, valid, activity = (inputs[f"{name}_{number}"] for name in ("pred", "gt", "valid", "activity"))
+        for sequence in range(config["n_sequences"]):
+            pred, gt, valid, activity = (inputs[f"{name}_{sequence}"] for name in ("pred", "gt", "valid", "activity"))
             target = metrics.root_relative(jnp.asarray(gt), config["root_joint_zero_based"])
             errors = metrics.joint_errors(jnp.asarray(pred), target)
             pck = metrics.pck_3dhp(errors, float(config["pck_threshold_mm"]))
@@ -53,7 +53,7 @@ def mpi_inf_3dhp(vector: Any) -> dict[str, np.ndarray]:
         "all_pck": pooled[1].mean(axis=0),
         "all_auc": pooled[2].mean(axis=0),
     }
-    done = [[part[activity == number] for part in pooled] for number in range(1, 8)]
+    done = [[part[activity == kind] for part in pooled] for kind in range(1, 8)]
     outputs["act_mpjpe"] = np.array([part[0].mean() if len(part[0]) else np.nan for part in done])
     for place, name in ((1, "pck"), (2, "auc")):
         absent = np.full(pooled[place].shape[1], np.nan)
@@ -69,7 +69,7 @@ def coherence_and_aggregations(vector: Any) -> dict[str, np.ndarray]:
     assert (bones.joints, bones.left, bones.right) == recorded
     samples = jnp.moveaxis(jnp.asarray(inputs["samples"]), 1, 0)
     target, pred = jnp.asarray(inputs["gt"]), jnp.asarray(inputs["pred"])
-    poses = _aggregated(samples, target, inputs)
+    poses = _aggregate(samples, target, inputs)
     outputs = {}
     for name, pose in poses.items():
         outputs[f"agg_{name}_pose_mm"] = pose * MM
@@ -95,11 +95,11 @@ def coherence_and_aggregations(vector: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 
-def _aggregated(samples: jax.Array, target: jax.Array, inputs: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+def _aggregate(samples: jax.Array, target: jax.Array, inputs: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     errors = metrics.joint_errors(samples, target[None])
     # The release projects poses whose hip is at the origin.
-    seen = project(jnp.swapaxes(samples, 0, 1), lens(inputs["cam"][:, 0, :9]))
-    distance = jnp.linalg.norm(jnp.swapaxes(seen, 0, 1) - inputs["pose_2d"][None], axis=-1)
+    projected = project(jnp.swapaxes(samples, 0, 1), lens(inputs["cam"][:, 0, :9]))
+    distance = jnp.linalg.norm(jnp.swapaxes(projected, 0, 1) - inputs["pose_2d"][None], axis=-1)
     return {
         "average": hypotheses.mean(samples),
         "best": hypotheses.oracle_best(samples, target, per="clip"),

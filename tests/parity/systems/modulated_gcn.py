@@ -47,7 +47,7 @@ def modulated_gcn(vector: Any) -> dict[str, np.ndarray]:
     # The release's list of layers holds the pooled blocks too.
     names = [f"trunk/block_{layer}" for layer in range(config["num_layers"])]
     layers = [name + part for name in names for part in (("", "_non_local") if groups else ("",))]
-    outputs |= {f"after_layer{number}": taps[name] for number, name in enumerate(layers)}
+    outputs |= {f"after_layer{index}": taps[name] for index, name in enumerate(layers)}
     outputs["after_input"] = taps["trunk/input_non_local" if groups else "trunk/input"]
     outputs["after_layers"] = taps["trunk"]
     if non_local == "embedded_gaussian":
@@ -91,7 +91,7 @@ class RefineHead(nn.Module):
 
 
 def lens(vectors: np.ndarray) -> Camera:
-    """Cameras at the origin from the releases' nine numbers `[N, 9]`: focal, centre, radial, tangential."""
+    """Cameras at the origin from the releases' vectors of nine `[N, 9]`: focal, centre, radial, tangential."""
     leading = vectors.shape[:-1]
     rotation = np.broadcast_to(np.array([1, 0, 0, 0], np.float32), (*leading, 4))
     nowhere = np.zeros((*leading, 3), np.float32)

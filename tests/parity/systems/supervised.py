@@ -62,10 +62,12 @@ def windows(vector: Any) -> dict[str, np.ndarray]:
     chain = tuple(f"joint_{joint}" for joint in range(joints))
     skeleton = Skeleton("recorded", chain, tuple(range(-1, joints - 1)), left, right)
     clips = {length: _clip(length, skeleton) for length in config["lengths"]}
-    outputs = {f"eval_{length}": _numbers(end_aligned_windows(clip, frames), frames) for length, clip in clips.items()}
+    outputs = {
+        f"eval_{length}": _list_frames(end_aligned_windows(clip, frames), frames) for length, clip in clips.items()
+    }
     chunks, flips = [], []
     for video, clip in enumerate(clips.values()):
-        plain = 1000 * video + _numbers(tiled_windows(clip, frames), frames)
+        plain = 1000 * video + _list_frames(tiled_windows(clip, frames), frames)
         chunks += [plain, plain]
         flips += [np.zeros(len(plain), bool), np.ones(len(plain), bool)]
     chunks, flips = np.concatenate(chunks), np.concatenate(flips)
@@ -117,7 +119,7 @@ def train_step(vector: Any) -> dict[str, np.ndarray]:
 
 
 def _entries(variables: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A tree like MixSTE's variables as the entries of a state_dict: each number goes where its weight came from."""
+    """A tree like MixSTE's variables as the entries of a state_dict: each value goes where its weight came from."""
     sizes = [value.size for value in weights.values()]
     places = np.split(np.arange(sum(sizes), dtype=np.float32), np.cumsum(sizes)[:-1])
     named = {key: place.reshape(weights[key].shape) for key, place in zip(weights, places, strict=True)}
@@ -132,7 +134,7 @@ def _clip(length: int, skeleton: Skeleton) -> ClipSet:
     return ClipSet.build([Clip(poses[..., :2], poses, None, "S1", "walk")], skeleton)
 
 
-def _numbers(windows: Windows, frames: int) -> np.ndarray:
+def _list_frames(windows: Windows, frames: int) -> np.ndarray:
     ids = jnp.arange(len(windows.start), dtype=jnp.int32)
     return np.asarray(window_frames(windows, ids, frames)[0])
 

@@ -14,12 +14,10 @@ import numpy as np
 from jax import Array, lax
 
 from diffpose_jax.diffusion.plans import Plan
-from diffpose_jax.diffusion.process import at_step, predictions, to_eps
-from diffpose_jax.diffusion.schedules import Schedule
+from diffpose_jax.diffusion.process import at_step, to_eps
 from diffpose_jax.keys import fold_in, standard_normal
 
 Denoiser = Callable[[Array, Array], tuple[Array, Array]]
-Network = Callable[[Array, Array], Array]
 
 # The noise of reverse step i folds i = 0 .. S - 1 into a key. The initial noise folds in the largest uint32 instead,
 # which is the index of no step, so one key serves both.
@@ -100,16 +98,6 @@ def _scan_plan(
     index = jnp.arange(table.shape[0], dtype=jnp.uint32)
     inputs = (index, jnp.asarray(plan.step, jnp.int32), tuple(table.T), noise)
     return lax.scan(step, x_init, inputs)
-
-
-def predict_with(kind: str, network: Network, schedule: Schedule) -> Denoiser:
-    """Make a denoiser of a network `(x, k) -> output [B, ...]` that predicts `kind`: 'eps', 'x0' or 'v'."""
-
-    def denoiser(x: Array, k: Array) -> tuple[Array, Array]:
-        output = network(x, k).astype(x.dtype)
-        return predictions(kind, output, x, at_step(schedule.alpha_bar, k, x))
-
-    return denoiser
 
 
 def clip_x0(

@@ -14,6 +14,8 @@ from diffpose_jax.diffusion import plans, samplers, schedules
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys
 
+from .denoisers import predict_with
+
 SCHEDULE = schedules.cosine(12)
 
 
@@ -38,7 +40,7 @@ def sample(key, number, chunk=None):
 
 
 def sample_one(key, batch):
-    denoiser = samplers.predict_with("x0", lambda x, k: jnp.tanh(x), SCHEDULE)
+    denoiser = predict_with("x0", lambda x, k: jnp.tanh(x), SCHEDULE)
     x_init = samplers.initial_noise(key, (batch, 2, 5, 3))
     return samplers.sample(key, denoiser, x_init, plans.ddpm_plan(SCHEDULE))
 

@@ -12,6 +12,8 @@ import pytest
 from diffpose_jax.diffusion import plans, process, samplers, schedules
 from diffpose_jax.keys import example_keys
 
+from .denoisers import predict_with
+
 SCHEDULE = schedules.cosine(50)
 UNEVEN = (49, 31, 20, 7, 0)
 
@@ -36,7 +38,7 @@ def gaussian_posterior(mean, variance, schedule):
         m, v = (jnp.broadcast_to(moment, x.shape) for moment in (mean, variance))
         return m + signal * v / (alpha_bar * v + noise_variance) * (x - signal * m)
 
-    return samplers.predict_with("x0", network, schedule)
+    return predict_with("x0", network, schedule)
 
 
 def all_plans():
@@ -71,7 +73,7 @@ def test_a_deterministic_sampler_stays_on_the_line_between_x0_and_its_noise(name
 def test_both_forms_of_the_ddpm_mean_agree_when_nothing_is_clipped():
     """DiffHPE forms it from eps, DiffuPose from x0."""
     schedule = schedules.cosine(50, max_beta=0.5)
-    denoiser = samplers.predict_with("eps", lambda x, k: jnp.tanh(x), schedule)
+    denoiser = predict_with("eps", lambda x, k: jnp.tanh(x), schedule)
     x_init = normal(0, (2, 1, 17, 3))
     finals = [
         samplers.sample(jax.random.key(1), denoiser, x_init, plans.ddpm_plan(schedule, mean=form))
@@ -110,7 +112,7 @@ def test_a_process_around_a_mean_is_the_usual_one_in_centred_coordinates():
 
 def test_noise_of_an_example_does_not_depend_on_its_batch():
     plan = plans.ddpm_plan(SCHEDULE)
-    denoiser = samplers.predict_with("x0", lambda x, k: jnp.tanh(x), SCHEDULE)
+    denoiser = predict_with("x0", lambda x, k: jnp.tanh(x), SCHEDULE)
 
     @jax.jit
     def poses(index):
@@ -125,7 +127,7 @@ def test_noise_of_an_example_does_not_depend_on_its_batch():
 
 def test_recorded_noise_is_replayed():
     plan = plans.ddim_plan(SCHEDULE, UNEVEN, eta=1.0)
-    denoiser = samplers.predict_with("x0", lambda x, k: 0.5 * x, SCHEDULE)
+    denoiser = predict_with("x0", lambda x, k: 0.5 * x, SCHEDULE)
     x = x_init = normal(0, (2, 1, 3, 3))
     noise = normal(1, (len(UNEVEN), *x.shape))
     for (a, b, c, s), k, z in zip(plan.table, plan.step, noise, strict=True):
@@ -216,7 +218,7 @@ def test_flip_averaging_makes_a_denoiser_equivariant_in_one_call():
             calls.append(x.shape)
             return jnp.tanh(x + 2.0 * doubled + 0.7)
 
-        return samplers.flip_average(samplers.predict_with("x0", network, SCHEDULE), mirror)
+        return samplers.flip_average(predict_with("x0", network, SCHEDULE), mirror)
 
     x, k = normal(1, condition.shape), jnp.asarray(30)
     straight = bound_to(condition)(x, k)

@@ -7,9 +7,10 @@ import numpy as np
 from scipy.stats import multivariate_normal
 
 from diffpose_jax.data.detector.heatmaps import Heatmaps, detect, draw_points, person_box, render
-from diffpose_jax.data.detector.maps import Box, estimate_keypoints
+from diffpose_jax.data.detector.maps import Box
 from diffpose_jax.skeleton import H36M_17
 
+from .detector_maps import estimate_keypoints
 from .walking import SIZE, UNIT, follows, one_joint
 
 rendered = jax.jit(render, static_argnames="size")

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from diffpose_jax.data.detector.heatmaps import render
-from diffpose_jax.data.detector.maps import Box, draw_from_maps, estimate_keypoints, normalise_maps
+from diffpose_jax.data.detector.maps import Box
 from diffpose_jax.errors import UserError
 
+from .detector_maps import draw_from_maps, estimate_keypoints, normalise_maps
 from .walking import UNIT, follows, one_joint
 
 

@@ -14,6 +14,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Compiling is most of the time here: what one test or run has compiled, the next one reuses, subprocesses too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "diffpose_jax_tests_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Programs of these sizes run in no time: without most optimisations they compile in two thirds of it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

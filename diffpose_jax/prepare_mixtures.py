@@ -34,13 +34,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def prepare_mixtures(
-    source: str,
-    output: str,
-    options: MixtureOptions,
-    *,
-    gmm: str | None = None,
-    seed: int = 0,
-    strength: float = 1.0,
+    source: str, output: str, options: MixtureOptions, *, gmm: str | None = None, seed: int = 0, strength: float = 1.0
 ) -> dict[str, ClipSet]:
     """Give an archive mixtures, write it, and print what they are like.
 

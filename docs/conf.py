@@ -13,12 +13,7 @@ project = "diffpose_jax"
 author = "the authors of diffpose_jax"
 release = diffpose_jax.__version__
 
-extensions = [
-    "myst_parser",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
-]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 html_theme = "furo"
 html_title = "diffpose_jax"
 

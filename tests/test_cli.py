@@ -67,10 +67,7 @@ def test_main_gets_positional_arguments_and_overridden_config(program):
         (["--config=nowhere.py", "--config.seed=1"], ["nowhere.py", "no such file"]),
         (["--config={config}:broken"], ["config.py, line 7", "undefined_name"]),
         (["--config={config}:refused"], ["expected synthetic or cmu, found refused"]),
-        (
-            ["--config={config}", "--config.train.batchsize=8"],
-            ["--config.train.batchsize", "mean 'batch_size'?"],
-        ),
+        (["--config={config}", "--config.train.batchsize=8"], ["--config.train.batchsize", "mean 'batch_size'?"]),
         (["--config={config}", "--config.trian.batch_size=8"], ["--config.trian.batch_size", "mean 'train'?"]),
         (["--config={config}", "--config.seed.first=8"], ["--config.seed.first", "no such config key"]),
         (["--config={config}", "--config.train.batch_size=8.5"], ["--config.train.batch_size=8.5"]),

@@ -7,15 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.parallel import (
-    AXIS,
-    assert_replicated,
-    local_device_count,
-    pmap_each,
-    pmap_step,
-    replicate,
-    shard,
-)
+from diffpose_jax.parallel import AXIS, assert_replicated, local_device_count, pmap_each, pmap_step, replicate, shard
 
 EXAMPLES = np.arange(32, dtype=np.float32)
 

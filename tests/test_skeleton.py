@@ -86,14 +86,7 @@ def test_official_orders_of_detectors():
         "left_wrist",
         "right_wrist",
     )
-    assert COCO_17.joints[11:] == (
-        "left_hip",
-        "right_hip",
-        "left_knee",
-        "right_knee",
-        "left_ankle",
-        "right_ankle",
-    )
+    assert COCO_17.joints[11:] == ("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle")
     at = {joint: BLAZEPOSE_33.joints.index(joint) for joint in ("left_ear", "left_shoulder", "right_hip", "left_heel")}
     assert at == {"left_ear": 7, "left_shoulder": 11, "right_hip": 24, "left_heel": 29}
     assert BLAZEPOSE_33.num_joints == 33

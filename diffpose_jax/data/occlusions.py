@@ -39,12 +39,7 @@ class Draws(NamedTuple):
 
 
 def occlude(
-    key: jax.Array,
-    batch: Batch,
-    pattern: str,
-    skeleton: Skeleton,
-    rate: float | None = None,
-    release: bool = False,
+    key: jax.Array, batch: Batch, pattern: str, skeleton: Skeleton, rate: float | None = None, release: bool = False
 ) -> Batch:
     """Hide joints of a batch `[B, F, J, C]`, in each example by its own draw.
 

@@ -51,10 +51,7 @@ def transformer_block(source: StateDict, prefix: str) -> Variables:
     """A transformer block, with its own layer for the timestep embedding if it has one."""
     block = {
         "attention_norm": layer_norm(source, f"{prefix}.norm1"),
-        "attention": {
-            "qkv": linear(source, f"{prefix}.attn.qkv"),
-            "project": linear(source, f"{prefix}.attn.proj"),
-        },
+        "attention": {"qkv": linear(source, f"{prefix}.attn.qkv"), "project": linear(source, f"{prefix}.attn.proj")},
         "mlp_norm": layer_norm(source, f"{prefix}.norm2"),
         "expand": linear(source, f"{prefix}.mlp.fc1"),
         "contract": linear(source, f"{prefix}.mlp.fc2"),

@@ -103,11 +103,7 @@ def draw_pose_2d(
 
 
 def draw_pose_3d(
-    axes: Axes,
-    pose: np.ndarray,
-    skeleton: Skeleton,
-    view: View = CAMERA_VIEW,
-    style: PoseStyle = DEFAULT_STYLE,
+    axes: Axes, pose: np.ndarray, skeleton: Skeleton, view: View = CAMERA_VIEW, style: PoseStyle = DEFAULT_STYLE
 ) -> tuple[LineCollection, PathCollection]:
     """Draw a pose as a stick figure, near bones over far ones.
 

@@ -33,9 +33,7 @@ def test_diffhpe_values_with_betas_capped_at_a_half():
         schedule.beta[[0, 24, 46, 47, 48, 49]], [0.00174751, 0.05935366, 0.43622261, 0.5, 0.5, 0.5], rtol=3e-6
     )
     np.testing.assert_allclose(
-        schedule.alpha_bar[[0, 9, 24, 39, 49]],
-        [0.99825249, 0.89870592, 0.49384359, 0.09404561, 0.00108976],
-        rtol=5e-6,
+        schedule.alpha_bar[[0, 9, 24, 39, 49]], [0.99825249, 0.89870592, 0.49384359, 0.09404561, 0.00108976], rtol=5e-6
     )
 
 
@@ -64,12 +62,7 @@ def test_fields_agree_with_their_definitions_in_float64(name, steps):
     beta = defined_betas(name, steps)
     alpha_bar = np.cumprod(1 - beta)
     previous = np.concatenate([[1.0], alpha_bar[:-1]])
-    expected = {
-        "beta": beta,
-        "alpha_bar": alpha_bar,
-        "one_minus_alpha_bar": 1 - alpha_bar,
-        "alpha_bar_prev": previous,
-    }
+    expected = {"beta": beta, "alpha_bar": alpha_bar, "one_minus_alpha_bar": 1 - alpha_bar, "alpha_bar_prev": previous}
     for field, values in expected.items():
         found = getattr(schedule, field)
         assert found.dtype == np.float32

@@ -10,14 +10,7 @@ import pytest
 from diffpose_jax.diffusion.plans import ddim_plan
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.lifters.base import Batch
-from diffpose_jax.lifters.batches import (
-    example_batch,
-    flip_batch,
-    lifted_frames,
-    lifted_part,
-    subtract_root,
-    zero_root,
-)
+from diffpose_jax.lifters.batches import example_batch, flip_batch, lifted_frames, lifted_part, subtract_root, zero_root
 from diffpose_jax.lifters.diff3dhpe import Diff3DHPE, Diff3DHPEOptions
 from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.skeleton import H36M_16, H36M_17

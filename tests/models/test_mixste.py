@@ -12,11 +12,7 @@ import pytest
 from flax import linen as nn
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.interop.mixste import (
-    diff3dhpe_backbone_variables,
-    mixste_features_variables,
-    mixste_variables,
-)
+from diffpose_jax.interop.mixste import diff3dhpe_backbone_variables, mixste_features_variables, mixste_variables
 from diffpose_jax.models.attention import DropPath
 from diffpose_jax.models.mixste import MixSTE
 

@@ -78,12 +78,7 @@ def simulate_detector(
 
 
 def add_keypoint_noise(
-    clips: ClipSet,
-    seed: int,
-    settings: DetectorSettings = CPN_LIKE,
-    *,
-    strength: float = 1.0,
-    label: str | None = None,
+    clips: ClipSet, seed: int, settings: DetectorSettings = CPN_LIKE, *, strength: float = 1.0, label: str | None = None
 ) -> ClipSet:
     """Replace exact keypoints by simulated detections and set the scores; a function of seed and clips alone.
 

@@ -57,12 +57,7 @@ def load_synthetic(
 
 
 def generate_motion(
-    seed: int = 0,
-    *,
-    subjects: int = 14,
-    takes: int = 1,
-    frames: int = 300,
-    actions: Sequence[str] = tuple(PROGRAMMES),
+    seed: int = 0, *, subjects: int = 14, takes: int = 1, frames: int = 300, actions: Sequence[str] = tuple(PROGRAMMES)
 ) -> list[Motion]:
     """Generate the motions that `load_synthetic` films: positions `[frames, 17, 3]` metres, world, z up, floor at 0.
 

@@ -20,13 +20,7 @@ from diffpose_jax.geometry import image_scale
 from diffpose_jax.lifters.base import Batch, Lifter, Sampling, Variables
 from diffpose_jax.lifters.wrappers import with_flips
 from diffpose_jax.mixtures.covariance import cholesky, diagonal_matrix, scale_by_factor, whiten
-from diffpose_jax.mixtures.mixture import (
-    Mixture,
-    component_log_densities,
-    draw_component,
-    log_weights,
-    take_component,
-)
+from diffpose_jax.mixtures.mixture import Mixture, component_log_densities, draw_component, log_weights, take_component
 
 BaseDistribution = Literal["mixture", "gaussian", "normal"]
 Depth = Literal["context", "histogram"]

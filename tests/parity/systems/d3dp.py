@@ -124,12 +124,7 @@ def _loss(network: Any, variables: Any, schedule: Schedule, inputs: dict[str, np
 
 
 def _replay(
-    lifter: D3DP | Diff3DHPE,
-    variables: Any,
-    keypoints: np.ndarray,
-    start: Any,
-    noise: Any = None,
-    flip: bool = False,
+    lifter: D3DP | Diff3DHPE, variables: Any, keypoints: np.ndarray, start: Any, noise: Any = None, flip: bool = False
 ) -> samplers.Trajectory:
     """The lifter's reverse steps from recorded noise `[H, B, F, J, 3]`, with that of the steps `[H, S, B, F, J, 3]`."""
 

@@ -17,6 +17,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     """The release's recipe of DiffHPE-2D with the numbers of the Wrapper, or a small one."""
     config = config_beside(__file__, "diffhpe_2d")(argument)
     config.name = f"diffhpe_wrapper {argument}"
+    config.lifter.context = "runs/mixste"  # without one it would be DiffHPE-2D
     if not parse_argument(argument).size:
         # The paper says batch 200, learning rate 2.7e-4 and dropout 0.27.
         config.lifter.dropout = 0.2703806090969092

@@ -111,19 +111,15 @@ def _lifter_section(given: object, where: str) -> dict[str, Any]:
 def validate(config: ConfigDict) -> None:
     """Raises UserError with one clear line on anything in a config that is unknown, missing or makes no sense."""
     known = {"name", "seed", "lifter", "context", *SECTIONS}
-    for key in sorted(set(config) - known):
-        raise UserError(f"config.{key}: unknown key; known in that place: {', '.join(sorted(known))}")
-    for key in sorted(known - set(config)):
-        raise UserError(f"config.{key}: missing")
-    for key, kind in (("name", str), ("seed", int)):
+    for key in sorted(set(config) ^ known):
+        found = "unknown key" if key in config else "missing"
+        raise UserError(f"config.{key}: {found}; known in that place: {', '.join(sorted(known))}")
+    for key in known:
+        kind = {"name": str, "seed": int}.get(key, ConfigDict)
         if not isinstance(config[key], kind) or isinstance(config[key], bool):
             raise UserError(f"config.{key}: expected {kind.__name__}, found {config[key]!r}")
-    for key in (*SECTIONS, "lifter", "context"):
-        if not isinstance(config[key], ConfigDict):
-            raise UserError(f"config.{key}: expected a section, found {config[key]!r}")
-    read_options(get_method(config.lifter.get("name")).options_type, config.lifter, "lifter")
-    if config.context:
-        read_options(get_method(config.context.get("name")).options_type, config.context, "context")
+    for key in ("lifter", "context") if config.context else ("lifter",):
+        read_options(get_method(config[key].get("name")).options_type, config[key], key)
     for name, section in SECTIONS.items():
         read_options(section, config[name], name)
 

@@ -40,11 +40,12 @@ class Lifter(Protocol):
     needs_context: ClassVar[bool] = False
 
     skeleton: Skeleton
+    options: Options
 
     @property
     def frames(self) -> int:
-        """Frames F of a window."""
-        return 1
+        """Frames F of a window: the option of that name, 1 where there is none."""
+        return getattr(self.options, "frames", 1)
 
     @property
     def middle_frame(self) -> bool:
@@ -58,8 +59,11 @@ class Lifter(Protocol):
 
     @property
     def averages_flips(self) -> bool:
-        """Whether `sample` averages over the mirrored input itself where `sampling.flip` asks for it."""
-        return False
+        """Whether `sample` averages over the mirrored input itself where `sampling.flip` asks for it.
+
+        By default where an option `flip_inside` says so.
+        """
+        return getattr(self.options, "flip_inside", False)
 
     @classmethod
     def build(

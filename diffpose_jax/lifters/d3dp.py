@@ -66,14 +66,6 @@ class D3DP(Lifter):
         network = MixSTE(**options.network_fields(skeleton), step="once")
         return cls(network, skeleton, *make_process(config, "x0"), options, clip_bound(config))
 
-    @property
-    def frames(self) -> int:
-        return self.options.frames
-
-    @property
-    def averages_flips(self) -> bool:
-        return self.options.flip_inside
-
     def init(self, key: Array, batch: Batch) -> Variables:
         x = jnp.concatenate([batch.keypoints, batch.poses], axis=-1)
         return self.network.init(key, x, jnp.zeros(len(batch.index), jnp.int32), train=False)

@@ -88,16 +88,8 @@ class Diff3DHPE(Lifter):
         return cls(network, skeleton, *make_process(config, "x0"), options, clip_bound(config))
 
     @property
-    def frames(self) -> int:
-        return self.options.frames
-
-    @property
     def middle_frame(self) -> bool:
         return self.options.backbone != "mixste"
-
-    @property
-    def averages_flips(self) -> bool:
-        return self.options.flip_inside
 
     def init(self, key: Array, batch: Batch) -> Variables:
         x = network_input(batch.keypoints, self.clean_poses(batch))

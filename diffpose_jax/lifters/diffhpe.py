@@ -121,10 +121,6 @@ class DiffHPE(Lifter):
         network = Conditioned(denoiser, options.encode_pose and context is not None, options.encoding)
         return cls(network, skeleton, *make_process(config, "eps"), options, context)
 
-    @property
-    def frames(self) -> int:
-        return self.options.frames
-
     def init(self, key: Array, batch: Batch) -> Variables:
         context_key, key = jax.random.split(key)
         frozen = {} if self.context is None else {"frozen": self.context.init(context_key, batch)}

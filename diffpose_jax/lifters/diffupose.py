@@ -30,7 +30,6 @@ from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.models.modulated_gcn import StepModulatedGCN
 from diffpose_jax.models.unet import UNetDenoiser
-from diffpose_jax.sections import DiffusionOptions
 from diffpose_jax.skeleton import Skeleton
 
 
@@ -63,7 +62,6 @@ class DiffuPose(Lifter):
     """
 
     options_type: ClassVar[type[DiffuPoseOptions]] = DiffuPoseOptions
-    diffusion: ClassVar[DiffusionOptions] = DiffusionOptions()
 
     network: nn.Module
     skeleton: Skeleton

@@ -26,7 +26,6 @@ from diffpose_jax.models.graformer import GraFormer
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.modulated_gcn import VARIANTS, ModulatedGCN
 from diffpose_jax.models.poseformer import PoseFormer
-from diffpose_jax.sections import DiffusionOptions
 from diffpose_jax.skeleton import Skeleton
 
 Loss = Literal["mpjpe", "mean_squared", "squared_and_absolute", "distance_and_absolute", "weighted_temporal"]
@@ -64,7 +63,6 @@ class Supervised(Lifter):
     """A lifter around `network(keypoints [B, F, J, 2]) -> poses [B, F, J, 3]`, m, `[B, 1, J, 3]` of a middle frame."""
 
     options_type: ClassVar[type[SupervisedOptions]] = SupervisedOptions
-    diffusion: ClassVar[DiffusionOptions] = DiffusionOptions()
 
     network: nn.Module
     skeleton: Skeleton
@@ -74,10 +72,6 @@ class Supervised(Lifter):
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> Supervised:
         options = read_options(cls.options_type, config.lifter, "lifter")
         return cls(options.make_network(skeleton, axis_name), skeleton, options)
-
-    @property
-    def frames(self) -> int:
-        return getattr(self.options, "frames", 1)
 
     @property
     def middle_frame(self) -> bool:

@@ -101,7 +101,9 @@ class Model:
             UserError: A value or a layout that is not possible, or an aggregation that needs a camera.
         """
         _check(hypotheses, aggregation)
-        clips = self._convert(keypoints, layout, image_size)
+        if not isinstance(keypoints, ClipSet):
+            keypoints = convert_keypoints(keypoints, layout, image_size, self.skeleton)
+        clips = keypoints.to_layout(self.skeleton)
         clips = clips if focal is None else add_pinhole(clips, focal)
         if AGGREGATES[aggregation].needs_camera and not has_cameras(clips):
             raise UserError(f"aggregation {aggregation}: expected a known camera (focal), found none")
@@ -113,20 +115,12 @@ class Model:
         std = np.asarray(spread(jnp.moveaxis(jnp.asarray(drawn), 1, 0)))
         return Result(poses, drawn, std, _solve_roots(clips, poses), clips, self._settings(job))
 
-    def _convert(self, keypoints: np.ndarray | ClipSet, layout: str, image_size: tuple[float, float] | None) -> ClipSet:
-        if isinstance(keypoints, ClipSet):
-            return keypoints.to_layout(self.skeleton)
-        return convert_keypoints(keypoints, layout, image_size, self.skeleton)
-
     def _job(self, hypotheses: int, aggregation: str, seed: int | None, flip: bool | None) -> Job:
-        config, trained = self.config, self.trained
-        sampling = Sampling(
-            hypotheses if trained.lifter.stochastic else 1,
-            temperature=trained.temperature or 1.0,
-            flip=config.evaluation.flip if flip is None else flip,
-        )
-        seed = config.seed if seed is None else seed
-        return Job(sampling, (ALL, aggregation), self.batch_size or config.evaluation.batch_size, seed)
+        evaluation, lifter = self.config.evaluation, self.trained.lifter
+        count, flip = hypotheses if lifter.stochastic else 1, evaluation.flip if flip is None else flip
+        sampling = Sampling(count, self.trained.temperature or 1.0, flip)
+        seed = self.config.seed if seed is None else seed
+        return Job(sampling, (ALL, aggregation), self.batch_size or evaluation.batch_size, seed)
 
     def _settings(self, job: Job) -> dict[str, Any]:
         return {

@@ -46,6 +46,7 @@ class Toy(Lifter):
 
     pose: Callable[[jax.Array], jax.Array] = lopsided
     noise: float = 0.0
+    options: Options = Options()
     skeleton: Skeleton = H36M_17
     frames: int = 3
 

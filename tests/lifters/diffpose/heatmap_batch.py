@@ -77,6 +77,7 @@ class RoughLifter(Lifter):
     options_type: ClassVar[type[Options]] = Options
 
     estimate: Callable[[Batch], jax.Array] = from_keypoints
+    options: Options = Options()
     skeleton: Skeleton = H36M_17
     frames: int = FRAMES
     stochastic: bool = False

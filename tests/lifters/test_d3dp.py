@@ -124,6 +124,7 @@ def test_flips_are_averaged_inside_every_step_unless_told_otherwise(batch):
     np.testing.assert_allclose(poses[0, :, :, 1:, 1], 0.05 * 0.199, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_trains_around_mixste(batch):
     network = MixSTE(F, J, width=16, num_layers=1, num_heads=2, step="once", drop_path=0.1)
     trained = lifter(network)

@@ -140,6 +140,7 @@ CONFIG = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_parity_adapter_meets_an_independent_replay():
     vector = recorded(CONFIG)
     system = all_systems()["diff3dhpe_sampler"]

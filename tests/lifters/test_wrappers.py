@@ -38,6 +38,9 @@ def with_length(keypoints: jax.Array) -> jax.Array:
     return jnp.concatenate([keypoints, jnp.linalg.norm(keypoints, axis=-1, keepdims=True)], -1)
 
 
+NO_OPTIONS = Options()
+
+
 @dataclasses.dataclass(frozen=True)
 class Toy(Lifter):
     """A map of the keypoints to poses, plus noise."""
@@ -46,7 +49,7 @@ class Toy(Lifter):
 
     pose: Callable[[jax.Array], jax.Array] = lopsided
     noise: float = 0.0
-    options: Options = Options()
+    options: Options = NO_OPTIONS
     skeleton: Skeleton = H36M_17
     frames: int = 3
 

@@ -70,6 +70,9 @@ def from_keypoints(batch: Batch) -> jax.Array:
     return jnp.concatenate([keypoints / 0.4, depth], axis=-1)
 
 
+NO_OPTIONS = Options()
+
+
 @dataclasses.dataclass(frozen=True)
 class RoughLifter(Lifter):
     """A lifter without parameters whose poses are a function of the batch; its features are its keypoints."""
@@ -77,7 +80,7 @@ class RoughLifter(Lifter):
     options_type: ClassVar[type[Options]] = Options
 
     estimate: Callable[[Batch], jax.Array] = from_keypoints
-    options: Options = Options()
+    options: Options = NO_OPTIONS
     skeleton: Skeleton = H36M_17
     frames: int = FRAMES
     stochastic: bool = False

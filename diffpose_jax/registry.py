@@ -114,10 +114,11 @@ def validate(config: ConfigDict) -> None:
     for key in sorted(set(config) ^ known):
         found = "unknown key" if key in config else "missing"
         raise UserError(f"config.{key}: {found}; known in that place: {', '.join(sorted(known))}")
+    kinds = {"name": ("str", str), "seed": ("int", int)}
     for key in known:
-        kind = {"name": str, "seed": int}.get(key, ConfigDict)
+        expected, kind = kinds.get(key, ("a section", ConfigDict))
         if not isinstance(config[key], kind) or isinstance(config[key], bool):
-            raise UserError(f"config.{key}: expected {kind.__name__}, found {config[key]!r}")
+            raise UserError(f"config.{key}: expected {expected}, found {config[key]!r}")
     for key in ("lifter", "context") if config.context else ("lifter",):
         read_options(get_method(config[key].get("name")).options_type, config[key], key)
     for name, section in SECTIONS.items():

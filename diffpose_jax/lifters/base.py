@@ -45,7 +45,7 @@ class Lifter(Protocol):
     @property
     def frames(self) -> int:
         """Frames F of a window: the option of that name, 1 where there is none."""
-        return getattr(self.options, "frames", 1)
+        return getattr(getattr(self, "options", None), "frames", 1)
 
     @property
     def middle_frame(self) -> bool:
@@ -63,7 +63,7 @@ class Lifter(Protocol):
 
         By default where an option `flip_inside` says so.
         """
-        return getattr(self.options, "flip_inside", False)
+        return getattr(getattr(self, "options", None), "flip_inside", False)
 
     @classmethod
     def build(

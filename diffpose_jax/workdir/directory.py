@@ -66,8 +66,9 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     has a key or value that is not known here.
     """
     path = Path(workdir) / "config.json"
-    config = complete_config(load_config(path))
+    stored = load_config(path)
     try:
+        config = complete_config(stored)
         validate(config)
     except UserError as error:
         raise UserError(f"{path}: {error}; train again, or edit that key") from error

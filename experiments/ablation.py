@@ -175,7 +175,7 @@ def _measure(
 ) -> dict[str, float]:
     """Errors in mm of the mean and of the best of the first N hypotheses, and coverage in percent by kind of joint."""
     strided, confused = strided_frames(test, given.stride), np.flatnonzero((test.visibility == CONFUSED).any(axis=1))
-    confused = confused[np.linspace(0, len(confused) - 1, given.confused).astype(int)]
+    confused = confused[np.linspace(0, len(confused) - 1, min(given.confused, len(confused))).astype(int)]
     frames = np.union1d(strided, confused)
     poses = predict_frames("test", lifter, variables, test, frames, _job(lifter, ALL, temperature))
     hypotheses, target = np.moveaxis(poses[ALL], 1, 0), test.poses[frames]

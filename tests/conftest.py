@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
 
@@ -33,7 +34,22 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 def release_compiled() -> Iterator[None]:
     """Lets go of what a module compiled: each executable holds several of the memory maps a process may have."""
     yield
+    _release()
+
+
+@pytest.fixture
+def release_after_each() -> Iterator[None]:
+    """The same after every test, for modules whose tests compile much and share nothing."""
+    yield
+    _release()
+
+
+def _release() -> None:
     jax.clear_caches()
+    # Compiling frees gigabytes that glibc keeps for itself; elsewhere there is no such function.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @pytest.fixture(scope="session")

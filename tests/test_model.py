@@ -151,7 +151,7 @@ def test_every_name_of_the_front_door_can_be_used():
     stub = ast.parse((Path(dp.__file__).parent / "__init__.pyi").read_text())
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
     assert {name.asname for node in imports for name in node.names} == set(dp.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'lift'"):
+    with pytest.raises(AttributeError, match="attribute lift"):
         dp.lift  # noqa: B018
 
 

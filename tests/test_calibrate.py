@@ -130,6 +130,7 @@ def test_the_truth_is_covered_as_it_should_be_afterwards(workdir, found):
 
 
 @pytest.mark.slow
+@pytest.mark.repeats
 def test_a_trained_diffpose_covers_the_truth_as_it_should_afterwards(tmp_path, context):
     """One that has learned little: its hypotheses are what its context leaves open, narrowed by five steps."""
     values = flags.FlagValues()

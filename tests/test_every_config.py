@@ -33,6 +33,11 @@ CONFIGS = sorted({path.stem for path in ROOT.glob("configs/[!_]*.py") if path.st
 TEMPORAL = ("d3dp", "diff3dhpe_mixste", "diff3dhpe_poseformer", "diffhpe_2d", "diffhpe_wrapper", "mixste", "poseformer")
 STEPS = 40
 FAST = ("graformer",)  # The others are slow: each takes a quarter of a minute, most of it to compile.
+# Another config of the same method, or the same kind of lifter, says as much.
+REPEATS = (
+    *("diffpose_frame", "diffpose_frame:release", "diffpose_video", "diffupose_unet", "diffhpe_2d"),
+    *("diff3dhpe_mixste", "diff3dhpe_poseformer", "modulated_gcn"),
+)
 
 # No two configs have a compiled program in common.
 pytestmark = pytest.mark.usefixtures("release_after_each")
@@ -116,7 +121,11 @@ def train_interrupted(config: ConfigDict, workdir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in CONFIGS]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST) + [pytest.mark.repeats] * (name in REPEATS))
+        for name in CONFIGS
+    ],
 )
 def test_a_config_trains_resumes_evaluates_and_predicts(name, run_of):
     workdir = run_of(name)

@@ -90,7 +90,9 @@ def test_a_slow_call_is_repeated_at_least_twice(benchmark):
     assert len(benchmark.repeated(lambda: None, 7, budget=0.0)) == 2
 
 
-@pytest.mark.parametrize("only", ["gather", "mixtures", pytest.param("train,sample", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "only", ["gather", "mixtures", pytest.param("train,sample", marks=[pytest.mark.slow, pytest.mark.repeats])]
+)
 def test_the_quick_mode_measures_and_writes_both_files(benchmark, only, tmp_path, capsys):
     benchmark.main(["--quick", "--only", only, "--output", str(tmp_path)])
     result = json.loads((tmp_path / "benchmark.json").read_text())

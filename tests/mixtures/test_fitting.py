@@ -82,7 +82,7 @@ def test_fits_are_as_likely_as_those_of_scikit_learn():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("restarts", [1, 3])
+@pytest.mark.parametrize("restarts", [1, pytest.param(3, marks=pytest.mark.repeats)])
 def test_a_thousand_fits_are_as_likely_as_those_of_scikit_learn(restarts):
     gains = {kind: likelihood_gains(kind, 252, FitOptions(restarts=restarts), seed=2) for kind in KINDS}
     shares = {kind: float(np.mean(part > -1e-3)) for kind, part in gains.items()}

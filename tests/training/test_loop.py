@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from diffpose_jax.config import save_config
 from diffpose_jax.errors import UserError
 from diffpose_jax.training import loop
 from diffpose_jax.training.loop import train
@@ -44,6 +45,7 @@ def test_stopping_and_continuing_changes_nothing(tiny_config, trained, tmp_path,
     _assert_same(continued.state, trained.summary.state)
 
 
+@pytest.mark.slow
 def test_stopping_and_continuing_changes_nothing_while_the_error_is_on_a_plateau(tiny_config, tmp_path, monkeypatch):
     # With no patience and an improvement nobody reaches, the second validation lowers the rate for the next steps.
     tiny_config.training.update(decay="plateau", plateau_patience=0, plateau_threshold=0.9, validate_every=10)
@@ -134,10 +136,12 @@ train(load_config(sys.argv[1]), sys.argv[2])
 
 @pytest.mark.slow
 def test_a_run_killed_at_a_random_moment_ends_with_identical_parameters(tiny_config, tmp_path):
-    tiny_config.training.update(steps=200, checkpoint_every=10, validate_every=100)
+    tiny_config.training.update(steps=200, checkpoint_every=200, validate_every=100)
     whole = train(tiny_config, tmp_path / "whole")
-    config = tmp_path / "whole" / "config.json"
-    killed = tmp_path / "killed"
+    # Most of the time it is writing a checkpoint.
+    tiny_config.training.checkpoint_every = 20
+    config, killed = tmp_path / "config.json", tmp_path / "killed"
+    save_config(tiny_config, config)
     command = [sys.executable, "-c", _RUN, str(config), str(killed)]
     pause = np.random.default_rng().uniform(0, 1.5)
     run = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -78,6 +78,7 @@ VARIANTS: dict[str, Variant] = {
     "paper": Variant(
         "diffpose_frame:heatmaps",
         {"diffusion.predict": "next", "lifter.component": "weight", "lifter.preconditioning": "none"},
+        sampled={"": {}, "50 steps": {"diffusion.sampling_steps": 50}},
     ),
     "next pose": Variant("diffpose_frame:heatmaps", {"diffusion.predict": "next"}),
     "noise": Variant("diffpose_frame:heatmaps", {"diffusion.predict": "eps"}),

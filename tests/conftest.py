@@ -30,6 +30,22 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+# Where tests compile networks or whole programs, seconds each: all of them are marked slow.
+SLOW = (
+    *("models", "lifters", "docs", "experiments", "data/detector", "diffusion/test_hypotheses.py"),
+    *("mixtures/test_fitting.py", "training/test_loop.py", "training/test_step.py", "test_calibrate.py"),
+    *("test_convert.py", "test_evaluate.py", "test_parity.py", "test_prepare_mixtures.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what lies in the places of `SLOW`."""
+    places = [Path(__file__).parent / place for place in SLOW]
+    for item in items:
+        if any(item.path.is_relative_to(place) for place in places):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def release_compiled() -> Iterator[None]:
     """Lets go of what a module compiled: each executable holds several of the memory maps a process may have."""

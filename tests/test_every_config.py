@@ -35,8 +35,16 @@ STEPS = 40
 FAST = ("graformer",)  # The others are slow: each takes a quarter of a minute, most of it to compile.
 # Another config of the same method, or the same kind of lifter, says as much.
 REPEATS = (
-    *("diffpose_frame", "diffpose_frame:release", "diffpose_video", "diffupose_unet", "diffhpe_2d"),
-    *("diff3dhpe_mixste", "diff3dhpe_poseformer", "modulated_gcn"),
+    *("diffpose_frame", "diffpose_frame:release", "diffpose_video", "diffupose_unet", "diffhpe_2d", "diffhpe_wrapper"),
+    *("diff3dhpe_mixste", "diff3dhpe_poseformer", "modulated_gcn", "d3dp", "diffupose", "poseformer"),
+        "diff3dhpe_mixste",
+        "diff3dhpe_poseformer",
+        "modulated_gcn",
+        "d3dp",
+        "diffhpe_wrapper",
+        "diffupose",
+        "poseformer",
+    ),
 )
 
 # No two configs have a compiled program in common.

@@ -91,7 +91,7 @@ def test_a_slow_call_is_repeated_at_least_twice(benchmark):
 
 
 @pytest.mark.parametrize(
-    "only", ["gather", "mixtures", pytest.param("train,sample", marks=[pytest.mark.slow, pytest.mark.repeats])]
+    "only", ["gather", *(pytest.param(name, marks=pytest.mark.repeats) for name in ("mixtures", "train,sample"))]
 )
 def test_the_quick_mode_measures_and_writes_both_files(benchmark, only, tmp_path, capsys):
     benchmark.main(["--quick", "--only", only, "--output", str(tmp_path)])

@@ -43,8 +43,8 @@ def test_examples_survive_more_than_two_billion_poses():
     assert (examples.position >= 0).all()
 
 
-@pytest.mark.parametrize("name", ["diffupose", "modulated_gcn"])
-@pytest.mark.parametrize("rule", ["sgd", pytest.param("adam", marks=[pytest.mark.slow, pytest.mark.repeats])])
+@pytest.mark.parametrize("name", ["diffupose", pytest.param("modulated_gcn", marks=pytest.mark.repeats)])
+@pytest.mark.parametrize("rule", ["sgd", pytest.param("adam", marks=pytest.mark.repeats)])
 def test_one_step_on_eight_devices_equals_one_device(tiny_config, name, rule):
     tiny_config.lifter = config_for(name).lifter
     tiny_config.lifter.update(width=32, num_layers=1, dropout=0.2)

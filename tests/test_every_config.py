@@ -37,14 +37,6 @@ FAST = ("graformer",)  # The others are slow: each takes a quarter of a minute, 
 REPEATS = (
     *("diffpose_frame", "diffpose_frame:release", "diffpose_video", "diffupose_unet", "diffhpe_2d", "diffhpe_wrapper"),
     *("diff3dhpe_mixste", "diff3dhpe_poseformer", "modulated_gcn", "d3dp", "diffupose", "poseformer"),
-        "diff3dhpe_mixste",
-        "diff3dhpe_poseformer",
-        "modulated_gcn",
-        "d3dp",
-        "diffhpe_wrapper",
-        "diffupose",
-        "poseformer",
-    ),
 )
 
 # No two configs have a compiled program in common.

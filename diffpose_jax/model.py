@@ -7,17 +7,19 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.sets.keypoints import convert_keypoints
+from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES, ALL, check_aggregates
 from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
 from diffpose_jax.evaluation.metrics import spread
-from diffpose_jax.geometry import Camera, solve_root
+from diffpose_jax.geometry import solve_root
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.workdir.trained import Trained, load_trained
@@ -146,9 +148,7 @@ def add_pinhole(clips: ClipSet, focal: float) -> ClipSet:
     """The same clips with a centred pinhole camera of focal length `focal`, in normalised image units."""
     if not focal > 0:
         raise UserError(f"focal: expected a positive number, found {focal}")
-    # In the order of `Camera`: focal length, centre, no distortion, no rotation, no translation, size.
-    lens = ([focal] * 2, [0, 0], [0] * 3, [0] * 2, [1, 0, 0, 0], [0] * 3, [2, 2])
-    camera = Camera(*(np.array([values], np.float32) for values in lens))
+    camera = jax.tree.map(np.asarray, pinhole(focal, (1,)))
     return dataclasses.replace(clips, cameras=camera, camera=np.zeros(clips.num_clips, np.int32))
 
 

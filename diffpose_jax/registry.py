@@ -23,6 +23,7 @@ from diffpose_jax.lifters.diffhpe import DiffHPE
 from diffpose_jax.lifters.diffpose.method import DiffPose
 from diffpose_jax.lifters.diffpose.release import DiffPoseRelease
 from diffpose_jax.lifters.diffupose import DiffuPose
+from diffpose_jax.lifters.person_centred import with_view
 from diffpose_jax.lifters.supervised import GraFormerLifter, MixSTELifter, ModulatedGCNLifter, PoseFormerLifter
 from diffpose_jax.sections import SECTIONS
 from diffpose_jax.skeleton import get_skeleton
@@ -131,7 +132,7 @@ def build_lifter(config: ConfigDict, axis_name: str | None = None) -> Lifter:
     context: ContextLifter | None = None
     if method.needs_context or config.lifter.get("context"):
         context = _build_context(config)
-    return method.build(config, skeleton, context, axis_name)
+    return with_view(method.build(config, skeleton, context, axis_name), config.data.view)
 
 
 def _build_context(config: ConfigDict) -> ContextLifter:
@@ -142,6 +143,7 @@ def _build_context(config: ConfigDict) -> ContextLifter:
             f"{config.lifter.context!r}; train or convert one first"
         )
     inner = ConfigDict({**config.to_dict(), "lifter": config.context.to_dict(), "context": {}})
+    inner.data.view = "screen"  # it is given what its method sees
     unfit = UserError(f"config.lifter.context: expected a supervised lifter, found {config.context.name}")
     if not hasattr(get_method(config.context.name), "features"):
         raise unfit

@@ -18,6 +18,23 @@ class DataOptions(Options):
     synthetic_seed: int = option(0, "seed of the embedded generator", low=0)
     layout: str = option("h36m17", "joints that the lifter works on; data in another layout are mapped to it")
     flip: bool = option(True, "mirror a random half of every training batch")
+    view: Literal["screen", "person"] = option(
+        "screen",
+        "what the method sees: the keypoints as they are, or as a camera does that looks at the person, at one size",
+        source="screen: the papers; person: ours, see `data.views`",
+    )
+    cameras: Literal["recorded", "random"] = option(
+        "recorded",
+        "cameras of training: those of the data, or one drawn widely for every example of every epoch, for data whose "
+        "keypoints are projected motion",
+        source="random: ours, see `data.augmentation`",
+    )
+    bodies: float = option(
+        0.0,
+        "with random cameras: standard deviation of the logarithm of bone lengths' factors; 0: bodies as they are",
+        low=0,
+        high=0.5,
+    )
     windows: Literal["centred", "tiled", "random", "random_release"] = option(
         "centred",
         "training windows: 'centred' around every frame, 'tiled' side by side, 'random' (as many as fit side by side, "
@@ -35,6 +52,13 @@ class DataOptions(Options):
     mixtures: bool = option(
         False, "the method needs mixtures fitted to heatmaps, from the archive or from simulated ones"
     )
+
+    def check(self) -> None:
+        """New bodies and cameras need keypoints that are projected anew: no detector has seen those pictures."""
+        if self.bodies and self.cameras != "random":
+            raise OptionError("bodies", "0 with data.cameras='recorded'", self.bodies)
+        if self.cameras == "random" and (self.mixtures or self.heatmaps or self.detector_strength):
+            raise OptionError("cameras", "'recorded' with heatmaps, mixtures or detector_strength", self.cameras)
 
 
 @dataclasses.dataclass(frozen=True)

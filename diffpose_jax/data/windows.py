@@ -10,7 +10,9 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.views import ASSUMED_FOCAL, pinhole
 from diffpose_jax.errors import UserError
+from diffpose_jax.geometry import Camera
 from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.mixtures.packing import unpack_mixture
 
@@ -25,6 +27,8 @@ class Batch(NamedTuple):
         index: `[B]` int32, the global index of each example, from which all its noise derives, so that results depend
             neither on batch size nor on the number of devices.
         mixture: `[B, F, J, M]`, the mixture of each joint's heatmap in the units of the keypoints, or None.
+        camera: `[B]`, the camera of each window, or None where no camera is known.
+        root: `[B, F, 3]` metres, camera frame, the root's path where it is asked for, or None.
     """
 
     keypoints: jax.Array
@@ -32,17 +36,23 @@ class Batch(NamedTuple):
     mask: jax.Array
     index: jax.Array  # type: ignore[assignment]  # a tuple's method of that name is not used
     mixture: Mixture | None = None
+    camera: Camera | None = None
+    root: jax.Array | None = None
 
 
 class DeviceClips(NamedTuple):
     """The frames of a split on the device.
 
-    keypoints `[N, J, 2]`; poses `[N, J, 3]`; mixture `[N, J, M, 6]` as `mixtures.packing` stores it, or None.
+    keypoints `[N, J, 2]`; poses `[N, J, 3]`; mixture `[N, J, M, 6]` as `mixtures.packing` stores it, or None; the K
+    cameras or None, and which of them filmed a frame, `[N]`; root `[N, 3]`, m, or None where nothing asks for it.
     """
 
     keypoints: jax.Array
     poses: jax.Array
     mixture: jax.Array | None = None
+    cameras: Camera | None = None
+    camera: jax.Array | None = None
+    root: jax.Array | None = None
 
 
 class Windows(NamedTuple):
@@ -56,13 +66,36 @@ class Windows(NamedTuple):
     high: jax.Array
 
 
-def device_clips(clips: ClipSet, dtype: DTypeLike = jnp.float32) -> DeviceClips:
-    """The frames of a set as device arrays; poses are zero where the set has none. Raises UserError on an empty set."""
+def device_clips(clips: ClipSet, dtype: DTypeLike = jnp.float32, *, root: bool = False) -> DeviceClips:
+    """The frames of a set as device arrays; poses are zero where the set has none.
+
+    Args:
+        clips: The set.
+        dtype: The type of keypoints, poses and root.
+        root: Whether to take the root's path along.
+
+    Raises:
+        UserError: The set is empty, or has no root and should.
+    """
     if clips.num_frames == 0:
         raise UserError("data: expected at least one clip, found none")
     poses = np.zeros((clips.num_frames, clips.skeleton.num_joints, 3)) if clips.poses is None else clips.poses
     mixture = None if clips.mixture is None else jnp.asarray(clips.mixture)
-    return DeviceClips(jnp.asarray(clips.keypoints, dtype), jnp.asarray(poses, dtype), mixture)
+    if root and clips.root is None:
+        raise UserError("data: expected the root's path in the camera's frame, found none")
+    path = jnp.asarray(clips.root, dtype) if root else None
+    return DeviceClips(jnp.asarray(clips.keypoints, dtype), jnp.asarray(poses, dtype), mixture, *_cameras(clips), path)
+
+
+def _cameras(clips: ClipSet) -> tuple[Camera | None, jax.Array | None]:
+    """The cameras `[K + 1]` of a set, the last one assumed for clips of unknown ones, and each frame's, `[N]`."""
+    if clips.cameras is None:
+        return None, None
+    known = Camera(*(jnp.asarray(field, jnp.float32) for field in clips.cameras))
+    parts = zip(known, pinhole(ASSUMED_FOCAL, (1,)), strict=True)
+    cameras = Camera(*(jnp.concatenate(fields) for fields in parts))
+    chosen = np.where(clips.camera < 0, len(clips.cameras.focal), clips.camera)
+    return cameras, jnp.asarray(np.repeat(chosen, clips.clip_length), jnp.int32)
 
 
 def centred_windows(clips: ClipSet, frames: int, stride: int = 1) -> Windows:
@@ -184,7 +217,11 @@ def gather(clips: DeviceClips, windows: Windows, ids: jax.Array, frames: int) ->
     if clips.mixture is not None:
         mixture = unpack_mixture(_take(clips.mixture, index), keypoints)
     mask = jnp.ones(keypoints.shape[:-1], keypoints.dtype)
-    return Batch(keypoints, _take(clips.poses, index), mask, ids, mixture)
+    camera, root = None, None if clips.root is None else _take(clips.root, index)
+    if clips.cameras is not None and clips.camera is not None:
+        chosen = _take(clips.camera, index[:, 0])
+        camera = jax.tree.map(lambda field: field[chosen], clips.cameras)
+    return Batch(keypoints, _take(clips.poses, index), mask, ids, mixture, camera, root)
 
 
 def _take(array: jax.Array, index: jax.Array) -> jax.Array:

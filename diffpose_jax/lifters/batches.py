@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffpose_jax.geometry import Camera
 from diffpose_jax.lifters.base import Batch, Lifter
 from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.skeleton import Skeleton, mirror
@@ -33,8 +34,9 @@ def lifted_frames(lifter: Lifter) -> slice:
 def lifted_part(lifter: Lifter, batch: Batch) -> Batch:
     """The batch reduced to the frames that a lifter gives poses for."""
     frames = lifted_frames(lifter)
-    keypoints, poses, mask, mixture = jax.tree.map(lambda part: part[:, frames], (*batch[:3], batch.mixture))
-    return Batch(keypoints, poses, mask, batch.index, mixture)
+    names = ("keypoints", "poses", "mask", "mixture", "root")
+    parts = jax.tree.map(lambda part: part[:, frames], {name: getattr(batch, name) for name in names})
+    return batch._replace(**parts)
 
 
 def zero_root(poses: Array, skeleton: Skeleton) -> Array:
@@ -54,7 +56,16 @@ def flip_batch(batch: Batch, skeleton: Skeleton) -> Batch:
         poses=mirror(batch.poses, skeleton),
         mask=batch.mask[..., np.array(skeleton.flip_order)],
         mixture=None if batch.mixture is None else flip_mixture(batch.mixture, skeleton),
+        camera=None if batch.camera is None else mirror_lens(batch.camera),
+        root=None if batch.root is None else batch.root.at[..., 0].multiply(-1),
     )
+
+
+def mirror_lens(camera: Camera) -> Camera:
+    """The cameras whose pictures are the mirror images of those of cameras `[B]`; where they stand is kept as it is."""
+    # u -> -u in u' = u (1 + ... + p1 u + p2 v) + p1 r^2 gives the same model with -p1 (see `geometry._distort`).
+    sign = np.broadcast_to(np.array([-1, 1], np.float32), np.shape(camera.centre))
+    return camera._replace(centre=camera.centre * sign, tangential=camera.tangential * sign)
 
 
 def flip_mixture(mixture: Mixture, skeleton: Skeleton) -> Mixture:

@@ -18,7 +18,7 @@ _OCCLUSION_STREAM = 2**32 - 2
 
 
 @dataclasses.dataclass(frozen=True)
-class _Wrapper:
+class Wrapper:
     """A lifter around another one; what it does not change is the inner one's."""
 
     lifter: Lifter
@@ -30,7 +30,7 @@ class _Wrapper:
 
 
 @dataclasses.dataclass(frozen=True)
-class FlipAveraged(_Wrapper):
+class FlipAveraged(Wrapper):
     """A lifter whose hypotheses are, where `sampling.flip` asks for it, averaged over the input and its mirror image.
 
     Each is the mean of a sample and a mirrored-back sample of the mirrored input, with independent noise, at twice the
@@ -55,7 +55,7 @@ def with_flips(lifter: Lifter) -> Lifter:
 
 
 @dataclasses.dataclass(frozen=True)
-class Occluded(_Wrapper):
+class Occluded(Wrapper):
     """A lifter that is given every example with joints hidden by a pattern of `data.occlusions`, drawn from the key.
 
     rate None is the published one. All hypotheses, and both views of a flipped one, miss the same joints.

@@ -87,7 +87,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     manager = CheckpointManager(path, training.keep, validation)
     first, state = manager.restore(create)
     data = TrainData(
-        device_clips(splits["train"]), training_windows(splits["train"], lifter.frames, data_options.windows)
+        device_clips(splits["train"], root=data_options.cameras == "random"),
+        training_windows(splits["train"], lifter.frames, data_options.windows),
     )
     if context and not first:  # a continued run has it in its checkpoint
         state = state._replace(frozen=_freeze(lifter, context, data, validation))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from diffpose_jax.data.augmentation import augment
 from diffpose_jax.data.shuffling import permute_index
 from diffpose_jax.data.windows import DeviceClips, Windows, draw_starts, gather
 from diffpose_jax.keys import example_keys
@@ -18,6 +19,9 @@ from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.parallel import AXIS
 from diffpose_jax.sections import DataOptions, TrainingOptions
 from diffpose_jax.training.state import TrainState, update_average
+
+# Folded into the step's key beside the two that are split from it.
+_AUGMENTATION_STREAM = 2
 
 
 class TrainData(NamedTuple):
@@ -74,7 +78,7 @@ def make_step(
         lifter: The method.
         optimizer: Turns gradients into updates.
         seed: The seed of batch order and noise.
-        data: Whether batches are flipped, and the kind of windows (see `training_windows`).
+        data: Whether batches are flipped or filmed anew, and the kind of windows (see `training_windows`).
         training: The moving average (see `update_average`), and `scale_by_loss`, which multiplies every gradient by the
             loss: the releases of MixSTE and D3DP call backward with the loss as the incoming gradient.
     """
@@ -91,6 +95,9 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         flip_key, loss_key = jax.random.split(key)
         batch = gather_batch(train_data, examples, lifter.frames, data.windows, seed)
+        if data.cameras == "random":
+            keys = example_keys(jax.random.fold_in(key, _AUGMENTATION_STREAM), batch.index)
+            batch = augment(keys, batch, lifter.skeleton, data.bodies)
         batch = flip_half(flip_key, batch, lifter) if data.flip else batch
         value, gradient, metrics, batch_stats = loss_and_gradient(state, loss_key, batch)
         if training.scale_by_loss:

@@ -105,9 +105,10 @@ def resolve_context(config: ConfigDict, workdir: str | os.PathLike) -> tuple[Con
     if is_trained(Path(workdir)) and (Path(workdir) / "config.json").is_file():
         return _set_context(config, read_config(workdir).context), {}
     trained = load_trained(source)
-    ours, theirs = config.data.layout, trained.config.data.layout
-    if ours != theirs:
-        raise UserError(f"config.lifter.context: expected a lifter of layout {ours}, found {theirs} in {source}")
+    for key in ("layout", "view"):
+        ours, theirs = config.data[key], trained.config.data[key]
+        if ours != theirs:
+            raise UserError(f"config.lifter.context: expected a lifter of {key} {ours}, found {theirs} in {source}")
     return _set_context(config, trained.config.lifter), trained.variables
 
 

@@ -1,0 +1,162 @@
+"""Other cameras and other bodies for motion without images, drawn on the device for every example of every epoch.
+
+Motion capture knows where the body is and not who films it. Human3.6M's four cameras, which film it by default, stand
+at one height, upright, and hold the person in the middle of the picture; here a window is filmed as people film each
+other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffpose_jax import quaternions
+from diffpose_jax.data.views import look_along, pinhole
+from diffpose_jax.data.windows import Batch
+from diffpose_jax.geometry import Camera, project
+from diffpose_jax.keys import split
+from diffpose_jax.skeleton import Skeleton
+
+# What is drawn: uniformly between two values, or (distance, size) so in the logarithm.
+DISTANCE = (1.8, 12.0)  # m, from the camera to the root in the window's middle frame
+HEIGHT = (0.1, 2.8)  # m above the floor: the camera stands on it, or hangs below a ceiling
+FOCAL = (1.2, 5.0)  # normalised image units: from a phone's wide lens to a tele lens, chosen for the size
+SIZE = (0.08, 0.9)  # of a metre in the picture, normalised image units
+PLACE = (0.95, 0.7)  # normalised image units: the root lies within plus and minus this, right and down, less half SIZE
+ROLL = 6.0  # degrees, standard deviation of most cameras; of one in six, held in a hand, the other value
+ROLL_IN_HAND = 35.0
+IN_HAND = 1 / 6
+
+
+class Filmed(NamedTuple):
+    """Windows that new cameras film: the cameras `[B]`, and the rotation from the old camera's axes, `[B, 3, 3]`."""
+
+    camera: Camera
+    rotation: Array
+    root: Array  # [B, F, 3] m, in the new camera's frame
+
+
+def film_anew(keys: Array, batch: Batch) -> Batch:
+    """Films every window with a camera of its own, drawn as the constants of this module say.
+
+    Args:
+        keys: One per example, `[B]`.
+        batch: Windows with known cameras and the root's path.
+
+    Returns:
+        The batch with new keypoints, poses, root and cameras; mixtures are of the old pictures and left out.
+    """
+    if batch.camera is None or batch.root is None:
+        raise ValueError("expected a batch with cameras and roots")
+    filmed = jax.vmap(_film)(keys, batch.camera, batch.root)
+    poses = jnp.einsum("bfjc,bdc->bfjd", batch.poses, filmed.rotation, precision="highest")
+    keypoints = project(poses + filmed.root[..., None, :], filmed.camera)
+    return batch._replace(keypoints=keypoints, poses=poses, camera=filmed.camera, root=filmed.root, mixture=None)
+
+
+def _film(key: Array, camera: Camera, root: Array) -> Filmed:
+    """A new camera of one window whose root's path is `[F, 3]`."""
+    keys = jax.random.split(key, 7)
+    middle = root[len(root) // 2]
+    standing = quaternions.rotate(camera.rotation, middle) + camera.translation
+    distance, size = (jnp.exp(_uniform(k, np.log(ends))) for k, ends in zip(keys[:2], (DISTANCE, SIZE), strict=True))
+    focal = jnp.clip(size * distance, *FOCAL)
+    azimuth = _uniform(keys[2], np.array([-np.pi, np.pi]))
+    # A camera that would stand farther above or below the root than it is away from it looks along 60 degrees.
+    slope = (_uniform(keys[3], np.array(HEIGHT)) - standing[2]) / distance
+    elevation = jnp.arcsin(jnp.clip(slope, -np.sqrt(0.75), np.sqrt(0.75)))
+    roll = jax.random.normal(keys[4]) * jnp.where(jax.random.bernoulli(keys[5], IN_HAND), ROLL_IN_HAND, ROLL)
+    away = jnp.stack([jnp.cos(elevation) * jnp.cos(azimuth), jnp.cos(elevation) * jnp.sin(azimuth), jnp.sin(elevation)])
+    # Columns: the axes, in the world, of a camera that looks at the root.
+    facing = _roll(_look_level(-away), jnp.deg2rad(roll))
+    reach = jnp.maximum(np.array(PLACE) - focal / distance / 2, 0.0)
+    place = jax.random.uniform(keys[6], (2,), minval=-1, maxval=1) * reach
+    # In the camera that is turned away from it the root lies along this; `look_along` has the looking camera's axes.
+    turned = look_along(jnp.append(place / focal, 1.0))
+    # old camera -> world -> looking camera -> turned camera
+    to_world = quaternions.to_matrix(camera.rotation)
+    rotation = _product(turned, facing.T, to_world)
+    position = standing + distance * away
+    path = _apply(rotation, root - middle[None]) + distance * turned[None, :, 2]
+    lens = pinhole(1.0)._replace(focal=jnp.broadcast_to(focal, (2,)))
+    world = quaternions.from_matrix(_product(facing, turned.T))
+    return Filmed(lens._replace(rotation=world, translation=position), rotation, path)
+
+
+def vary_bodies(keys: Array, batch: Batch, skeleton: Skeleton, spread: float) -> Batch:
+    """Gives every example other proportions: each bone is longer or shorter by a factor, left and right alike.
+
+    Only poses change: keypoints follow when the windows are filmed (`film_anew`).
+
+    Args:
+        keys: One per example, `[B]`.
+        batch: The windows.
+        skeleton: Their joints.
+        spread: Standard deviation of the logarithm of a bone's factor.
+    """
+    partner = np.minimum(np.arange(skeleton.num_joints), skeleton.flip_order)
+    drawn = jax.vmap(lambda key: jax.random.truncated_normal(key, -2.5, 2.5, (skeleton.num_joints,)))(keys)
+    factor = jnp.exp(spread * drawn[:, partner])[:, None, :, None]
+    parents = np.where(np.array(skeleton.parents) < 0, skeleton.root, skeleton.parents)
+    bones = (batch.poses - batch.poses[..., parents, :]) * factor
+    return batch._replace(poses=jnp.einsum("ji,bfic->bfjc", _paths(skeleton), bones, precision="highest"))
+
+
+def augment(keys: Array, batch: Batch, skeleton: Skeleton, bodies: float) -> Batch:
+    """Varies the bodies of windows (`vary_bodies`, where `bodies` is not 0) and films them anew (`film_anew`).
+
+    Args:
+        keys: One per example, `[B]`.
+        batch: Windows with known cameras and the root's path.
+        skeleton: Their joints.
+        bodies: Spread of bone lengths, see `vary_bodies`.
+    """
+    body_keys, camera_keys = split(keys)
+    batch = vary_bodies(body_keys, batch, skeleton, bodies) if bodies else batch
+    return film_anew(camera_keys, batch)
+
+
+def _paths(skeleton: Skeleton) -> np.ndarray:
+    """`[J, J]`, 1 where bone i (by its child) lies on the way from the root to joint j."""
+    paths = np.zeros((skeleton.num_joints, skeleton.num_joints), np.float32)
+    for joint in range(skeleton.num_joints):
+        above = joint
+        while skeleton.parents[above] >= 0:
+            paths[joint, above] = 1
+            above = skeleton.parents[above]
+    return paths
+
+
+def _uniform(key: Array, ends: np.ndarray) -> Array:
+    return jax.random.uniform(key, minval=ends[0], maxval=ends[1])
+
+
+def _look_level(forward: Array) -> Array:
+    """The axes, as columns, of a camera in the world (z up) that looks along a unit vector, its x axis level."""
+    right = jnp.cross(forward, jnp.array([0.0, 0.0, 1.0]))
+    right = right / jnp.linalg.norm(right)
+    return jnp.stack([right, jnp.cross(forward, right), forward], axis=-1)
+
+
+def _roll(axes: Array, angle: Array) -> Array:
+    """The axes of a camera (columns), turned about the one that it looks along by an angle in radians."""
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    x, y, z = axes.T
+    return jnp.stack([cos * x + sin * y, cos * y - sin * x, z], axis=-1)
+
+
+def _product(*matrices: Array) -> Array:
+    return jnp.linalg.multi_dot(matrices, precision="highest") if len(matrices) > 2 else _pair(*matrices)
+
+
+def _pair(first: Array, second: Array) -> Array:
+    return jnp.matmul(first, second, precision="highest")
+
+
+def _apply(matrix: Array, vectors: Array) -> Array:
+    """A matrix `[3, 3]` times each of the vectors `[F, 3]`."""
+    return jnp.einsum("cd,fd->fc", matrix, vectors, precision="highest")

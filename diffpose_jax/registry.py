@@ -24,7 +24,13 @@ from diffpose_jax.lifters.diffpose.method import DiffPose
 from diffpose_jax.lifters.diffpose.release import DiffPoseRelease
 from diffpose_jax.lifters.diffupose import DiffuPose
 from diffpose_jax.lifters.person_centred import with_view
-from diffpose_jax.lifters.supervised import GraFormerLifter, MixSTELifter, ModulatedGCNLifter, PoseFormerLifter
+from diffpose_jax.lifters.supervised import (
+    GraFormerLifter,
+    MixSTELifter,
+    ModulatedGCNLifter,
+    PoseFormerLifter,
+    ResidualMLPLifter,
+)
 from diffpose_jax.sections import SECTIONS
 from diffpose_jax.skeleton import get_skeleton
 
@@ -39,6 +45,7 @@ METHODS: dict[str, type[Lifter]] = {
     "poseformer": PoseFormerLifter,
     "graformer": GraFormerLifter,
     "modulated_gcn": ModulatedGCNLifter,
+    "residual_mlp": ResidualMLPLifter,
 }
 
 

@@ -27,12 +27,12 @@ ROOT = Path(__file__).parents[1]
 # The config whose work directory serves another one as context.
 CONTEXT = {"diffpose_frame": "graformer", "diffpose_video": "mixste", "diffhpe_wrapper": "mixste"}
 # After a colon a word of the config's argument.
-CONTEXT |= {"diffpose_frame:release": "graformer", "diffpose_frame:heatmaps": "graformer"}
+CONTEXT |= {"diffpose_frame:release": "graformer", "diffpose_frame:heatmaps": "residual_mlp"}
 ELSEWHERE = ("quickstart", "method")  # tests/experiments and tests/docs
 CONFIGS = sorted({path.stem for path in ROOT.glob("configs/[!_]*.py") if path.stem not in ELSEWHERE} | CONTEXT.keys())
 TEMPORAL = ("d3dp", "diff3dhpe_mixste", "diff3dhpe_poseformer", "diffhpe_2d", "diffhpe_wrapper", "mixste", "poseformer")
 STEPS = 40
-FAST = ("graformer",)  # The others are slow: each takes a quarter of a minute, most of it to compile.
+FAST = ("residual_mlp",)  # The others are slow: each takes a quarter of a minute, most of it to compile.
 # Another config of the same method, or the same kind of lifter, says as much.
 REPEATS = (
     *("diffpose_frame", "diffpose_frame:release", "diffpose_video", "diffupose_unet", "diffhpe_2d", "diffhpe_wrapper"),

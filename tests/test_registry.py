@@ -49,6 +49,7 @@ def count_parameters(config: ConfigDict) -> int:
         ("poseformer", {}, "h36m17", 9_602_885),
         ("modulated_gcn", {"variant": "gt", "width": 128}, "h36m16", 287_923),
         ("modulated_gcn", {"variant": "benchmark", "width": 384}, "h36m17", 2_731_840),
+        ("residual_mlp", {}, "h36m16", 4_291_632),
     ],
 )
 def test_the_published_sizes_are_reached_from_a_config(name, changes, layout, expected):

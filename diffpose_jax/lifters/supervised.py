@@ -1,8 +1,9 @@
 """The supervised lifters: one network, one forward pass, all hypotheses alike.
 
 MixSTE (Zhang et al., CVPR 2022) lifts sequences, PoseFormer (Zheng et al., ICCV 2021) the middle frame of one,
-GraFormer (Zhao et al., CVPR 2022) and Modulated GCN (Zou and Tang, ICCV 2021) single frames. The activations before the
-last layer are what a frozen one of them gives a diffusion lifter as context.
+GraFormer (Zhao et al., CVPR 2022), Modulated GCN (Zou and Tang, ICCV 2021) and the residual MLP (Martinez et al., ICCV
+2017) single frames. The activations before the last layer are what a frozen one of them gives a diffusion lifter as
+context.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from diffpose_jax.models.graformer import GraFormer
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.modulated_gcn import VARIANTS, ModulatedGCN
 from diffpose_jax.models.poseformer import PoseFormer
+from diffpose_jax.models.residual_mlp import Norm, ResidualMLP
 from diffpose_jax.skeleton import Skeleton
 
 Loss = Literal["mpjpe", "mean_squared", "squared_and_absolute", "distance_and_absolute", "weighted_temporal"]
@@ -177,3 +179,30 @@ class ModulatedGCNLifter(Supervised):
     """Modulated GCN: one frame by graph convolutions with a weight of its own for each joint."""
 
     options_type = ModulatedGCNOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidualMLPOptions(SupervisedOptions):
+    """What a config says of the residual MLP."""
+
+    loss: Loss = option("mean_squared", "what is minimised", source="section 3.1")
+    width: int = option(1024, "channels of the hidden layers", low=1, source="section 3.2")
+    num_layers: int = option(2, "residual blocks of two linear layers", low=1, source="section 3.2")
+    dropout: float = option(0.5, "rate of dropout after every hidden layer", low=0, high=0.99, source="section 3.2")
+    norm: Norm = option(
+        "batch", "normalisation after every hidden layer: over the 'batch', or of each example's 'layer'"
+    )
+    max_norm: float = option(
+        0.0, "largest norm of a layer's kernel; 0: not bounded", low=0, source="1 in the paper, section 3.2"
+    )
+
+    def make_network(self, skeleton: Skeleton, axis_name: str | None) -> nn.Module:
+        names = ("width", "num_layers", "dropout", "norm", "max_norm")
+        fields = {name: getattr(self, name) for name in names}
+        return ResidualMLP(skeleton.num_joints, axis_name=axis_name, dtype=jnp.dtype(self.compute_dtype), **fields)
+
+
+class ResidualMLPLifter(Supervised):
+    """The residual MLP: one frame by linear layers over all its coordinates at once."""
+
+    options_type = ResidualMLPOptions

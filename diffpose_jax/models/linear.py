@@ -59,6 +59,8 @@ class Linear(nn.Module):
         normalised: a batch normalisation follows. It subtracts the mean, so the bias has no effect and its gradient is
             zero up to rounding; Adam would scale that rounding error to full steps, which differ between machines.
             The gradient is therefore stopped.
+        max_norm: a kernel whose norm (over all its entries) is larger is scaled down to this where it is applied, as in
+            the release of Martinez et al. 2017; 0: not bounded.
     """
 
     features: int
@@ -66,6 +68,7 @@ class Linear(nn.Module):
     bias_init: Initializer | None = None
     dtype: DTypeLike = jnp.float32
     normalised: bool = False
+    max_norm: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -75,5 +78,7 @@ class Linear(nn.Module):
         bias = self.param("bias", self.bias_init or torch_init, (self.features,))
         if self.normalised:
             bias = jax.lax.stop_gradient(bias)
+        if self.max_norm:
+            kernel = kernel * (self.max_norm / jnp.maximum(jnp.linalg.norm(kernel), self.max_norm))
         y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + jnp.expand_dims(bias.astype(self.dtype), tuple(range(y.ndim - 1)))

@@ -17,10 +17,12 @@ from diffpose_jax.lifters.supervised import (
     ModulatedGCNOptions,
     PoseFormerLifter,
     PoseFormerOptions,
+    ResidualMLPLifter,
 )
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.modulated_gcn import ModulatedGCN
 from diffpose_jax.models.poseformer import PoseFormer
+from diffpose_jax.models.residual_mlp import ResidualMLP
 from diffpose_jax.skeleton import H36M_17
 
 from .toys import pose_batch, sample, take
@@ -106,8 +108,9 @@ def test_a_sequence_to_frame_network_learns_the_middle_frame():
     [
         (MixSTELifter(MixSTE(5, width=8, num_layers=1, num_heads=2), H36M_17, MixSTEOptions(frames=5)), 8),
         (ModulatedGCNLifter(ModulatedGCN(H36M_17, width=32, num_layers=1), H36M_17), 32),
+        (ResidualMLPLifter(ResidualMLP(17, width=24, num_layers=1), H36M_17), 24),
     ],
-    ids=["mixste", "modulated_gcn"],
+    ids=["mixste", "modulated_gcn", "residual_mlp"],
 )
 def test_features_are_what_the_last_layer_reads(lifter, width):
     batch = pose_batch(2, lifter.frames)

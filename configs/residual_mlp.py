@@ -3,10 +3,10 @@
     python -m diffpose_jax.train --config configs/residual_mlp.py:synthetic,small --workdir runs/residual_mlp
     python -m diffpose_jax.train --config configs/residual_mlp.py:human36m,gt --workdir runs/residual_mlp_gt
 
-`small` is the row to beat, and the context for small budgets. Without a size it is the paper's recipe, whose figures are
-62.9 mm with the hourglass detections it was published with and 45.5 mm with ground-truth 2D; not reproduced here yet, for
-want of the data. The paper also standardises keypoints and poses, coordinate by coordinate; here they are metres and
-image units.
+`small` is the row to beat, and the context for small budgets. Without a size it is the paper's recipe, whose figures
+are 62.9 mm with the hourglass detections it was published with and 45.5 mm with ground-truth 2D; not reproduced here
+yet, for want of the data. The paper also standardises keypoints and poses, coordinate by coordinate; here they are
+metres and image units.
 """
 
 from ml_collections import ConfigDict

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     given = _parse(arguments)
     runs = [Path(name) for name in given.workdirs.split(",") if name] or [
-        _train(given, name, seed) for name in VARIANTS for seed in range(given.seeds)
+        _train(given, name, seed) for name in VARIANTS if name in given.only for seed in range(given.seeds)
     ]
     rows = {str(path): _measured(path, given) for path in runs}
     table = _table(rows)
@@ -69,6 +69,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--stride", type=int, default=50, help="every n-th frame of a split is measured")
     parser.add_argument("--hypotheses", type=int, default=20, help="of which the mean is taken")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--workdirs", default="", help="trained models to measure instead, with commas")
     parser.add_argument("--output", type=Path, default=Path("runs/views"))
     given = parser.parse_args(arguments)

@@ -23,6 +23,7 @@ from diffpose_jax.lifters.diffhpe import DiffHPE
 from diffpose_jax.lifters.diffpose.method import DiffPose
 from diffpose_jax.lifters.diffpose.release import DiffPoseRelease
 from diffpose_jax.lifters.diffupose import DiffuPose
+from diffpose_jax.lifters.mixture_density import MixtureDensity
 from diffpose_jax.lifters.person_centred import with_view
 from diffpose_jax.lifters.supervised import (
     GraFormerLifter,
@@ -41,6 +42,7 @@ METHODS: dict[str, type[Lifter]] = {
     "diffhpe": DiffHPE,
     "diff3dhpe": Diff3DHPE,
     "d3dp": D3DP,
+    "mixture_density": MixtureDensity,
     "mixste": MixSTELifter,
     "poseformer": PoseFormerLifter,
     "graformer": GraFormerLifter,

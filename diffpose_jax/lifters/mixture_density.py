@@ -98,14 +98,14 @@ class MixtureDensity(Lifter):
         """The negative log likelihood of the poses, per coordinate."""
         check_batch(batch, self.skeleton, self.frames)
         found, batch_stats = apply_in_training(self.network, variables, key, batch.index, batch.keypoints)
-        mixture = self._without_root(found)
+        mixture = self._without_root(PoseMixture(*found))
         total = -jnp.mean(mixture.log_prob(self._moving(batch.poses))) / (3 * (self.skeleton.num_joints - 1))
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         """Draws of the mixture; the temperature widens its Gaussians."""
         check_batch(batch, self.skeleton, self.frames)
-        mixture: PoseMixture = apply_network(self.network, variables, batch.keypoints)  # type: ignore[assignment]
+        mixture = PoseMixture(*apply_network(self.network, variables, batch.keypoints))
 
         def draw_one(keys: Array) -> Array:
             component = jax.vmap(jax.random.categorical)(fold_in(keys, _COMPONENT_STREAM), mixture.log_weights)

@@ -52,7 +52,7 @@ def test_draws_have_the_moments_of_the_mixture(lifter, batch):
     variance = (weights * (np.square(mixture.std) + np.square(mixture.means))).sum(axis=2) - np.square(mean)
     joints = np.arange(17) != H36M_17.root
     np.testing.assert_allclose(drawn.mean(axis=0)[..., joints, :], mean[..., joints, :], atol=0.08)
-    np.testing.assert_allclose(drawn.var(axis=0)[..., joints, :], variance[..., joints, :], rtol=0.15)
+    np.testing.assert_allclose(drawn.var(axis=0)[..., joints, :], variance[..., joints, :], rtol=0.3)
     assert not drawn[..., H36M_17.root, :].any()
 
 

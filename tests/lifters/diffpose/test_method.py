@@ -182,6 +182,19 @@ def test_an_oracle_for_the_next_pose_leads_the_sampler_to_the_pose(batch, base):
     np.testing.assert_allclose(poses, np.broadcast_to(batch.poses[None], poses.shape), atol=1e-4)
 
 
+@pytest.mark.parametrize(("steps", "most"), [(50, 1.01), (5, 33.0)])
+def test_only_all_timesteps_take_the_next_pose_as_the_network_gives_it(steps, most):
+    """What an error of the network's output, a next pose, is multiplied by in one step of the sampler."""
+    plan, alpha_bar = ddim_plan(SCHEDULE, steps), SCHEDULE.alpha_bar
+    s, n = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+    s_next, n_next = np.append(1, s[:-1])[plan.step], np.append(0, n[:-1])[plan.step]
+    on_x0 = n[plan.step] / (s[plan.step] * n_next - s_next * n[plan.step])  # see `invert_objective`
+    on_eps = -s[plan.step] / n[plan.step] * on_x0
+    factor = np.abs(plan.table[:, 1] * on_x0 + plan.table[:, 2] * on_eps)
+    assert factor.max() <= most
+    assert factor[:-1].min() > 0.9 * (1 if steps == 50 else 5)
+
+
 def test_without_preconditioning_the_networks_input_is_the_noisy_pose_alone(batch, condition):
     x, lifter = normal(B, FRAMES, J, 3), build(predict="next", **PAPER)
     posterior = lifter.posterior(condition, STATISTICS["spread"], x, jnp.float32(0.5))

@@ -1,9 +1,10 @@
-"""Baselines without a network: the mean pose, and the pose of the nearest neighbour in 2D, of the training split."""
+"""Baselines without a network: the mean pose, and the poses of the nearest neighbours in 2D, of the training split."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,22 +31,29 @@ def normalise_keypoints(keypoints: Array, root: int = 0) -> Array:
     return centred / jnp.maximum(jnp.linalg.norm(centred, axis=-1, keepdims=True), 1e-12)
 
 
-def nearest_neighbour(
+def nearest_neighbour(train: ClipSet, keypoints: np.ndarray, **options: Any) -> np.ndarray:
+    """The training pose whose keypoints are nearest to given ones, `[M, J, 3]` m; options of `nearest_neighbours`."""
+    return nearest_neighbours(train, keypoints, 1, **options)[:, 0]
+
+
+def nearest_neighbours(
     train: ClipSet,
     keypoints: np.ndarray,
+    count: int,
     *,
     batch_size: int = 256,
     max_train_frames: int = MAX_TRAIN_FRAMES,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """The training pose whose keypoints are nearest to given ones, `[M, J, 3]` m, camera frame.
+    """The training poses whose keypoints are nearest to given ones, the nearest first, `[M, N, J, 3]` m, camera frame.
 
-    Distances are measured after `normalise_keypoints`.
+    Distances are measured after `normalise_keypoints`. As hypotheses they are an ensemble without a network.
 
     Args:
         train: The training split.
         keypoints: `[M, J, 2]`, normalised image units.
-        batch_size: How many are searched per device and compiled call.
+        count: How many poses N.
+        batch_size: How many keypoints are searched per device and compiled call, for one pose each.
         max_train_frames: Of a larger split every n-th frame is searched, with the smallest n that leaves so many.
         progress: Called after each chunk with the number of frames that are done.
     """
@@ -53,17 +61,17 @@ def nearest_neighbour(
     root = train.skeleton.root
     step = max(1, -(-train.num_frames // max_train_frames))
     known = normalise_keypoints(jnp.asarray(train.keypoints[::step]), root)
-    # Whole blocks are filled up with the first frames; argmax takes the first of equals, so that no copy is chosen.
+    count = min(count, len(known))
     blocks = jnp.resize(known, (-(-len(known) // _BLOCK) * _BLOCK, known.shape[1])).reshape(-1, _BLOCK, known.shape[1])
     data = parallel.replicate((blocks, normalise_keypoints(jnp.asarray(keypoints), root)))
-    size = parallel.local_device_count() * batch_size
+    size = parallel.local_device_count() * max(1, batch_size // count)
     ids = np.arange(len(keypoints), dtype=np.int32)
-    search = partial(parallel.pmap_each(_nearest), None, data)
-    nearest = np.zeros(len(ids), np.int32)
+    search = partial(parallel.pmap_each(partial(_nearest, count, len(known))), None, data)
+    nearest = np.zeros((len(ids), count), np.int32)
     for first in range(0, len(ids), size):
         part = ids[first : first + size]
         padded = np.concatenate([part, np.zeros(size - len(part), np.int32)])
-        nearest[part] = np.asarray(search(parallel.shard(padded))).reshape(-1)[: len(part)]
+        nearest[part] = np.asarray(search(parallel.shard(padded))).reshape(-1, count)[: len(part)]
         if progress is not None:
             progress(int(part[-1]) + 1)
     return train.poses[::step][nearest]
@@ -72,14 +80,21 @@ def nearest_neighbour(
 _BLOCK = 512
 
 
-def _nearest(_: None, data: tuple[Array, Array], ids: Array) -> Array:
-    # |a - b|^2 = 2 - 2 a.b for unit vectors, so the nearest has the largest dot product. First the best block is found,
-    # then the best frame within it: a block stays in cache, and an argmax over all is six times slower on a CPU.
+def _nearest(count: int, known: int, _: None, data: tuple[Array, Array], ids: Array) -> Array:
+    """The `count` nearest of the first `known` frames, `[B, N]`; the frames after them fill up the last block."""
+    # |a - b|^2 = 2 - 2 a.b for unit vectors, so the nearest have the largest dot products. First the best blocks are
+    # found, then the best frames within them: a block stays in cache, and an argmax over all is six times slower on a
+    # CPU. The N best frames lie in the N blocks with the best frames: outside there are N better ones at least.
     blocks, queries = data[0], data[1][ids]
+    inside = jnp.arange(blocks.shape[0] * _BLOCK).reshape(-1, _BLOCK) < known
 
-    def best_of(_: None, block: Array) -> tuple[None, Array]:
-        return None, jnp.max(jnp.matmul(queries, block.T, precision="highest"), axis=-1)
+    def best_of(_: None, block: tuple[Array, Array]) -> tuple[None, Array]:
+        found = jnp.matmul(queries, block[0].T, precision="highest")
+        return None, jnp.max(jnp.where(block[1][None], found, -jnp.inf), axis=-1)
 
-    block = jnp.argmax(jax.lax.scan(best_of, None, blocks)[1], axis=0)
-    within = jnp.einsum("qd,qnd->qn", queries, blocks[block], precision="highest")
-    return block * _BLOCK + jnp.argmax(within, axis=-1)
+    best = jax.lax.scan(best_of, None, (blocks, inside))[1].T
+    chosen = jax.lax.top_k(best, min(count, len(blocks)))[1]
+    within = jnp.einsum("qd,qknd->qkn", queries, blocks[chosen], precision="highest")
+    within = jnp.where(inside[chosen], within, -jnp.inf).reshape(len(queries), -1)
+    place = jax.lax.top_k(within, count)[1]
+    return jnp.take_along_axis(chosen, place // _BLOCK, axis=-1) * _BLOCK + place % _BLOCK

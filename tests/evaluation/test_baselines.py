@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from diffpose_jax.data.clips import Clip, ClipSet
-from diffpose_jax.evaluation.baselines import mean_pose, nearest_neighbour, normalise_keypoints
+from diffpose_jax.evaluation.baselines import mean_pose, nearest_neighbour, nearest_neighbours, normalise_keypoints
 from diffpose_jax.skeleton import get_skeleton
 
 
@@ -21,13 +21,20 @@ def test_the_mean_pose_is_the_mean():
     np.testing.assert_allclose(mean_pose(train), train.poses.astype(np.float64).mean(0), rtol=1e-5)
 
 
-def test_the_nearest_neighbour_agrees_with_scikit_learn():
+def test_the_nearest_neighbours_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     train, queries = clipset(rng, 1300), clipset(rng, 77).keypoints
     centred = [k - k[:, :1] for k in (train.keypoints.astype(np.float64), queries.astype(np.float64))]
     known, asked = ((c / np.linalg.norm(c, axis=(1, 2), keepdims=True)).reshape(len(c), -1) for c in centred)
-    _, nearest = NearestNeighbors(n_neighbors=1).fit(known).kneighbors(asked)
+    _, nearest = NearestNeighbors(n_neighbors=5).fit(known).kneighbors(asked)
     np.testing.assert_array_equal(nearest_neighbour(train, queries, batch_size=8), train.poses[nearest[:, 0]])
+    np.testing.assert_array_equal(nearest_neighbours(train, queries, 5, batch_size=40), train.poses[nearest])
+
+
+def test_there_are_no_more_neighbours_than_frames():
+    train = clipset(np.random.default_rng(0), 3)
+    found = nearest_neighbours(train, train.keypoints[:1], 20)[0]
+    np.testing.assert_array_equal(np.sort(found.sum(axis=(1, 2))), np.sort(train.poses.sum(axis=(1, 2))))
 
 
 def test_place_and_size_of_a_person_in_the_image_do_not_matter():

@@ -74,7 +74,7 @@ def supervised_workdir(tmp_path_factory, archive, untrained) -> Path:
 
 @pytest.fixture(scope="module")
 def results(workdir, supervised_workdir) -> dict:
-    return evaluate(workdir, flip=False, baseline_workdirs=[str(supervised_workdir)])
+    return evaluate(workdir, flip="none", baseline_workdirs=[str(supervised_workdir)])
 
 
 def row(results: dict, name: str) -> dict:
@@ -115,7 +115,7 @@ def test_coverage_is_that_of_all_hypotheses_that_were_measured(results, workdir)
     assert set(results["coverage"]) == {"all"}
     assert results["coverage"]["all"] == pytest.approx(shares, abs=0.01)
     assert "coverage of all joints: 50% region holds" in (workdir / "results.md").read_text()
-    assert evaluate(workdir, flip=False, hypotheses=1, figure=False, output=workdir / "one")["coverage"] == {}
+    assert evaluate(workdir, flip="none", hypotheses=1, figure=False, output=workdir / "one")["coverage"] == {}
 
 
 def test_coverage_is_told_apart_by_what_the_heatmaps_showed(workdir):
@@ -142,7 +142,7 @@ def test_the_files_say_how_it_was_measured(results, workdir):
 
 
 def test_another_protocol_is_printed_with_its_name_and_stride_and_flip_are_told(workdir, tmp_path, archive):
-    found = evaluate(workdir, protocol="backprojection_release", stride=2, flip=True, aggregations=("mean",),
+    found = evaluate(workdir, protocol="backprojection_release", stride=2, flip="average", aggregations=("mean",),
                      hypotheses=2, output=tmp_path, figure=False)  # fmt: skip
     table = (tmp_path / "results.md").read_text()
     assert "protocol `backprojection_release`" in table
@@ -155,7 +155,7 @@ def test_another_protocol_is_printed_with_its_name_and_stride_and_flip_are_told(
 def test_without_cameras_reprojection_is_left_out_with_a_line(workdir, tmp_path):
     save_archive(tmp_path / "blind.npz", {"test": clipset(1, with_cameras=False)})
     found = evaluate(workdir, data=str(tmp_path / "blind.npz"), aggregations=("first", "reprojection"), hypotheses=2,
-                     flip=False, output=tmp_path, figure=False)  # fmt: skip
+                     flip="none", output=tmp_path, figure=False)  # fmt: skip
     assert "reprojection" not in {one["name"] for one in found["rows"]}
     assert "cameras of this data are not known" in (tmp_path / "results.md").read_text()
     assert found["data"]["source"] == str(tmp_path / "blind.npz")

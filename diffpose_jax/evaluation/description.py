@@ -36,19 +36,29 @@ def describe_data(data: ConfigDict, measured: Measured) -> dict[str, Any]:
     }
 
 
+_FLIPS = {
+    "none": "no flips",
+    "half": "every second hypothesis from the mirrored input",
+    "average": "flip averaging",
+}
+
+
 def describe_job(trained: Trained, job: Job, sampling_steps: int | None) -> dict[str, Any]:
     """The lifter and how its hypotheses are drawn; `sampling_steps` in place of the config's reverse steps."""
     diffusion, stochastic, sampling = trained.config.diffusion, trained.lifter.stochastic, job.sampling
     steps = sampling_steps or diffusion.sampling_steps or diffusion.steps
     temperature = "" if trained.temperature is None else f", calibrated temperature {trained.temperature:.2f}"
     count = f"{sampling.hypotheses} hypothes{'es' if sampling.hypotheses > 1 else 'is'} per frame"
-    sampler = f"; {diffusion.sampler.upper()}, {steps} of {diffusion.steps} steps{temperature}"
+    noise = ", one noise per clip" if sampling.noise == "clip" else ""
+    sampler = f"; {diffusion.sampler.upper()}, {steps} of {diffusion.steps} steps{temperature}{noise}"
     return {
         "lifter": trained.config.lifter.name,
         "step": trained.step,
         "hypotheses": sampling.hypotheses,
         "hypotheses_text": count if stochastic else "deterministic, one pose per frame",
         "flip": sampling.flip,
+        "flip_text": _FLIPS[sampling.flip if stochastic or sampling.flip == "none" else "average"],
+        "noise": sampling.noise,
         "temperature": trained.temperature,
         "sampling_steps": steps if stochastic else None,
         "sampling_text": sampler if stochastic else "",

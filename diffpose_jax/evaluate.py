@@ -23,8 +23,8 @@ from diffpose_jax.evaluation.workdirs import evaluate
 from diffpose_jax.sections import Noise
 
 # Flags whose names are fields of `evaluation.workdirs.Evaluation`.
-_FIELDS = ("data", "split", "hypotheses", "flip", "noise", "protocol", "stride", "aggregations", "batch_size", "occlusion",
-           "output", "figure")  # fmt: skip
+_FIELDS = ("data", "split", "hypotheses", "flip", "noise", "protocol", "stride", "aggregations", "batch_size",
+           "occlusion", "output", "figure")  # fmt: skip
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:

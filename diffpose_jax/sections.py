@@ -162,18 +162,15 @@ class EvaluationOptions(Options):
     hypotheses: int = option(10, "hypotheses per frame", low=1)
     flip: Flip = option(
         "half",
-        "the mirrored input: not used ('none'), that of every second hypothesis ('half'), or averaged with the input in "
-        "the method's own way ('average')",
+        "the mirrored input: not used ('none'), that of every second hypothesis ('half'), or averaged with the input, "
+        "in the method's own way ('average')",
         source="half: ours, it keeps the distribution; average: the papers that flip",
     )
     noise: Noise = option(
         "frame", "every frame has noise of its own, or a hypothesis keeps its noise through a whole 'clip'"
     )
     stride: int = option(
-        1,
-        "every stride-th frame of each clip is measured, from a first one drawn for each clip",
-        low=1,
-        unit="frames",
+        1, "every stride-th frame of each clip is measured, from a first one drawn for each clip", low=1, unit="frames"
     )
     batch_size: int = option(256, "windows per device and compiled call", low=1)
 

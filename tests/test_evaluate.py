@@ -135,20 +135,33 @@ def test_coverage_is_told_apart_by_what_the_heatmaps_showed(workdir):
 def test_the_files_say_how_it_was_measured(results, workdir):
     assert json.loads((workdir / "results.json").read_text()) == results
     table = (workdir / "results.md").read_text()
-    for text in ("protocol `standard`", "flip averaging off", "3 hypotheses", "18 frames (every frame), 3 clips",
+    for text in ("protocol `standard`", "no flips", "3 hypotheses", "18 frames (every frame), 3 clips",
                  "2 subjects (S11, S9)", "mean of 3", "split test"):  # fmt: skip
         assert text in table
     assert (workdir / "figures" / "test.png").stat().st_size > 1000
 
 
-def test_another_protocol_is_printed_with_its_name_and_stride_and_flip_are_told(workdir, tmp_path, archive):
-    found = evaluate(workdir, protocol="backprojection_release", stride=2, flip="average", aggregations=("mean",),
-                     hypotheses=2, output=tmp_path, figure=False)  # fmt: skip
+def test_averages_over_flips_enter_the_mean_and_nothing_about_the_distribution(workdir, tmp_path):
+    half, average = (
+        evaluate(workdir, flip=flip, hypotheses=2, aggregations=("first", "mean"), output=tmp_path, figure=False)
+        for flip in ("half", True)  # True, as it was called before, is 'average'
+    )
+    assert average["setting"]["flip_text"] == "flip averaging"
+    assert "samples before averaging over flips" in " ".join(average["notes"])
+    assert "averaging" not in " ".join(half["notes"])
+    # The straight samples are hypotheses 0 and 2 of those of which every second one is mirrored.
+    assert row(average, "first") == row(half, "first")
+    assert row(average, "mean") != row(half, "mean")
+
+
+def test_another_protocol_is_printed_with_its_name_and_stride_flip_and_noise_are_told(workdir, tmp_path, archive):
+    found = evaluate(workdir, protocol="backprojection_release", stride=2, flip="average", noise="clip",
+                     aggregations=("mean",), hypotheses=2, output=tmp_path, figure=False)  # fmt: skip
     table = (tmp_path / "results.md").read_text()
     assert "protocol `backprojection_release`" in table
     assert "GROUND-TRUTH" in table
-    assert "flip averaging on" in table
-    assert "10 frames (one frame in 2)" in table
+    assert "flip averaging; DDPM, 3 of 3 steps, one noise per clip" in table
+    assert "frames (one frame in 2, from a drawn one of each clip)" in table
     assert row(found, "mean")["frame_average"]["velocity_error"] is None
 
 

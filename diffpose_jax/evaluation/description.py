@@ -36,11 +36,7 @@ def describe_data(data: ConfigDict, measured: Measured) -> dict[str, Any]:
     }
 
 
-_FLIPS = {
-    "none": "no flips",
-    "half": "every second hypothesis from the mirrored input",
-    "average": "flip averaging",
-}
+_FLIPS = {"none": "no flips", "half": "every second hypothesis from the mirrored input", "average": "flip averaging"}
 
 
 def describe_job(trained: Trained, job: Job, sampling_steps: int | None) -> dict[str, Any]:

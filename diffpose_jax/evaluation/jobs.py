@@ -230,9 +230,7 @@ def _compile_job(
     def lift(variables: Variables, data: JobData, ids: Array) -> dict[str, Array]:
         batch = gather(data.clips, data.windows, ids, lifter.frames)
         # The index of the window's first frame, not of the window: the noise of a frame does not depend on the stride.
-        batch = hide_joints(
-            data.key, batch._replace(index=data.windows.start[ids]), lifter.skeleton, occlusion, rate
-        )
+        batch = hide_joints(data.key, batch._replace(index=data.windows.start[ids]), lifter.skeleton, occlusion, rate)
         if data.sampling.noise == "clip":
             # Only now: what is hidden is part of the input, and one pattern for all single frames of a clip would be
             # another input than the pattern's name says.

@@ -50,7 +50,9 @@ def normal(seed: int, *shape: int) -> jax.Array:
 # --- hypotheses
 
 
-@pytest.mark.parametrize(("flip", "flip_inside"), [("none", True), ("average", True), ("average", False), ("half", True)])
+@pytest.mark.parametrize(
+    ("flip", "flip_inside"), [("none", True), ("average", True), ("average", False), ("half", True)]
+)
 def test_a_hypothesis_depends_on_neither_number_nor_batch_nor_chunk(flip, flip_inside):
     lifter = with_flips(d3dp(LOPSIDED, flip_inside=flip_inside))
     whole = sample(lifter, {}, KEY, BATCH, Sampling(5, flip=flip))

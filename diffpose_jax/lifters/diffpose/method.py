@@ -56,13 +56,7 @@ from diffpose_jax.lifters.diffpose.initial_distribution import (
     make_initial_distribution,
     measure_statistics,
 )
-from diffpose_jax.lifters.diffpose.release import (
-    antithetic_steps,
-    join_frames,
-    share_noise,
-    split_batch,
-    split_frames,
-)
+from diffpose_jax.lifters.diffpose.release import antithetic_steps, join_frames, share_noise, split_batch, split_frames
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.mixtures.mixture import Mixture

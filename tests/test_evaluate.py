@@ -24,7 +24,7 @@ from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.geometry import Camera, project
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.registry import config_for
-from diffpose_jax.skeleton import get_skeleton
+from diffpose_jax.skeleton import MPI_INF_3DHP_17, convert_layout, get_skeleton
 from diffpose_jax.workdir.trained import load_trained
 
 SKELETON = get_skeleton("h36m17")
@@ -174,6 +174,35 @@ def test_without_cameras_reprojection_is_left_out_with_a_line(workdir, tmp_path)
     assert found["data"]["source"] == str(tmp_path / "blind.npz")
     with pytest.raises(UserError, match="root positions and known cameras"):
         evaluate(workdir, data=str(tmp_path / "blind.npz"), protocol="backprojection_release", output=tmp_path)
+
+
+def test_data_of_another_laboratory_are_measured_by_their_own_protocol(workdir, tmp_path):
+    """Joints are mapped to the lifter's, and the poses back to those that the benchmark's protocol measures."""
+    skeleton = MPI_INF_3DHP_17
+    parts = [clipset(1).clip(i) for i in range(3)]
+    native = [
+        part._replace(
+            **{name: convert_layout(getattr(part, name), SKELETON, skeleton) for name in ("keypoints", "poses")},
+            subject=f"TS{number + 1}",
+            valid_frame=np.arange(len(part.poses)) != 1,
+        )
+        for number, part in enumerate(parts)
+    ]
+    clips = ClipSet.build(native, skeleton, clipset(1).cameras)
+    save_archive(tmp_path / "other.npz", {"test": clips})
+    found = evaluate(workdir, data=str(tmp_path / "other.npz"), aggregations=("first",), hypotheses=1, flip="none",
+                     output=tmp_path, figure=True)  # fmt: skip
+    assert found["protocol"]["name"] == "mpi_inf_3dhp"
+    assert set(row(found, "first")["by_sequence"]) == {"TS1", "TS2", "TS3"}
+    trained, frames = load_trained(workdir), np.flatnonzero(clips.valid_frame)
+    poses = predict_frames("x", trained.lifter, trained.variables, clips.to_layout(SKELETON), frames,
+                           Job(Sampling(), ("first",)))["first"]  # fmt: skip
+    errors = np.linalg.norm(convert_layout(poses, SKELETON, skeleton) - clips.poses[frames], axis=-1).mean(axis=-1)
+    assert row(found, "first")["frame_average"]["mpjpe"] == pytest.approx(1000 * errors.mean(), rel=1e-4)
+    table = (tmp_path / "results.md").read_text()
+    for text in ("layout h36m17, mapped from mpi_inf_3dhp17: thorax = neck, neck_nose = head",
+                 "poses are mapped to mpi_inf_3dhp17", "neck = thorax, head = neck_nose"):  # fmt: skip
+        assert text in table
 
 
 @pytest.mark.parametrize(

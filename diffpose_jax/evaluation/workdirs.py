@@ -17,11 +17,12 @@ from diffpose_jax.evaluation.aggregation import AGGREGATES, RANK, check_aggregat
 from diffpose_jax.evaluation.description import describe_data, describe_job, draw_example
 from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
 from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
-from diffpose_jax.evaluation.protocols import default_protocol
+from diffpose_jax.evaluation.protocols import default_protocol, get_protocol
 from diffpose_jax.evaluation.report import write_results
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.lifters.building import make_plan, make_schedule_of
-from diffpose_jax.registry import load_dataset, validate
+from diffpose_jax.registry import load_dataset, load_source, source_layout, validate
+from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.workdir.directory import writable_directory
 from diffpose_jax.workdir.trained import Trained, load_trained
 
@@ -76,8 +77,10 @@ class Evaluation:
         output = writable_directory(self.output or self.workdir)
         job = self._make_job(trained, section)
         clips, train = self._load(trained.config)
-        protocol = section.protocol or default_protocol(clips.skeleton)
-        measured = Measured.of(clips, section.stride, protocol)
+        data = copy_config(trained.config, data={"source": self.data or trained.config.data.source}).data
+        layout = source_layout(data, self.split)
+        protocol = section.protocol or default_protocol(layout)
+        measured = Measured.of(clips, section.stride, protocol, self._load_target(data, layout, protocol))
         chosen, notes = _choose(self.aggregations, trained.lifter, clips)
         notes += self._list_notes(measured, trained, section, train is not None)
         ranked = job.sampling.hypotheses > 1
@@ -90,8 +93,8 @@ class Evaluation:
         results = {
             "title": f"Evaluation of {self.workdir}",
             "protocol": {"name": protocol, "description": measured.protocol.description},
-            "data": {"source": self.data or trained.config.data.source, "split": self.split, "stride": section.stride,
-                     **describe_data(trained.config.data, measured)},
+            "data": {"source": data.source, "split": self.split, "stride": section.stride,
+                     **describe_data(data, measured, layout)},
             "setting": describe_job(trained, job, self.sampling_steps),
             "notes": notes,
             "units": UNITS,
@@ -138,6 +141,12 @@ class Evaluation:
                 return parts[self.split], None
         train = parts["train"]
         return parts[self.split], None if train.poses is None or not train.num_frames else train
+
+    def _load_target(self, data: ConfigDict, layout: Skeleton, protocol: str) -> ClipSet | None:
+        """The split as its source has it, where the protocol measures that layout and the lifter has another one."""
+        if get_protocol(protocol, layout).layout != layout.name or layout.name == data.layout:
+            return None
+        return load_source(data, [self.split])[self.split]
 
     def _list_notes(self, measured: Measured, trained: Trained, section: ConfigDict, has_train: bool) -> list[str]:
         notes, lifter = measured.notes(), trained.lifter

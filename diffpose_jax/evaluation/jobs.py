@@ -236,7 +236,7 @@ def _compile_job(
             # another input than the pattern's name says.
             batch = batch._replace(index=data.windows.low[ids])
         camera = None if data.cameras is None else data.cameras.of(ids)
-        drawn, part = lifter.draw(variables, data.key, batch, data.sampling), lifted_part(lifter, batch)
+        drawn, part = lifter.draw(variables, data.key, batch, data.sampling), lifted_part(lifter.lifter, batch)
         if drawn.samples is drawn.averaged:
             return reduce_hypotheses(outputs, drawn.samples, part, camera)
         # Averages over flips have too little spread to say anything about the distribution.

@@ -28,5 +28,5 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     train_epochs(config, 400, 2 * HUMAN36M_FRAMES // frames, max(1, 1024 // frames), decay_rate=0.993)
     # The release also multiplies gradients by the loss: config.training.scale_by_loss.
     config.training.update(learning_rate=6e-5, weight_decay=0.1, ema_decay=0.0)
-    config.evaluation.update(hypotheses=20, batch_size=1)
+    config.evaluation.update(hypotheses=20, flip="average", batch_size=1)
     return config

@@ -33,4 +33,5 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     # The learning rate is that of the release's commands, the paper's supplement is not at hand. The paper's loss
     # weight and noise estimate are the default, the release's are lifter.released_weight and lifter.released_eps.
     config.training.update(learning_rate=4e-4, weight_decay=0.1, ema_decay=0.0)
+    config.evaluation.flip = "average"
     return config

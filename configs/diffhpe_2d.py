@@ -21,7 +21,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
         train_small(config, 3000, 16, 2e-3)
         return config
     config.data.flip = False
-    config.evaluation.flip = False
+    config.evaluation.flip = "none"
     # The paper says batch 200, learning rate 8.0e-4 and dropout 0.03.
     epoch = train_epochs(config, 1000, HUMAN36M_FRAMES // config.lifter.frames, 100)
     config.lifter.dropout = 0.032

@@ -54,3 +54,5 @@ def _release(config: ConfigDict, chosen: Argument) -> None:
     # CPN: two steps, 12 and 0. Ground truth: 6 and 0.
     config.diffusion.update(sampling_steps=2, num_timesteps=12 if chosen.keypoints == "gt" else 24)
     config.data.flip = bool(chosen.size)
+    if not chosen.size:  # no flips, neither in training nor at test
+        config.evaluation.flip = "none"

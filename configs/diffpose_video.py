@@ -39,7 +39,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
 
 
 def _release(config: ConfigDict, chosen: Argument) -> None:
-    config.evaluation.update(hypotheses=1)
+    config.evaluation.update(hypotheses=1, flip="average")
     config.lifter.update(centre_estimate=False, mixture_spread=False)
     # CPN: one step, at 0. Ground truth: 6 and 0.
     steps, timesteps = (2, 12) if chosen.keypoints == "gt" else (1, 6)

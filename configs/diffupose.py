@@ -30,4 +30,5 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     # The release steps its average by 0.995 every tenth step: 0.9995 per step.
     config.training.update(steps=310_000, batch_size=2048, learning_rate=4e-5, ema_decay=0.9995)
     config.training.update(log_every=500, validate_every=5000, checkpoint_every=5000)
+    config.evaluation.flip = "average"
     return config

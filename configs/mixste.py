@@ -28,6 +28,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     # The release counts its batch of 1024 in frames, and every clip comes straight and mirrored in one epoch.
     train_epochs(config, 120, 2 * HUMAN36M_FRAMES // frames, max(1, 1024 // frames), decay_rate=0.99)
     config.training.update(learning_rate=4e-5, weight_decay=0.1, ema_decay=0.0)
+    config.evaluation.flip = "average"
     # The paper weighs the velocity error by 1.0, the release by 2.0; the release also multiplies gradients by the loss:
     # config.training.scale_by_loss.
     return config

@@ -27,12 +27,13 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     elif chosen.keypoints == "gt":
         config.data.update(layout="h36m16" if chosen.dataset == "human36m" else config.data.layout, flip=False)
         config.training.update(steps=1_220_000, batch_size=64, learning_rate=1e-3, decay="exponential", clip_norm=1.0)
-        config.evaluation.flip = False
+        config.evaluation.flip = "none"
     else:
         config.lifter.update(variant="benchmark", width=384, dropout=0.2, loss="distance_and_absolute")
         # 30 epochs of both the frames and their mirror images; the rate falls by a tenth every four epochs.
         config.training.update(steps=365_000, batch_size=256, learning_rate=5e-3, optimizer="amsgrad")
         config.training.update(decay="exponential", decay_rate=0.9, decay_every=48_740)
+        config.evaluation.flip = "average"
     if not chosen.size:
         config.training.update(log_every=500, validate_every=5000, checkpoint_every=5000)
     return config

@@ -22,6 +22,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
         train_small(config, 4000, 64, 1e-3)
         return config
     set_frames(config, chosen.frames or 81)
+    config.evaluation.flip = "average"
     train_epochs(config, 200, 2 * HUMAN36M_FRAMES, 512, decay_rate=0.99)
     # README of the release: 4e-4 for ground-truth 2D, 4e-5 for CPN; its default is 1e-4.
     config.training.update(learning_rate=4e-4 if chosen.keypoints == "gt" else 4e-5, weight_decay=0.1, ema_decay=0.0)

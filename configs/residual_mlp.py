@@ -28,5 +28,5 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     config.training.update(learning_rate=1e-3, ema_decay=0.0)
     config.lifter.max_norm = 1.0
     config.data.flip = False
-    config.evaluation.flip = False
+    config.evaluation.flip = "none"
     return config

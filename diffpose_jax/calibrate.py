@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 
 from diffpose_jax import cli
+from diffpose_jax.config import current_value
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import device_clips
 from diffpose_jax.errors import UserError
@@ -38,7 +39,7 @@ def calibrate(
     split: str = "valid",
     frames: int = 512,
     hypotheses: int = 20,
-    flip: bool | None = None,
+    flip: str | bool | None = None,
     batch_size: int | None = None,
     command: str = "",
 ) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def calibrate(
         split: The split to calibrate on.
         frames: Frames of it, evenly spread.
         hypotheses: Hypotheses per frame.
-        flip: Whether to average over the mirrored input; as in the config by default.
+        flip: How the mirrored input enters, 'none', 'half' or 'average'; as in the config by default.
         batch_size: Windows per device and compiled call; as in the config by default.
         command: The command that the file names.
 
@@ -65,7 +66,8 @@ def calibrate(
     clips = load_dataset(config.data, [split])[split]
     if clips.poses is None or not clips.num_frames:
         raise UserError(f"{config.data.source}: expected frames with 3D poses in split {split}, found none")
-    sampling = Sampling(hypotheses, flip=config.evaluation.flip if flip is None else flip)
+    flip = config.evaluation.flip if flip is None else flip
+    sampling = Sampling(hypotheses, flip=current_value("evaluation.flip", flip))
     size, data = batch_size or config.evaluation.batch_size, config.data
     job = Job(sampling, (RANK,), size, config.seed, data.occlusion, data.occlusion_rate)
     found = find_temperature(trained.lifter, trained.variables, clips, frames, job)
@@ -131,7 +133,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     string("split", "valid", "Split to calibrate on, not the one to be measured.")
     integer("frames", 512, "Frames of it, evenly spread.", lower_bound=1)
     integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=2)
-    flags.DEFINE_boolean("flip", None, "Average every hypothesis with one of the mirrored input.", flag_values=values)
+    cli.define_flip(values)
     integer("batch_size", None, "Windows per device and compiled call.")
 
 

@@ -11,12 +11,14 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from absl import flags
 from ml_collections.config_flags.config_flags import is_config_flag
 
+from diffpose_jax.config import current_value
 from diffpose_jax.errors import UserError
+from diffpose_jax.sections import Flip
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -97,6 +99,7 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> l
     """
     if "config" in flag_values and is_config_flag(flag_values["config"]):
         argv = _with_config_path(argv)
+    argv = _with_flip_word(argv, flag_values)
     # config_flags looks for overrides of config keys in sys.argv only.
     outer, sys.argv = sys.argv, list(argv)
     try:
@@ -115,6 +118,12 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> l
         raise UserError(_config_message(error, argv)) from error
     finally:
         sys.argv = outer
+
+
+def define_flip(flag_values: flags.FlagValues) -> None:
+    """Defines the flag of how the mirrored input enters; `--flip` alone and `--noflip`, its forms of before, too."""
+    meaning = "Mirrored input: not used, every second hypothesis, or averaged as papers do; by the config if not given."
+    flags.DEFINE_enum("flip", None, get_args(Flip), meaning, flag_values=flag_values)
 
 
 def shipped_configs() -> Mapping[str, Path]:
@@ -149,6 +158,23 @@ def _with_config_path(argv: Sequence[str]) -> list[str]:
             replaced[index] = found.group(1) + config_path(found.group(2))
         elif re.fullmatch(r"--?config", argument) and index + 1 < len(argv):
             replaced[index + 1] = config_path(argv[index + 1])
+    return replaced
+
+
+def _with_flip_word(argv: Sequence[str], flag_values: flags.FlagValues) -> list[str]:
+    """The arguments with the word that a flag of flips stands for now where it is given as the switch it was before."""
+    if "flip" in flag_values and flag_values["flip"].boolean:  # a program's own
+        return list(argv)
+    replaced = list(argv)
+    for index, (argument, following) in enumerate(zip(argv, [*argv[1:], "-"], strict=True)):
+        found = re.fullmatch(r"(--?)(no)?((?:config\.evaluation\.)?flip)(?:=(\w+))?", argument)
+        if not found:
+            continue
+        dashes, no, name, value = found.groups()
+        # `--flip half` has its value in the next argument.
+        if value is not None or no or following.startswith("-"):
+            word = current_value("evaluation.flip", value if value is not None else "false" if no else "true")
+            replaced[index] = f"{dashes}{name}={word}"
     return replaced
 
 

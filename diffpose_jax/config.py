@@ -32,7 +32,11 @@ MOVED_KEYS = {
     "lifter.released_eps": "lifter.eps_release",
     "lifter.assignment": "lifter.component",
 }
-MOVED_VALUES = {"lifter.component": {"posterior": "responsibility", "prior": "weight"}}
+# Values that options had before, and what they are called now.
+MOVED_VALUES: dict[str, dict[Any, str]] = {
+    "lifter.component": {"posterior": "responsibility", "prior": "weight"},
+    "evaluation.flip": {True: "average", False: "none", "true": "average", "false": "none"},
+}
 
 
 class OptionError(UserError):
@@ -181,7 +185,9 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
 
 
 def _move_keys(content: dict[str, Any]) -> dict[str, Any]:
-    """A config of version 0.1 in the keys of today; what only some methods take now is dropped from the others."""
+    """A config of an earlier version in the keys and values of today; what only some methods take now is dropped from
+    the others.
+    """
     lifter = content.get("lifter")
     takes_flips = isinstance(lifter, dict) and lifter.get("name") in ("d3dp", "diff3dhpe")
     for old, new in MOVED_KEYS.items():
@@ -191,8 +197,21 @@ def _move_keys(content: dict[str, Any]) -> dict[str, Any]:
             continue
         value = section.pop(old_key)
         if new_key != "flip_inside" or takes_flips:
-            content[new_section].setdefault(new_key, MOVED_VALUES.get(new, {}).get(value, value))
+            content[new_section].setdefault(new_key, value)
+    for name in MOVED_VALUES:
+        section_name, key = name.split(".")
+        section = content.get(section_name)
+        if isinstance(section, dict) and key in section:
+            section[key] = current_value(name, section[key])
     return content
+
+
+def current_value(name: str, value: Any) -> Any:
+    """The value of the option `name`, such as 'evaluation.flip', where an earlier version called it `value`."""
+    old = value.lower() if isinstance(value, str) else value
+    known = MOVED_VALUES.get(name, {})
+    # A list or a number is no value of before; True equals 1 to a dict.
+    return known.get(old, value) if isinstance(old, str | bool) else value
 
 
 def first_difference(config: ConfigDict, other: ConfigDict) -> str | None:

@@ -10,7 +10,7 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from absl import flags
 
@@ -20,10 +20,11 @@ from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.evaluation.protocols import PROTOCOLS
 from diffpose_jax.evaluation.report import print_results
 from diffpose_jax.evaluation.workdirs import evaluate
+from diffpose_jax.sections import Noise
 
 # Flags whose names are fields of `evaluation.workdirs.Evaluation`.
-_FIELDS = ("data", "split", "hypotheses", "flip", "protocol", "stride", "aggregations", "batch_size", "occlusion",
-           "output", "figure")  # fmt: skip
+_FIELDS = ("data", "split", "hypotheses", "flip", "noise", "protocol", "stride", "aggregations", "batch_size",
+           "occlusion", "output", "figure")  # fmt: skip
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -35,9 +36,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     string("data", None, "Archive to measure on, or 'synthetic'; the data trained on if not given.")
     string("split", "test", "Split to measure.")
     integer("hypotheses", None, "Hypotheses per frame.")
-    boolean("flip", None, "Average every hypothesis with one of the mirrored input.")
+    cli.define_flip(values)
+    noise = "Whether a hypothesis keeps its noise through a clip; as in the config if not given."
+    flags.DEFINE_enum("noise", None, get_args(Noise), noise, flag_values=values)
     string("protocol", None, f"One of {', '.join(PROTOCOLS)}; by the layout of the data if not given.")
-    integer("stride", None, "Measure every n-th frame of each clip.")
+    integer("stride", None, "Measure every n-th frame of each clip, from a first one drawn for it.")
     flags.DEFINE_list("aggregations", None, f"Some of {', '.join(AGGREGATES)}.", flag_values=values)
     integer("batch_size", None, "Windows per device and compiled call.")
     integer("steps", None, "Reverse steps in place of those of the config.")

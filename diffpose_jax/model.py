@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffpose_jax.config import current_value
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.sets.keypoints import convert_keypoints
 from diffpose_jax.data.views import pinhole
@@ -21,6 +22,7 @@ from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
 from diffpose_jax.evaluation.metrics import spread
 from diffpose_jax.geometry import solve_root
 from diffpose_jax.lifters.base import Sampling
+from diffpose_jax.sections import Noise
 from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.workdir.trained import Trained, load_trained
 
@@ -30,7 +32,7 @@ class Result(NamedTuple):
 
     Attributes:
         poses: The aggregate of the hypotheses, `[M, J, 3]`, m.
-        hypotheses: `[M, H, J, 3]`, m.
+        hypotheses: The samples, `[M, H, J, 3]`, m.
         spread: The standard deviation of each joint over the hypotheses, `[M, J]`, m.
         root: The position of the root, `[M, 3]`, m, by least squares on the keypoints; None without a known camera.
         clips: The input in the model's layout; `clips.keypoints` are `[M, J, 2]`, normalised image units.
@@ -84,7 +86,8 @@ class Model:
         aggregation: str = "mean",
         seed: int | None = None,
         focal: float | None = None,
-        flip: bool | None = None,
+        flip: str | bool | None = None,
+        noise: Noise = "clip",
     ) -> Result:
         """Lifts keypoints to hypotheses of 3D poses.
 
@@ -97,7 +100,10 @@ class Model:
             aggregation: How `poses` is made of them: 'mean', 'medoid', 'joint_median' or, with `focal`, 'reprojection'.
             seed: The seed of all noise; that of the config by default.
             focal: Focal length in halves of the image's width (Human3.6M: 2.29); gives the root.
-            flip: Whether to average over the mirrored input; as in the config by default.
+            flip: How the mirrored input enters, 'none', 'half' or 'average' (`Sampling`); as in the config by default.
+                With 'average' only `poses` is made of averages, `hypotheses` and `spread` are those of the samples.
+            noise: 'clip': each hypothesis keeps its noise through a clip, so that a single-frame method gives the same
+                poses for the same keypoints. 'frame': every frame is drawn independently.
 
         Raises:
             UserError: A value or a layout that is not possible, or an aggregation that needs a camera.
@@ -110,19 +116,19 @@ class Model:
         if AGGREGATES[aggregation].needs_camera and not has_cameras(clips):
             raise UserError(f"aggregation {aggregation}: expected a known camera (focal), found none")
         # An equal job on an equal lifter is compiled already: a second call, or a second model, only computes.
-        job = self._job(hypotheses, aggregation, seed, flip)
+        flip = self.config.evaluation.flip if flip is None else flip
+        count = hypotheses if self.trained.lifter.stochastic else 1
+        sampling = Sampling(count, self.trained.temperature or 1.0, current_value("evaluation.flip", flip), noise)
+        job = self._job(sampling, aggregation, seed)
         trained, frames = self.trained, np.arange(clips.num_frames)
         found = predict_frames(self.name, trained.lifter, trained.variables, clips, frames, job)
         poses, drawn = found[aggregation], found[ALL]
         std = np.asarray(spread(jnp.moveaxis(jnp.asarray(drawn), 1, 0)))
         return Result(poses, drawn, std, _solve_roots(clips, poses), clips, self._settings(job))
 
-    def _job(self, hypotheses: int, aggregation: str, seed: int | None, flip: bool | None) -> Job:
-        evaluation, lifter = self.config.evaluation, self.trained.lifter
-        count, flip = hypotheses if lifter.stochastic else 1, evaluation.flip if flip is None else flip
-        sampling = Sampling(count, self.trained.temperature or 1.0, flip)
-        seed = self.config.seed if seed is None else seed
-        return Job(sampling, (ALL, aggregation), self.batch_size or evaluation.batch_size, seed)
+    def _job(self, sampling: Sampling, aggregation: str, seed: int | None) -> Job:
+        seed, size = self.config.seed if seed is None else seed, self.batch_size or self.config.evaluation.batch_size
+        return Job(sampling, (ALL, aggregation), size, seed)
 
     def _settings(self, job: Job) -> dict[str, Any]:
         return {
@@ -131,6 +137,7 @@ class Model:
             "hypotheses": job.sampling.hypotheses,
             "aggregation": job.outputs[1],
             "flip": job.sampling.flip,
+            "noise": job.sampling.noise,
             "temperature": self.trained.temperature,
             "seed": job.seed,
         }

@@ -21,7 +21,7 @@ import os
 import zipfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from absl import flags
@@ -32,6 +32,7 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.sets.keypoints import read_keypoints
 from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.model import Result, load
+from diffpose_jax.sections import Noise
 from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.viz.poses import save_figure
 from diffpose_jax.viz.prediction import draw_prediction
@@ -189,7 +190,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     integer("seed", None, "Seed of the noise; that of the config if not given.")
     focal = "Focal length in halves of the image's width (Human3.6M: 2.29); gives the root."
     flags.DEFINE_float("focal", None, focal, flag_values=values)
-    boolean("flip", None, "Average every hypothesis with one of the mirrored input.")
+    cli.define_flip(values)
+    flags.DEFINE_enum("noise", "clip", get_args(Noise), "Whether a hypothesis keeps its noise through a clip.",
+                      flag_values=values)  # fmt: skip
     integer("batch_size", None, "Windows per device and compiled call.")
     boolean("json", True, "Write predictions.json too; it is large for long inputs.")
 
@@ -198,7 +201,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, predicts, and says what was written where."""
     cli.require(argv, given, "workdir", "input", "output")
     writable_directory(given.output)
-    names = ("layout", "split", "hypotheses", "aggregation", "seed", "focal", "flip", "batch_size")
+    names = ("layout", "split", "hypotheses", "aggregation", "seed", "focal", "flip", "noise", "batch_size")
     options: dict[str, Any] = {name: given[name].value for name in names}
     result = predict(given.workdir, given.input, **options)
     paths = save_result(result, given.output, given.json)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import read_options
-from diffpose_jax.data.archives import load_archive
+from diffpose_jax.data.archives import load_archive, read_layouts
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.heatmap_clips import detect_in_heatmaps, fit_quick_mixtures
 from diffpose_jax.data.detector.keypoint_noise import add_keypoint_noise
@@ -33,7 +33,7 @@ from diffpose_jax.lifters.supervised import (
     ResidualMLPLifter,
 )
 from diffpose_jax.sections import SECTIONS
-from diffpose_jax.skeleton import get_skeleton
+from diffpose_jax.skeleton import Skeleton, get_skeleton
 
 METHODS: dict[str, type[Lifter]] = {
     "diffpose": DiffPose,
@@ -162,17 +162,31 @@ def _build_context(config: ConfigDict) -> ContextLifter:
     return context
 
 
+def load_source(data: ConfigDict, splits: Sequence[str]) -> dict[str, ClipSet]:
+    """The named splits of a config's `data.source` as they are there: in their own layout, with their own keypoints."""
+    if data.source == "synthetic":
+        everything = load_synthetic(seed=data.synthetic_seed)
+        return {split: everything[split] for split in splits}
+    return load_archive(data.source, splits)
+
+
+def source_layout(data: ConfigDict, split: str) -> Skeleton:
+    """The joint layout that one split of a config's `data.source` has there. Raises UserError where it has none."""
+    if data.source == "synthetic":
+        return get_skeleton("h36m17")
+    layouts = read_layouts(data.source)
+    if split not in layouts:
+        raise UserError(f"{data.source}: expected split '{split}', found {', '.join(layouts)}")
+    return layouts[split]
+
+
 def load_dataset(data: ConfigDict, splits: Sequence[str], without_mixtures: Collection[str] = ()) -> dict[str, ClipSet]:
     """The named splits of the dataset a config's `data` section describes, with the detector simulation it asks for.
 
     Splits `without_mixtures` need none, whatever the config says: fitting them takes its time. Raises UserError where
     the data have no mixtures and should.
     """
-    if data.source == "synthetic":
-        everything = load_synthetic(seed=data.synthetic_seed)
-        clips = {split: everything[split] for split in splits}
-    else:
-        clips = load_archive(data.source, splits)
+    clips = load_source(data, splits)
     clips = {split: part.to_layout(get_skeleton(data.layout)) for split, part in clips.items()}
     for split, part in clips.items():
         mixtures = data.mixtures and split not in without_mixtures

@@ -7,6 +7,9 @@ from typing import Literal
 
 from diffpose_jax.config import OptionError, Options, option
 
+Flip = Literal["none", "half", "average"]
+Noise = Literal["frame", "clip"]
+
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions(Options):
@@ -157,8 +160,18 @@ class EvaluationOptions(Options):
         "", "a name of `evaluation.protocols`; empty: that of the benchmark whose layout the data have"
     )
     hypotheses: int = option(10, "hypotheses per frame", low=1)
-    flip: bool = option(True, "average over the mirrored input, in the method's own way")
-    stride: int = option(1, "every stride-th frame of each clip is measured", low=1, unit="frames")
+    flip: Flip = option(
+        "half",
+        "the mirrored input: not used ('none'), that of every second hypothesis ('half'), or averaged with the input, "
+        "in the method's own way ('average')",
+        source="half: ours, it keeps the distribution; average: the papers that flip",
+    )
+    noise: Noise = option(
+        "frame", "every frame has noise of its own, or a hypothesis keeps its noise through a whole 'clip'"
+    )
+    stride: int = option(
+        1, "every stride-th frame of each clip is measured, from a first one drawn for each clip", low=1, unit="frames"
+    )
     batch_size: int = option(256, "windows per device and compiled call", low=1)
 
 

@@ -210,6 +210,22 @@ def layout_matrix(source: Skeleton, target: Skeleton) -> np.ndarray:
     return matrix
 
 
+def describe_map(source: Skeleton, target: Skeleton) -> str:
+    """How joints that only the target has are made of the source's, in words; empty where all are copied.
+
+    Raises `UserError` where no map exists.
+    """
+    lines = []
+    for joint, parts in zip(target.joints, _layout_map(source, target), strict=True):
+        if joint not in source.joints:
+            terms = [
+                source.joints[index] if weight == 1.0 else f"{weight:.3g} {source.joints[index]}"
+                for index, weight in parts.items()
+            ]
+            lines.append(f"{joint} = {' + '.join(terms)}")
+    return ", ".join(lines)
+
+
 def convert_layout(array: SameArray, source: Skeleton, target: Skeleton) -> SameArray:
     """Converts keypoints or poses `[..., J_source, C]` to `[..., J_target, C]` by `layout_matrix`.
 

@@ -76,7 +76,7 @@ def _run(config: str, given: argparse.Namespace, cores: Queue[int]) -> None:
         steps = _steps(name, path, given, overrides, core)
         overrides += [f"--config.training.{key}={value}" for key, value in _training(steps).items()]
         _program(["train", "--config", path, "--workdir", str(workdir), *overrides], core, workdir)
-        _program(["evaluate", "--workdir", str(workdir), "--stride", str(given.stride), "--noflip", "--nofigure",
+        _program(["evaluate", "--workdir", str(workdir), "--stride", str(given.stride), "--flip", "none", "--nofigure",
                   "--hypotheses", str(given.hypotheses)], core, workdir)  # fmt: skip
     finally:
         cores.put(core)

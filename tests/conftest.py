@@ -96,7 +96,7 @@ def diffupose_workdir(tmp_path_factory, untrained) -> Path:
     config = config_for("diffupose")
     config.lifter.update({"width": 32, "num_layers": 1})
     config.diffusion.steps = 3
-    config.evaluation.update({"batch_size": 4, "flip": False})
+    config.evaluation.update({"batch_size": 4, "flip": "none"})
     return untrained(tmp_path_factory.mktemp("runs") / "diffupose", config)
 
 

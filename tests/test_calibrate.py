@@ -34,7 +34,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SMALL = (
     "training.steps=40", "training.inner_steps=20", "training.warmup_steps=5", "training.batch_size=32",
     "training.validate_every=40", "training.checkpoint_every=40", "training.valid_frames=32", "lifter.width=16",
-    "lifter.num_layers=1", "evaluation.flip=False",
+    "lifter.num_layers=1", "evaluation.flip=none",
 )  # fmt: skip
 FEW = {"frames": 120, "hypotheses": 10}
 STD, NARROW = 0.05, 0.4
@@ -97,7 +97,7 @@ def workdir(tmp_path_factory, untrained) -> Path:
     config = config_for("narrow")
     config.data.source = str(folder / "random.npz")
     config.diffusion.update(steps=5, sampling_steps=5)
-    config.evaluation.update(flip=False, batch_size=20)
+    config.evaluation.update(flip="none", batch_size=20)
     return untrained(folder / "narrow", config)
 
 

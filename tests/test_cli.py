@@ -132,6 +132,45 @@ def test_help_is_the_docstring_of_the_program_and_its_flags(capsys):
     assert "--[no]flip: Average with the mirrored input. (default: True)" in printed
 
 
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--flip", "half"], "half"), (["--flip=none"], "none"), ([], None),
+        # As a switch, which it was before.
+        (["--flip"], "average"), (["--flip", "--nofigure"], "average"), (["--noflip"], "none"),
+        (["--flip=false"], "none"), (["-flip=True"], "average"),
+    ],
+)  # fmt: skip
+def test_the_flag_of_flips_takes_a_word_or_is_a_switch(arguments, word):
+    values = flags.FlagValues()
+    cli.define_flip(values)
+    flags.DEFINE_boolean("figure", True, "Draw.", flag_values=values)
+    cli.parse(["program", *arguments], values)
+    assert values.flip == word
+    assert values.figure == ("--nofigure" not in arguments)
+
+
+def test_an_unknown_word_of_flips_is_named_with_the_known_ones():
+    values = flags.FlagValues()
+    cli.define_flip(values)
+    with pytest.raises(UserError, match=r"flag --flip=both: value should be one of <none\|half\|average>"):
+        cli.parse(["program", "--flip", "both"], values)
+
+
+@pytest.mark.parametrize(
+    ("argument", "word"), [("--config.evaluation.flip=False", "none"), ("--config.evaluation.flip=half", "half")]
+)
+def test_the_config_key_of_flips_takes_what_it_took_before(tmp_path, argument, word):
+    (tmp_path / "config.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n    return ConfigDict({'evaluation': {'flip': 'average'}})\n"
+    )
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=None)
+    cli.parse(["program", f"--config={tmp_path / 'config.py'}", argument], values)
+    assert values.config.evaluation.flip == word
+
+
 SHIPPED = cli.shipped_configs()
 
 

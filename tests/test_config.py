@@ -310,6 +310,15 @@ def test_a_config_file_that_holds_something_else_is_told(tmp_path, text):
         load_config(path)
 
 
+@pytest.mark.parametrize(("old", "new"), [(True, "average"), (False, "none"), ("half", "half"), ("False", "none")])
+def test_flips_were_on_or_off_before_they_had_words(tmp_path, old, new):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"lifter": {"name": "diffupose"}, "evaluation": {"flip": old, "stride": 5}}))
+    config = complete_config(load_config(path))
+    validate(config)
+    assert (config.evaluation.flip, config.evaluation.stride, config.evaluation.noise) == (new, 5, "frame")
+
+
 @pytest.mark.parametrize(
     ("lifter", "diffusion", "expected"),
     [

@@ -24,7 +24,7 @@ from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.geometry import Camera, project
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.registry import config_for
-from diffpose_jax.skeleton import get_skeleton
+from diffpose_jax.skeleton import MPI_INF_3DHP_17, convert_layout, get_skeleton
 from diffpose_jax.workdir.trained import load_trained
 
 SKELETON = get_skeleton("h36m17")
@@ -74,7 +74,7 @@ def supervised_workdir(tmp_path_factory, archive, untrained) -> Path:
 
 @pytest.fixture(scope="module")
 def results(workdir, supervised_workdir) -> dict:
-    return evaluate(workdir, flip=False, baseline_workdirs=[str(supervised_workdir)])
+    return evaluate(workdir, flip="none", baseline_workdirs=[str(supervised_workdir)])
 
 
 def row(results: dict, name: str) -> dict:
@@ -115,7 +115,7 @@ def test_coverage_is_that_of_all_hypotheses_that_were_measured(results, workdir)
     assert set(results["coverage"]) == {"all"}
     assert results["coverage"]["all"] == pytest.approx(shares, abs=0.01)
     assert "coverage of all joints: 50% region holds" in (workdir / "results.md").read_text()
-    assert evaluate(workdir, flip=False, hypotheses=1, figure=False, output=workdir / "one")["coverage"] == {}
+    assert evaluate(workdir, flip="none", hypotheses=1, figure=False, output=workdir / "one")["coverage"] == {}
 
 
 def test_coverage_is_told_apart_by_what_the_heatmaps_showed(workdir):
@@ -135,32 +135,74 @@ def test_coverage_is_told_apart_by_what_the_heatmaps_showed(workdir):
 def test_the_files_say_how_it_was_measured(results, workdir):
     assert json.loads((workdir / "results.json").read_text()) == results
     table = (workdir / "results.md").read_text()
-    for text in ("protocol `standard`", "flip averaging off", "3 hypotheses", "18 frames (every frame), 3 clips",
+    for text in ("protocol `standard`", "no flips", "3 hypotheses", "18 frames (every frame), 3 clips",
                  "2 subjects (S11, S9)", "mean of 3", "split test"):  # fmt: skip
         assert text in table
     assert (workdir / "figures" / "test.png").stat().st_size > 1000
 
 
-def test_another_protocol_is_printed_with_its_name_and_stride_and_flip_are_told(workdir, tmp_path, archive):
-    found = evaluate(workdir, protocol="backprojection_release", stride=2, flip=True, aggregations=("mean",),
-                     hypotheses=2, output=tmp_path, figure=False)  # fmt: skip
+def test_averages_over_flips_enter_the_mean_and_nothing_about_the_distribution(workdir, tmp_path):
+    half, average = (
+        evaluate(workdir, flip=flip, hypotheses=2, aggregations=("first", "mean"), output=tmp_path, figure=False)
+        for flip in ("half", True)  # True, as it was called before, is 'average'
+    )
+    assert average["setting"]["flip_text"] == "flip averaging"
+    assert "samples before averaging over flips" in " ".join(average["notes"])
+    assert "averaging" not in " ".join(half["notes"])
+    # The straight samples are hypotheses 0 and 2 of those of which every second one is mirrored.
+    assert row(average, "first") == row(half, "first")
+    assert row(average, "mean") != row(half, "mean")
+
+
+def test_another_protocol_is_printed_with_its_name_and_stride_flip_and_noise_are_told(workdir, tmp_path, archive):
+    found = evaluate(workdir, protocol="backprojection_release", stride=2, flip="average", noise="clip",
+                     aggregations=("mean",), hypotheses=2, output=tmp_path, figure=False)  # fmt: skip
     table = (tmp_path / "results.md").read_text()
     assert "protocol `backprojection_release`" in table
     assert "GROUND-TRUTH" in table
-    assert "flip averaging on" in table
-    assert "10 frames (one frame in 2)" in table
+    assert "flip averaging; DDPM, 3 of 3 steps, one noise per clip" in table
+    assert "frames (one frame in 2, from a drawn one of each clip)" in table
     assert row(found, "mean")["frame_average"]["velocity_error"] is None
 
 
 def test_without_cameras_reprojection_is_left_out_with_a_line(workdir, tmp_path):
     save_archive(tmp_path / "blind.npz", {"test": clipset(1, with_cameras=False)})
     found = evaluate(workdir, data=str(tmp_path / "blind.npz"), aggregations=("first", "reprojection"), hypotheses=2,
-                     flip=False, output=tmp_path, figure=False)  # fmt: skip
+                     flip="none", output=tmp_path, figure=False)  # fmt: skip
     assert "reprojection" not in {one["name"] for one in found["rows"]}
     assert "cameras of this data are not known" in (tmp_path / "results.md").read_text()
     assert found["data"]["source"] == str(tmp_path / "blind.npz")
     with pytest.raises(UserError, match="root positions and known cameras"):
         evaluate(workdir, data=str(tmp_path / "blind.npz"), protocol="backprojection_release", output=tmp_path)
+
+
+def test_data_of_another_laboratory_are_measured_by_their_own_protocol(workdir, tmp_path):
+    """Joints are mapped to the lifter's, and the poses back to those that the benchmark's protocol measures."""
+    skeleton = MPI_INF_3DHP_17
+    parts = [clipset(1).clip(i) for i in range(3)]
+    native = [
+        part._replace(
+            **{name: convert_layout(getattr(part, name), SKELETON, skeleton) for name in ("keypoints", "poses")},
+            subject=f"TS{number + 1}",
+            valid_frame=np.arange(len(part.poses)) != 1,
+        )
+        for number, part in enumerate(parts)
+    ]
+    clips = ClipSet.build(native, skeleton, clipset(1).cameras)
+    save_archive(tmp_path / "other.npz", {"test": clips})
+    found = evaluate(workdir, data=str(tmp_path / "other.npz"), aggregations=("first",), hypotheses=1, flip="none",
+                     output=tmp_path, figure=True)  # fmt: skip
+    assert found["protocol"]["name"] == "mpi_inf_3dhp"
+    assert set(row(found, "first")["by_sequence"]) == {"TS1", "TS2", "TS3"}
+    trained, frames = load_trained(workdir), np.flatnonzero(clips.valid_frame)
+    poses = predict_frames("x", trained.lifter, trained.variables, clips.to_layout(SKELETON), frames,
+                           Job(Sampling(), ("first",)))["first"]  # fmt: skip
+    errors = np.linalg.norm(convert_layout(poses, SKELETON, skeleton) - clips.poses[frames], axis=-1).mean(axis=-1)
+    assert row(found, "first")["frame_average"]["mpjpe"] == pytest.approx(1000 * errors.mean(), rel=1e-4)
+    table = (tmp_path / "results.md").read_text()
+    for text in ("layout h36m17, mapped from mpi_inf_3dhp17: thorax = neck, neck_nose = head",
+                 "poses are mapped to mpi_inf_3dhp17", "neck = thorax, head = neck_nose"):  # fmt: skip
+        assert text in table
 
 
 @pytest.mark.parametrize(

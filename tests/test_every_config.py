@@ -96,7 +96,7 @@ def config_of(name: str, archive: Path, context: Path | None) -> ConfigDict:
     config.diffusion.sampling_steps = min(config.diffusion.sampling_steps or 2, 2)
     config.training.update(steps=STEPS, batch_size=16, inner_steps=5, warmup_steps=5, log_every=5)
     config.training.update(validate_every=STEPS, checkpoint_every=STEPS, valid_frames=64)
-    config.evaluation.update(hypotheses=2, flip=False, batch_size=16)
+    config.evaluation.update(hypotheses=2, flip="none", batch_size=16)
     return config
 
 

@@ -81,6 +81,26 @@ def test_the_seed_is_the_only_source_of_randomness(result, diffupose_workdir, pi
     assert np.abs(other.hypotheses - result.hypotheses).max() > 1e-3
 
 
+def test_equal_keypoints_of_a_clip_give_equal_poses(result, diffupose_workdir, pixels):
+    still, model = np.repeat(pixels[:1], FRAMES, axis=0), dp.load(diffupose_workdir)
+    found = model.lift(still, layout="coco17", image_size=SIZE, hypotheses=4, focal=2.3)
+    np.testing.assert_allclose(np.diff(found.hypotheses, axis=0), 0, atol=1e-6)
+    assert found.settings["noise"] == result.settings["noise"] == "clip"
+    # The noise is that of the clip: its first frame is as it was.
+    np.testing.assert_allclose(found.hypotheses[0], result.hypotheses[0], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_spread_is_that_of_samples_also_where_the_pose_is_made_of_averages(diffupose_workdir, pixels):
+    model = dp.load(diffupose_workdir)
+    half, average = (
+        model.lift(pixels, layout="coco17", image_size=SIZE, hypotheses=count, flip=flip)
+        for count, flip in ((8, "half"), (4, "average"))
+    )
+    np.testing.assert_allclose(average.hypotheses, half.hypotheses[:, ::2], atol=1e-6)
+    np.testing.assert_allclose(average.poses, half.poses, atol=1e-6)
+
+
 def test_loading_and_lifting_twice_compiles_once(diffupose_workdir, pixels, monkeypatch):
     traced = []
     sample = DiffuPose.sample

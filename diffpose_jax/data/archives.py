@@ -10,7 +10,8 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from diffpose_jax.data.clips import FRAME_ARRAYS, VISIBILITY, ClipSet, frame_shapes
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
-from diffpose_jax.skeleton import get_skeleton
+from diffpose_jax.skeleton import Skeleton, get_skeleton
 
 FORMAT = "diffpose_jax clips 1"
 _CLIP_ARRAYS = ("clip_start", "clip_length", "camera", "fps")
@@ -66,6 +67,23 @@ def load_archive(path: str | os.PathLike, splits: Sequence[str] | None = None) -
 
     Raises UserError for a missing or damaged file, a foreign format or a missing split.
     """
+    with _open_archive(path) as (archive, described):
+        wanted = list(described) if splits is None else splits
+        missing = [split for split in wanted if split not in described]
+        if missing:
+            raise UserError(f"{path}: expected split '{missing[0]}', found {', '.join(described)}")
+        return {split: _read_split(archive, split, described[split]) for split in wanted}
+
+
+def read_layouts(path: str | os.PathLike) -> dict[str, Skeleton]:
+    """The joint layout of each split of an archive; reads no frames. Raises UserError as `load_archive` does."""
+    with _open_archive(path) as (_, described):
+        return {split: get_skeleton(meta["skeleton"]) for split, meta in described.items()}
+
+
+@contextmanager
+def _open_archive(path: str | os.PathLike) -> Iterator[tuple[Mapping[str, np.ndarray], dict[str, Any]]]:
+    """The arrays of an archive, which are read when they are asked for, and what its `meta` says of each split."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: expected an archive made by `python -m diffpose_jax.prepare`, found no such file")
@@ -74,11 +92,7 @@ def load_archive(path: str | os.PathLike, splits: Sequence[str] | None = None) -
             meta = json.loads(str(archive["meta"]))
             if meta.get("format") != FORMAT:
                 raise UserError(f"{path}: expected format '{FORMAT}', found {meta.get('format')!r}")
-            wanted = list(meta["splits"]) if splits is None else splits
-            missing = [split for split in wanted if split not in meta["splits"]]
-            if missing:
-                raise UserError(f"{path}: expected split '{missing[0]}', found {', '.join(meta['splits'])}")
-            return {split: _read_split(archive, split, meta["splits"][split]) for split in wanted}
+            yield archive, meta["splits"]
     except _DAMAGE as error:
         raise UserError(f"{path}: expected an archive of diffpose_jax, found {_describe(error)}") from error
 

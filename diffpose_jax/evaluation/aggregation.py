@@ -29,6 +29,8 @@ class Aggregate(NamedTuple):
         options: Arguments of the function.
         oracle: Whether it reads the ground truth.
         needs_camera: Whether it projects hypotheses into the image.
+        single: Whether its pose, or every joint of it, is that of one hypothesis and stands for the distribution, so
+            that it must be a sample and not an average over flips.
     """
 
     function: str
@@ -36,6 +38,7 @@ class Aggregate(NamedTuple):
     options: Mapping[str, Any] = {}
     oracle: bool = False
     needs_camera: bool = False
+    single: bool = False
 
 
 # Weights softmax(-error / temperature); the temperature of 0.01 normalised image units is 5 pixels of an image 1000
@@ -43,7 +46,7 @@ class Aggregate(NamedTuple):
 _WEIGHTED = {"per": "joint", "temperature": 0.01}
 
 AGGREGATES: dict[str, Aggregate] = {
-    "first": Aggregate("first", "one hypothesis"),
+    "first": Aggregate("first", "one hypothesis", single=True),
     "mean": Aggregate("mean", "mean"),
     "medoid": Aggregate("medoid", "medoid"),
     "joint_median": Aggregate("joint_median", "per-joint median"),
@@ -51,9 +54,16 @@ AGGREGATES: dict[str, Aggregate] = {
     "reprojection_expectation": Aggregate(
         "reprojection_expectation", "mean weighted by reprojection", _WEIGHTED, needs_camera=True
     ),
-    "oracle_best": Aggregate("oracle_best", "best hypothesis", {"per": "pose"}, oracle=True),
-    "oracle_best_joint": Aggregate("oracle_best", "best hypothesis per joint", {"per": "joint"}, oracle=True),
+    "oracle_best": Aggregate("oracle_best", "best hypothesis", {"per": "pose"}, oracle=True, single=True),
+    "oracle_best_joint": Aggregate(
+        "oracle_best", "best hypothesis per joint", {"per": "joint"}, oracle=True, single=True
+    ),
 }
+
+
+def is_estimate(name: str) -> bool:
+    """Whether an output is one pose estimated from all hypotheses; the others show or judge their distribution."""
+    return name in AGGREGATES and not AGGREGATES[name].single
 
 
 def check_aggregates(names: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """Lifting a whole set: windows are gathered, lifted and aggregated in one compiled call per chunk, on all devices.
 
-The noise of a frame derives from its index in the set, so that results depend neither on the batch size, the stride nor
-the number of devices. Hypotheses are aggregated on the device; only the outputs that were asked for are copied back.
+The noise of a frame derives from its index in the set, or from its clip's (`Sampling.noise`), so that results depend
+neither on the batch size, the stride nor the number of devices. Hypotheses are aggregated on the device; only the
+outputs that were asked for are copied back.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from diffpose_jax.data.windows import (
     gather,
     window_frames,
 )
-from diffpose_jax.evaluation.aggregation import ALL, RANK, check_aggregates, reduce_hypotheses
+from diffpose_jax.evaluation.aggregation import ALL, RANK, check_aggregates, is_estimate, reduce_hypotheses
 from diffpose_jax.geometry import Camera
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import lifted_frames, lifted_part
-from diffpose_jax.lifters.wrappers import with_flips, with_occlusion
+from diffpose_jax.lifters.wrappers import Flipped, hide_joints, with_flips
 from diffpose_jax.progress import Progress
 
 
@@ -137,9 +138,27 @@ def spread_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
     return Windows(*(part[ids] for part in windows))
 
 
-def strided_frames(clips: ClipSet, stride: int) -> np.ndarray:
-    """The indices `[M]` of every `stride`-th frame of each clip, each clip beginning with its first frame."""
-    return np.asarray(centred_windows(clips, 1, stride).start)
+def strided_frames(clips: ClipSet, stride: int, seed: int = 0) -> np.ndarray:
+    """The indices `[M]`, ascending, of every `stride`-th frame of each clip, from a first one drawn for each clip.
+
+    The first is one of the clip's frames 0 to stride - 1, each as likely, so that every frame of a set is. A clip that
+    ends before it has none: if all clips began with their first frames, short clips and the poses that recordings begin
+    with would count too much.
+
+    Args:
+        clips: The set.
+        stride: The distance of the frames, from 1; 1 takes all of them.
+        seed: The seed of the draws. One seed gives the same frames to all that are measured on a set.
+    """
+    rng = np.random.default_rng(seed)
+    first = rng.integers(stride, size=clips.num_clips)
+    found = [
+        np.arange(start + skipped, start + length, stride)
+        for start, length, skipped in zip(clips.clip_start, clips.clip_length, first, strict=True)
+    ]
+    frames = np.concatenate(found) if found else np.zeros(0, np.int64)
+    # A set that is much shorter than the stride may have none: one frame then stands for it.
+    return frames if len(frames) or not clips.num_frames else rng.integers(clips.num_frames, size=1)
 
 
 def predict_windows(
@@ -174,8 +193,7 @@ def predict_windows(
     check_aggregates([name for name in job.outputs if name not in (ALL, RANK)])
     indices, inside = _frames_of(windows, lifter)
     frames = np.unique(indices[inside])
-    lifter = with_occlusion(with_flips(lifter), job.occlusion, job.occlusion_rate or None)
-    call = _compile_job(lifter, job.outputs)  # type: ignore[arg-type]  # mypy: protocols have no __hash__
+    call = _compile_job(with_flips(lifter), job.outputs, job.occlusion, job.occlusion_rate or None)
     data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
     variables, data = parallel.replicate((variables, data))
     found: dict[str, np.ndarray] = {}
@@ -203,14 +221,29 @@ def _frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray
 
 # Equal lifters are the same key, so that repeated validation and a second prediction in one process compile nothing.
 @lru_cache(maxsize=8)
-def _compile_job(lifter: Lifter, outputs: tuple[str, ...]) -> Callable[..., dict[str, Array]]:
+def _compile_job(
+    lifter: Flipped, outputs: tuple[str, ...], occlusion: str, rate: float | None
+) -> Callable[..., dict[str, Array]]:
+    estimates = [name for name in outputs if is_estimate(name)]
+    others = [name for name in outputs if name not in estimates]
+
     def lift(variables: Variables, data: JobData, ids: Array) -> dict[str, Array]:
         batch = gather(data.clips, data.windows, ids, lifter.frames)
         # The index of the window's first frame, not of the window: the noise of a frame does not depend on the stride.
-        batch = batch._replace(index=data.windows.start[ids])
+        batch = hide_joints(data.key, batch._replace(index=data.windows.start[ids]), lifter.skeleton, occlusion, rate)
+        if data.sampling.noise == "clip":
+            # Only now: what is hidden is part of the input, and one pattern for all single frames of a clip would be
+            # another input than the pattern's name says.
+            batch = batch._replace(index=data.windows.low[ids])
         camera = None if data.cameras is None else data.cameras.of(ids)
-        hypotheses = lifter.sample(variables, data.key, batch, data.sampling)
-        return reduce_hypotheses(outputs, hypotheses, lifted_part(lifter, batch), camera)
+        drawn, part = lifter.draw(variables, data.key, batch, data.sampling), lifted_part(lifter.lifter, batch)
+        if drawn.samples is drawn.averaged:
+            return reduce_hypotheses(outputs, drawn.samples, part, camera)
+        # Averages over flips have too little spread to say anything about the distribution.
+        return {
+            **reduce_hypotheses(estimates, drawn.averaged, part, camera),
+            **reduce_hypotheses(others, drawn.samples, part, camera),
+        }
 
     return parallel.pmap_each(lift)
 

@@ -17,16 +17,18 @@ from diffpose_jax.evaluation.jobs import strided_frames
 from diffpose_jax.evaluation.metrics import coordinate_errors, joint_errors, root_relative
 from diffpose_jax.evaluation.protocols import Frames, Protocol, get_protocol, select_frames
 from diffpose_jax.progress import Progress
+from diffpose_jax.skeleton import Skeleton, convert_layout, describe_map, layout_matrix
 
 
 class Measured(NamedTuple):
     """The frames that are measured, and the protocol.
 
     Attributes:
-        clips: The set.
+        clips: The set, in the layout of the lifter.
         indices: The indices `[M]` of the measured frames in the set, ascending.
-        frames: Their ground truth.
+        frames: Their ground truth, in the layout that the protocol measures.
         protocol: How they are measured.
+        skeleton: That layout; poses are mapped to it before they are measured.
         actions: The action of each frame; the activity where the set has activities (MPI-INF-3DHP).
         subjects: The subject of each frame.
     """
@@ -35,18 +37,29 @@ class Measured(NamedTuple):
     indices: np.ndarray
     frames: Frames
     protocol: Protocol
+    skeleton: Skeleton
     actions: list[str]
     subjects: list[str]
 
     @classmethod
-    def of(cls, clips: ClipSet, stride: int, protocol_name: str) -> Measured:
+    def of(cls, clips: ClipSet, stride: int, protocol_name: str, source: ClipSet | None = None) -> Measured:
         """The valid ones among every `stride`-th frame of each clip.
 
-        Raises UserError where there are none, or where the protocol needs what the set does not have.
+        Args:
+            clips: The set, in the layout of the lifter.
+            stride: The distance of the frames.
+            protocol_name: How they are measured.
+            source: The same set in its own layout, where the protocol measures that one: the target is then that of the
+                data and only the predicted poses are mapped. None: the protocol measures the layout of the lifter.
+
+        Raises:
+            UserError: There are no frames, or the protocol needs what the set does not have.
         """
         if not clips.num_frames:
             raise UserError("data: expected at least one clip to measure, found none")
-        skeleton = clips.skeleton
+        target = clips if source is None else source
+        skeleton = target.skeleton
+        layout_matrix(clips.skeleton, skeleton)  # raises where poses cannot be mapped
         protocol = get_protocol(protocol_name, skeleton)
         indices = strided_frames(clips, stride)
         # Invalid frames are lifted with their clip, as the benchmark does, but not measured. They interrupt the run of
@@ -55,13 +68,13 @@ class Measured(NamedTuple):
             indices = indices[clips.valid_frame[indices]]
         if not len(indices):
             raise UserError("data: expected at least one valid frame to measure, found none")
-        frames = select_frames(clips, indices)
+        frames = select_frames(target, indices)
         protocol.check(frames, skeleton)
         clip = clips.frame_clip()[indices]
         actions, subjects = ([names[i] for i in clip] for names in (clips.action, clips.subject))
         if clips.activity is not None:
             actions = [ACTIVITIES[code] for code in clips.activity[indices]]
-        return cls(clips, indices, frames, protocol, actions, subjects)
+        return cls(clips, indices, frames, protocol, skeleton, actions, subjects)
 
     def row(self, name: str, label: str, poses: np.ndarray, *, kind: str, oracle: bool = False) -> dict[str, Any]:
         """The report's row of poses.
@@ -69,10 +82,12 @@ class Measured(NamedTuple):
         Args:
             name: What `results.json` calls it.
             label: What the tables call it.
-            poses: `[M, J, 3]`, m.
+            poses: `[M, J, 3]`, m, in the layout of the lifter.
             kind: 'aggregation' or 'baseline'.
             oracle: Whether the ground truth chose the poses.
         """
+        if self.skeleton != self.clips.skeleton:
+            poses = convert_layout(np.asarray(poses), self.clips.skeleton, self.skeleton)
         measured = self.protocol.measure(jnp.asarray(poses), self.frames)
         values = {key: np.asarray(value) for key, value in measured.items()}
         sequences = self.subjects if self.protocol.by_sequence else None
@@ -83,7 +98,7 @@ class Measured(NamedTuple):
 
     def _average_by_place(self, poses: np.ndarray) -> dict[str, dict[str, float]]:
         """Mean errors per joint and per coordinate in mm, over all frames."""
-        skeleton = self.clips.skeleton
+        skeleton = self.skeleton
         transformed = self.protocol.transform(jnp.asarray(poses), self.frames)
         target = root_relative(self.frames.poses, skeleton.root)
         joints = np.asarray(joint_errors(transformed, target), np.float64).mean(axis=0) * 1000
@@ -114,6 +129,11 @@ class Measured(NamedTuple):
     def notes(self) -> list[str]:
         """Notes for the report: the note of the data set, frames that are not measured, metrics that are left out."""
         lines = [f"data: {self.clips.note}"] if self.clips.note else []
+        if self.skeleton != self.clips.skeleton:
+            lines.append(
+                f"poses are mapped to {self.skeleton.name}, the layout of the protocol and of the data: "
+                f"{describe_map(self.clips.skeleton, self.skeleton) or 'all joints are copied'}"
+            )
         invalid = 0 if self.clips.valid_frame is None else int((~self.clips.valid_frame).sum())
         if invalid:
             lines.append(f"{invalid} frames that the benchmark marks as invalid are lifted but not measured")

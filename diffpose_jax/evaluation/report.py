@@ -147,14 +147,14 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
 def describe_conditions(results: Mapping[str, Any]) -> list[str]:
     """The conditions of the figures, one per line: protocol, data, 2D input, hypotheses, flips, occlusion, coverage."""
     data, setting = results["data"], results["setting"]
-    stride = "every frame" if data["stride"] == 1 else f"one frame in {data['stride']}"
+    stride = "every frame" if data["stride"] == 1 else f"one frame in {data['stride']}, from a drawn one of each clip"
     lines = [
         f"protocol `{results['protocol']['name']}`: {results['protocol']['description']}",
         f"data: {data['source']}, split {data['split']}: {data['frames']} frames ({stride}), {data['clips']} clips, "
         f"{len(data['subjects'])} subjects ({', '.join(data['subjects'])})",
         f"2D input: {data['keypoints']}",
         f"{setting['lifter']} of step {setting['step']}: {setting['hypotheses_text']}; "
-        f"flip averaging {'on' if setting['flip'] else 'off'}{setting['sampling_text']}",
+        f"{setting['flip_text']}{setting['sampling_text']}",
     ]
     if setting.get("occlusion", "none") != "none":
         lines.append(f"joints hidden at test time: pattern {setting['occlusion']}")

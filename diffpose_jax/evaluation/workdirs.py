@@ -10,18 +10,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import copy_config
+from diffpose_jax.config import copy_config, current_value
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES, RANK, check_aggregates
 from diffpose_jax.evaluation.description import describe_data, describe_job, draw_example
 from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
 from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
-from diffpose_jax.evaluation.protocols import default_protocol
+from diffpose_jax.evaluation.protocols import default_protocol, get_protocol
 from diffpose_jax.evaluation.report import write_results
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.lifters.building import make_plan, make_schedule_of
-from diffpose_jax.registry import load_dataset, validate
+from diffpose_jax.registry import load_dataset, load_source, source_layout, validate
+from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.workdir.directory import writable_directory
 from diffpose_jax.workdir.trained import Trained, load_trained
 
@@ -36,11 +37,12 @@ class Evaluation:
         workdir: The work directory of the trained lifter.
         data: An archive or 'synthetic' in place of the data trained on.
         split: The split to measure.
-        hypotheses: Hypotheses per frame. This, flip, protocol, stride and batch_size come from the `evaluation` section
-            of the work directory's config where they are None.
-        flip: Whether to average over the mirrored input, in the method's own way.
-        protocol: A name of `evaluation.protocols.PROTOCOLS`.
-        stride: Every stride-th frame of each clip is measured.
+        hypotheses: Hypotheses per frame. This, flip, noise, protocol, stride and batch_size come from the `evaluation`
+            section of the work directory's config where they are None.
+        flip: How the mirrored input enters: 'none', 'half' or 'average' (`lifters.sampling.Sampling`).
+        noise: 'frame' or 'clip' (`lifters.sampling.Sampling`).
+        protocol: A name of `evaluation.protocols.PROTOCOLS`; empty: that of the benchmark whose layout the data have.
+        stride: Every stride-th frame of each clip is measured, from a first one drawn for each clip.
         aggregations: Names of `evaluation.aggregation.AGGREGATES`; None: all that the lifter and the data allow.
         batch_size: Windows per device and compiled call.
         sampling_steps: Reverse steps in place of those of the config.
@@ -55,7 +57,8 @@ class Evaluation:
     data: str | None = None
     split: str = "test"
     hypotheses: int | None = None
-    flip: bool | None = None
+    flip: str | bool | None = None
+    noise: str | None = None
     protocol: str | None = None
     stride: int | None = None
     aggregations: Sequence[str] | None = None
@@ -74,10 +77,12 @@ class Evaluation:
         output = writable_directory(self.output or self.workdir)
         job = self._make_job(trained, section)
         clips, train = self._load(trained.config)
-        protocol = section.protocol or default_protocol(clips.skeleton)
-        measured = Measured.of(clips, section.stride, protocol)
+        data = copy_config(trained.config, data={"source": self.data or trained.config.data.source}).data
+        layout = source_layout(data, self.split)
+        protocol = section.protocol or default_protocol(layout)
+        measured = Measured.of(clips, section.stride, protocol, self._load_target(data, layout, protocol))
         chosen, notes = _choose(self.aggregations, trained.lifter, clips)
-        notes += self._list_notes(measured, trained, section.stride, train is not None)
+        notes += self._list_notes(measured, trained, section, train is not None)
         ranked = job.sampling.hypotheses > 1
         job = job.replace(outputs=(*chosen, RANK) if ranked else chosen)
         label = Path(self.workdir).name
@@ -88,8 +93,8 @@ class Evaluation:
         results = {
             "title": f"Evaluation of {self.workdir}",
             "protocol": {"name": protocol, "description": measured.protocol.description},
-            "data": {"source": self.data or trained.config.data.source, "split": self.split, "stride": section.stride,
-                     **describe_data(trained.config.data, measured)},
+            "data": {"source": data.source, "split": self.split, "stride": section.stride,
+                     **describe_data(data, measured, layout)},
             "setting": describe_job(trained, job, self.sampling_steps),
             "notes": notes,
             "units": UNITS,
@@ -105,7 +110,8 @@ class Evaluation:
 
     def _override(self, config: ConfigDict) -> ConfigDict:
         """The `evaluation` section of a config with the fields that are given in place of its own."""
-        given = {name: getattr(self, name) for name in ("hypotheses", "flip", "protocol", "stride", "batch_size")}
+        names = ("hypotheses", "flip", "noise", "protocol", "stride", "batch_size")
+        given = {name: current_value(f"evaluation.{name}", getattr(self, name)) for name in names}
         changed = copy_config(config, evaluation={name: value for name, value in given.items() if value is not None})
         validate(changed)
         return changed.evaluation
@@ -120,7 +126,7 @@ class Evaluation:
             validate(copy_config(config, diffusion={"sampling_steps": self.sampling_steps}))
             plan = make_plan(config.diffusion, make_schedule_of(config.diffusion), self.sampling_steps)
         count = section.hypotheses if trained.lifter.stochastic else 1
-        sampling = Sampling(count, trained.temperature or 1.0, section.flip, plan)
+        sampling = Sampling(count, trained.temperature or 1.0, section.flip, section.noise, plan)
         return Job(sampling, (), section.batch_size, config.seed, pattern, rate)
 
     def _load(self, config: ConfigDict) -> tuple[ClipSet, ClipSet | None]:
@@ -136,11 +142,22 @@ class Evaluation:
         train = parts["train"]
         return parts[self.split], None if train.poses is None or not train.num_frames else train
 
-    def _list_notes(self, measured: Measured, trained: Trained, stride: int, has_train: bool) -> list[str]:
-        notes = measured.notes()
+    def _load_target(self, data: ConfigDict, layout: Skeleton, protocol: str) -> ClipSet | None:
+        """The split as its source has it, where the protocol measures that layout and the lifter has another one."""
+        if get_protocol(protocol, layout).layout != layout.name or layout.name == data.layout:
+            return None
+        return load_source(data, [self.split])[self.split]
+
+    def _list_notes(self, measured: Measured, trained: Trained, section: ConfigDict, has_train: bool) -> list[str]:
+        notes, lifter = measured.notes(), trained.lifter
+        if section.flip == "average" and lifter.stochastic and not lifter.averages_flips:
+            notes.append(
+                "one hypothesis, best hypotheses and coverage are those of the samples before averaging over flips, "
+                "because averages have too little spread"
+            )
         if trained.temperature is not None and self.sampling_steps is not None:
             notes.append(f"the temperature was calibrated for the steps of the config, not for {self.sampling_steps}")
-        if stride > 1:
+        if section.stride > 1:
             notes.append("velocity error left out: it needs neighbouring frames, so a stride of 1")
         if not has_train:
             notes.append(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffpose_jax.config import current_value
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.interop.csdi_gcn import diffhpe_2d_variables, diffhpe_wrapper_variables
@@ -100,6 +101,7 @@ def _override(config: ConfigDict, name: str, value: Any) -> None:
             break
     if not isinstance(section, ConfigDict) or last not in section or isinstance(section[last], ConfigDict):
         raise UserError(f"--options {name}: no such config key of {config.lifter.name}")
+    value = current_value(name, value)
     section[last] = _parse_value(name, value, section[last]) if isinstance(value, str) else value
 
 
@@ -190,17 +192,19 @@ _SPATIAL = ("Spatial_pos_embed", 1)
 _DIFFHPE_JOINTS = ("diffmodel.residual_layers.0.feature_layer.gconv.W", 1)
 _GRAPH = ("atten_layers.0.feed_forward.A_hat", 0)
 _MODULATED = ("gconv_output.M", 0)
-_NO_FLIP = {"evaluation.flip": False}
+_NO_FLIP = {"evaluation.flip": "none"}
+_FLIP = {"evaluation.flip": "average"}
 _DIFFHPE = {**_NO_FLIP, "evaluation.hypotheses": 5}
 _VIDEO = {
+    **_FLIP,
     **{"lifter.centre_estimate": False, "lifter.mixture_spread": False},
     **{"diffusion.sampling_steps": 1, "diffusion.num_timesteps": 6},
 }
 
 SYSTEMS: dict[str, System] = {
-    "mixste": System("mixste", mixste_variables, _transformer_sizes, _SPATIAL),
+    "mixste": System("mixste", mixste_variables, _transformer_sizes, _SPATIAL, _FLIP),
     "poseformer": System(
-        "poseformer", poseformer_variables, partial(_transformer_sizes, blocks="Spatial_blocks"), _SPATIAL
+        "poseformer", poseformer_variables, partial(_transformer_sizes, blocks="Spatial_blocks"), _SPATIAL, _FLIP
     ),
     "modulated_gcn_gt": System(
         *("modulated_gcn", modulated_gcn_variables, _modulated_gcn_sizes, _MODULATED),
@@ -208,7 +212,7 @@ SYSTEMS: dict[str, System] = {
     ),
     "modulated_gcn_benchmark": System(
         *("modulated_gcn", modulated_gcn_variables, _modulated_gcn_sizes, _MODULATED),
-        {"lifter.variant": "benchmark", "lifter.dropout": 0.2, "lifter.loss": "distance_and_absolute"},
+        {**_FLIP, "lifter.variant": "benchmark", "lifter.dropout": 0.2, "lifter.loss": "distance_and_absolute"},
     ),
     "diffpose_gcnpose": System("graformer", graformer_variables, _graformer_sizes, _GRAPH, _NO_FLIP),
     "diffpose_gcndiff": System(
@@ -222,14 +226,16 @@ SYSTEMS: dict[str, System] = {
         notes=("the release samples CPN keypoints with diffusion.sampling_steps 1 and num_timesteps 6 (as here), exact "
                "ones with 2 and 12",),
     ),
-    "diffupose": System("diffupose", diffupose_variables, _modulated_gcn_sizes, _MODULATED),
+    "diffupose": System("diffupose", diffupose_variables, _modulated_gcn_sizes, _MODULATED, _FLIP),
     "diffhpe_2d": System("diffhpe", diffhpe_2d_variables, _diffhpe_sizes, _DIFFHPE_JOINTS, _DIFFHPE),
     "diffhpe_wrapper": System("diffhpe", diffhpe_wrapper_variables, _diffhpe_sizes, _DIFFHPE_JOINTS, _DIFFHPE),
     "diff3dhpe": System(
         *("diff3dhpe", diff3dhpe_backbone_variables, _diff3dhpe_sizes, _SPATIAL),
-        {"evaluation.hypotheses": 1, "lifter.weight_release": True, "lifter.eps_release": True},
+        {**_FLIP, "evaluation.hypotheses": 1, "lifter.weight_release": True, "lifter.eps_release": True},
         notes=("lifter.scale (the length in metres that became 1 in training) is not in the weights: set it by "
                "--options lifter.scale=...",),
     ),
-    "d3dp": System("d3dp", d3dp_denoiser_variables, _transformer_sizes, _SPATIAL, {"evaluation.hypotheses": 20}),
+    "d3dp": System(
+        *("d3dp", d3dp_denoiser_variables, _transformer_sizes, _SPATIAL), {**_FLIP, "evaluation.hypotheses": 20}
+    ),
 }  # fmt: skip

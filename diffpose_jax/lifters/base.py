@@ -59,7 +59,9 @@ class Lifter(Protocol):
 
     @property
     def averages_flips(self) -> bool:
-        """Whether `sample` averages over the mirrored input itself where `sampling.flip` asks for it.
+        """Whether `sample` averages over the mirrored input itself where `sampling.flip` is 'average'.
+
+        Its hypotheses must then be samples too: averages within a reverse step are, averages of whole samples are not.
 
         By default where an option `flip_inside` says so.
         """

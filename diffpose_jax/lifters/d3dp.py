@@ -86,7 +86,7 @@ class D3DP(Lifter):
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         check_batch(batch, self.skeleton, self.frames)
-        denoiser = sampling.wrap(self.denoiser(variables, batch.keypoints, sampling.flip))
+        denoiser = sampling.wrap(self.denoiser(variables, batch.keypoints, sampling.averages_flips))
 
         def draw_one(keys: Array) -> Array:
             noise = sampling.draw_noise(keys, batch.poses.shape)

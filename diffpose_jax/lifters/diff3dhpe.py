@@ -110,7 +110,7 @@ class Diff3DHPE(Lifter):
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         check_batch(batch, self.skeleton, self.frames)
-        denoiser = sampling.wrap(self.denoiser(variables, batch.keypoints, sampling.flip))
+        denoiser = sampling.wrap(self.denoiser(variables, batch.keypoints, sampling.averages_flips))
         shape = self.clean_poses(batch).shape
 
         def draw_one(keys: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import get_args
 
 import jax
 from jax import Array
@@ -12,13 +13,15 @@ from jax import Array
 from diffpose_jax.diffusion.hypotheses import sample_hypotheses
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.diffusion.samplers import Denoiser, initial_noise
+from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys
+from diffpose_jax.sections import Flip, Noise
 
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["temperature"],
-    meta_fields=["hypotheses", "flip", "plan", "wrapper", "chunk"],
+    meta_fields=["hypotheses", "flip", "noise", "plan", "wrapper", "chunk"],
 )
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -27,10 +30,12 @@ class Sampling:
     Attributes:
         hypotheses: How many are drawn, H.
         temperature: Standard deviation of the noise that they start from. Above 1 they spread more, below 1 less;
-            `calibrate`
-            finds the one at which coverage is nominal.
-        flip: Whether to average over the input and its mirror image, in the method's own way (see
-            `wrappers.with_flips`).
+            `calibrate` finds the one at which coverage is nominal.
+        flip: How the mirrored input enters (see `wrappers.with_flips`). 'none': not at all; 'half': every second
+            hypothesis is of the mirrored input, mirrored back; 'average': the average of both, in the method's own way.
+        noise: 'frame': every frame has noise of its own. 'clip': a hypothesis keeps its noise through a clip. The
+            examples of a clip then have one index, and methods that lift the frames of a window one by one take the
+            same noise for all of them; methods that lift sequences take the same window of noise for every window.
         plan: Reverse steps in place of the method's own.
         wrapper: denoiser -> denoiser, applied to the method's last: a place for constraints.
         chunk: How many hypotheses are in memory at once; None: all of them.
@@ -38,10 +43,22 @@ class Sampling:
 
     hypotheses: int = 1
     temperature: float | Array = 1.0
-    flip: bool = False
+    flip: Flip = "none"
+    noise: Noise = "frame"
     plan: Plan | None = None
     wrapper: Callable[[Denoiser], Denoiser] | None = None
     chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in (("flip", get_args(Flip)), ("noise", get_args(Noise))):
+            found = getattr(self, name)
+            if found not in choices:
+                raise UserError(f"sampling.{name}: expected one of {', '.join(choices)}, found {found!r}")
+
+    @property
+    def averages_flips(self) -> bool:
+        """Whether the input and its mirror image are averaged."""
+        return self.flip == "average"
 
     def replace(self, **changes: object) -> Sampling:
         """The same record with some fields changed."""

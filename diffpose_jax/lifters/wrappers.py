@@ -1,17 +1,19 @@
-"""Wrappers of lifters with the contract of a lifter: flip averaging and occlusion."""
+"""Wrappers of lifters with the contract of a lifter: flips and occlusion."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffpose_jax.data.occlusions import occlude
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import flip_batch
-from diffpose_jax.skeleton import mirror
+from diffpose_jax.skeleton import Skeleton, mirror
 
 # Folded into a key beside example indices, which stay far below it.
 _OCCLUSION_STREAM = 2**32 - 2
@@ -29,29 +31,72 @@ class Wrapper:
         return getattr(self.lifter, name)
 
 
-@dataclasses.dataclass(frozen=True)
-class FlipAveraged(Wrapper):
-    """A lifter whose hypotheses are, where `sampling.flip` asks for it, averaged over the input and its mirror image.
+class Drawn(NamedTuple):
+    """Hypotheses `[H, B, F, J, 3]` in metres, by what they are for.
 
-    Each is the mean of a sample and a mirrored-back sample of the mirrored input, with independent noise, at twice the
-    cost: the test-time flip of VideoPose3D's descendants.
+    Attributes:
+        samples: Draws of the method's distribution, which coverage, spread and single hypotheses are measured by.
+        averaged: What a pose is made of: the samples, or with 'average' their averages over flips.
     """
 
-    averages_flips: bool = True
+    samples: Array
+    averaged: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Flipped(Wrapper):
+    """A lifter that is also given the mirrored input, in the way that `sampling.flip` asks for.
+
+    'half': hypotheses 0, 2, 4, ... are samples of the input and 1, 3, 5, ... mirrored-back samples of the mirrored
+    input. Each is a sample, and the first N of H are half of either kind, so that the distribution is kept, at no cost.
+
+    'average': the method's own way where it has one. Otherwise every hypothesis is the mean of a sample and a
+    mirrored-back sample of the mirrored input, with independent noise, at twice the cost: the test-time flip of
+    VideoPose3D's descendants. Means of two samples have half their variance, so that they are no samples: `draw` tells
+    both apart.
+
+    For a deterministic lifter, whose distribution is a point, 'half' is the average too.
+    """
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
-        if not sampling.flip:
+        return self.draw(variables, key, batch, sampling).averaged
+
+    def draw(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Drawn:
+        """The hypotheses, and the samples that they are averages of. For the arguments see `Lifter.sample`."""
+        flip, count = sampling.flip, sampling.hypotheses
+        if flip == "half" and not self.lifter.stochastic:
+            flip = "average"
+        each = sampling.replace(flip="average" if flip == "average" and self.lifter.averages_flips else "none")
+        if flip == "none" or each.averages_flips:
+            samples = self.lifter.sample(variables, key, batch, each)
+            return Drawn(samples, samples)
+        if flip == "half":
+            straight = self._view(variables, key, batch, each.replace(hypotheses=count - count // 2))
+            if count < 2:
+                return Drawn(straight, straight)
+            mirrored = self._view(variables, key, batch, each.replace(hypotheses=count // 2), mirrored=True)
+            # The rows of both in turns: 0 of one, 0 of the other, 1 of one, ...
+            turns = np.argsort(np.append(2 * np.arange(len(straight)), 2 * np.arange(len(mirrored)) + 1))
+            samples = jnp.concatenate([straight, mirrored])[turns]
+            return Drawn(samples, samples)
+        straight = self._view(variables, key, batch, each)
+        averaged = (straight + self._view(variables, key, batch, each, mirrored=True)) / 2
+        return Drawn(straight if self.lifter.stochastic else averaged, averaged)
+
+    def _view(
+        self, variables: Variables, key: Array, batch: Batch, sampling: Sampling, mirrored: bool = False
+    ) -> Array:
+        """Samples of the input, or mirrored-back ones of the mirrored input; their noise is independent."""
+        key = jax.random.fold_in(key, int(mirrored))
+        if not mirrored:
             return self.lifter.sample(variables, key, batch, sampling)
-        each = sampling.replace(flip=False)
         skeleton = self.lifter.skeleton
-        straight = self.lifter.sample(variables, jax.random.fold_in(key, 0), batch, each)
-        flipped = self.lifter.sample(variables, jax.random.fold_in(key, 1), flip_batch(batch, skeleton), each)
-        return (straight + mirror(flipped, skeleton)) / 2
+        return mirror(self.lifter.sample(variables, key, flip_batch(batch, skeleton), sampling), skeleton)
 
 
-def with_flips(lifter: Lifter) -> Lifter:
-    """The lifter with a `sample` that averages flips where asked to: the method's own, or that of `FlipAveraged`."""
-    return lifter if lifter.averages_flips else FlipAveraged(lifter)  # type: ignore[return-value]
+def with_flips(lifter: Lifter) -> Flipped:
+    """The lifter within `Flipped`, once."""
+    return lifter if isinstance(lifter, Flipped) else Flipped(lifter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +116,22 @@ class Occluded(Wrapper):
         return self.lifter.sample(variables, key, self._hide(key, batch), sampling)
 
     def _hide(self, key: Array, batch: Batch) -> Batch:
-        return occlude(jax.random.fold_in(key, _OCCLUSION_STREAM), batch, self.pattern, self.lifter.skeleton, self.rate)
+        return hide_joints(key, batch, self.lifter.skeleton, self.pattern, self.rate)
+
+
+def hide_joints(key: Array, batch: Batch, skeleton: Skeleton, pattern: str, rate: float | None = None) -> Batch:
+    """The batch with joints hidden by a pattern, in each example by a draw of its own.
+
+    Args:
+        key: The key of a loss or of sampling; the patterns derive from it and from the examples' indices.
+        batch: The examples.
+        skeleton: The joint layout.
+        pattern: A pattern of `data.occlusions`; with 'none' the batch stays as it is.
+        rate: Its rate, None: the published one.
+    """
+    if pattern == "none":
+        return batch
+    return occlude(jax.random.fold_in(key, _OCCLUSION_STREAM), batch, pattern, skeleton, rate)
 
 
 def with_occlusion(lifter: Lifter, pattern: str, rate: float | None = None) -> Lifter:

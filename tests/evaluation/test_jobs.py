@@ -15,7 +15,7 @@ from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import device_clips, end_aligned_windows
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import reprojection_errors
-from diffpose_jax.evaluation.jobs import Job, predict_frames, predict_windows, strided_frames
+from diffpose_jax.evaluation.jobs import Job, predict_frames, predict_windows, spread_windows, strided_frames
 from diffpose_jax.geometry import Camera, project
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.skeleton import Skeleton, get_skeleton
@@ -106,12 +106,56 @@ def test_padding_of_ids_and_windows_leaves_no_trace(clips, frames, batch_size):
 @pytest.mark.parametrize("frames", [1, 9])
 def test_a_stride_takes_a_subset_of_the_same_figures(clips, frames):
     chosen = strided_frames(clips, 4)
-    expected = [start + i for start, length in zip([0, 13, 18], [13, 5, 30], strict=True) for i in range(0, length, 4)]
-    np.testing.assert_array_equal(chosen, expected)
     every = lift_all(ToyLifter(frames), clips, ("first", "mean"))
     some = lift(ToyLifter(frames), clips, chosen, ("first", "mean"))
     for name in some:
         np.testing.assert_allclose(some[name], every[name][chosen], atol=1e-6)
+
+
+def test_strided_frames_are_every_nth_of_each_clip_from_a_drawn_one(clips):
+    for seed in range(5):
+        chosen = strided_frames(clips, 4, seed)
+        for start, length in zip([0, 13, 18], [13, 5, 30], strict=True):
+            own = chosen[(chosen >= start) & (chosen < start + length)] - start
+            np.testing.assert_array_equal(own, np.arange(own[0], length, 4))
+            assert own[0] < 4
+    np.testing.assert_array_equal(strided_frames(clips, 1), np.arange(48))
+    np.testing.assert_array_equal(strided_frames(clips, 4), strided_frames(clips, 4))
+    assert any(not np.array_equal(strided_frames(clips, 4, seed), strided_frames(clips, 4)) for seed in (1, 2, 3))
+
+
+def test_every_frame_is_strided_to_as_often_as_any_other(clips):
+    """Also at a stride that is longer than most clips, where first frames were most of what is measured."""
+    counts = np.zeros(clips.num_frames)
+    for seed in range(2000):
+        counts[strided_frames(clips, 20, seed)] += 1
+    np.testing.assert_allclose(counts / 2000, 1 / 20, atol=0.02)
+    # A set that is shorter than the stride has one frame all the same.
+    assert all(len(strided_frames(clips, 10_000, seed)) == 1 for seed in range(5))
+
+
+def test_windows_spread_over_a_set_lie_anywhere_in_their_clips(clips):
+    """Of clips of one length, where evenly spread frames could all be the same one of each."""
+    same = ClipSet.build([clips.clip(2)] * 40, SKELETON)
+    within = np.asarray(spread_windows(ToyLifter(), same, 40).start) % 30
+    assert np.bincount(within, minlength=30).max() <= 3
+
+
+def test_averages_over_flips_are_estimates_and_never_samples(clips):
+    def spread_of(name: str, flip: str, lifter: Lifter) -> float:
+        """The standard deviation of an output from the truth, m."""
+        job, frames = Job(Sampling(4, flip=flip), ("first", "mean", "all")), np.arange(clips.num_frames)
+        found = predict_frames("test", lifter, VARIABLES, clips, frames, job)
+        np.testing.assert_array_equal(found["first"], found["all"][:, 0])
+        return float(np.std(found[name] - clips.poses))
+
+    class Certain(ToyLifter):
+        stochastic = False
+
+    # A mean of two samples has 0.7 of their spread.
+    for name, lifter, ratio in (("mean", ToyLifter(), 0.7), ("first", ToyLifter(), 1.0), ("first", Certain(), 0.7)):
+        found, plain = (spread_of(name, flip, lifter) for flip in ("average", "none"))
+        assert found / plain == pytest.approx(ratio, abs=0.1)
 
 
 def test_all_hypotheses_come_back_and_agree_with_what_is_made_of_them(clips):

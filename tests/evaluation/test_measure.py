@@ -8,8 +8,8 @@ import pytest
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.sets.mpi_inf_3dhp import mpi_inf_3dhp_cameras
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.measure import Measured
-from diffpose_jax.skeleton import MPI_INF_3DHP_17
+from diffpose_jax.evaluation.measure import Measured, baseline_rows
+from diffpose_jax.skeleton import H36M_16, H36M_17, MPI_INF_3DHP_17
 
 ROOT = MPI_INF_3DHP_17.root
 LENGTHS = (40, 10)
@@ -79,6 +79,38 @@ def test_the_notes_say_what_was_not_measured(clips):
     row = sparse.row("x", "x", clips.poses[sparse.indices], kind="baseline")
     assert row["frame_average"]["segment_std"] is None
     assert row["frame_average"]["symmetry_gap"] > 0
+
+
+def test_a_lifter_of_another_layout_is_measured_on_the_joints_of_the_benchmark(clips):
+    measured = Measured.of(clips.to_layout(H36M_17), 1, "mpi_inf_3dhp", clips)
+    shift = np.zeros((50, 17, 3), np.float32)
+    shift[:, H36M_17.joints.index("thorax"), 0] = 0.098  # where the benchmark has the neck
+    row = measured.row("mean", "mean", (measured.clips.poses + shift)[measured.indices], kind="aggregation")
+    assert row["sequence_average"]["mpjpe"] == pytest.approx(98 / 17, rel=1e-4)
+    assert row["sequence_average"]["auc_neck"] == pytest.approx(100 * 11 / 31, rel=1e-4)
+    assert row["sequence_average"]["pck"] == 100
+    assert list(row["by_joint"]) == list(MPI_INF_3DHP_17.joints)
+    assert row["by_joint"]["neck"] == pytest.approx(98, rel=1e-4)
+    # The baselines' poses are those of the lifter's layout too.
+    rows = baseline_rows(measured, measured.clips)
+    assert rows[1]["sequence_average"]["mpjpe"] == pytest.approx(0, abs=1e-3)
+    assert "mapped to mpi_inf_3dhp17, the layout of the protocol and of the data: neck = thorax, head = neck_nose" in (
+        " ".join(measured.notes())
+    )
+
+
+def test_the_target_is_never_mapped_there_and_back(clips):
+    """A lifter without neck/nose: the benchmark's joint 'head' is made of others for it, and measured where it is."""
+    measured = Measured.of(clips.to_layout(H36M_16), 1, "mpi_inf_3dhp", clips)
+    row = measured.row("mean", "mean", measured.clips.poses[measured.indices], kind="aggregation")
+    wrong = [joint for joint, error in row["by_joint"].items() if error > 1e-3]
+    assert wrong == ["head"]
+    assert "head = 0.5 thorax + 0.5 head_top" in " ".join(measured.notes())
+
+
+def test_other_data_are_refused_by_the_protocol_of_a_benchmark(clips):
+    with pytest.raises(UserError, match="expected data of layout mpi_inf_3dhp17, found h36m17"):
+        Measured.of(clips.to_layout(H36M_17), 1, "mpi_inf_3dhp")
 
 
 def test_a_set_without_a_valid_frame_is_refused(clips):

@@ -33,7 +33,8 @@ def results(rows: list[dict]) -> dict:
             "subjects": ["S9", "S11"], "keypoints": "projected",
         },
         "setting": {
-            "lifter": "diffupose", "step": 10, "hypotheses_text": "10 hypotheses", "flip": True, "sampling_text": "",
+            "lifter": "diffupose", "step": 10, "hypotheses_text": "10 hypotheses", "flip_text": "no flips",
+            "sampling_text": "",
         },
         "notes": [],
         "rows": rows,

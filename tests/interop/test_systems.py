@@ -187,6 +187,10 @@ def test_another_number_of_heads_or_key_of_the_config_can_be_set():
     given = {"lifter.num_heads": "2", "data.source": "data/own.npz", "data.flip": "false"}
     config = build_config(SYSTEMS["mixste"], found, None, given)
     assert (config.lifter.num_heads, config.data.source, config.data.flip) == (2, "data/own.npz", False)
+    assert config.evaluation.flip == "average"
+    for flip, word in [("false", "none"), ("half", "half")]:
+        changed = build_config(SYSTEMS["mixste"], found, None, {"evaluation.flip": flip})
+        assert changed.evaluation.flip == word
     for name, value, message in [
         ("lifter.number_heads", "2", "--options lifter.number_heads: no such config key of mixste"),
         ("nothing.at.all", "2", "no such config key"),

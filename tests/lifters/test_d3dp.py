@@ -15,7 +15,7 @@ from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.d3dp import D3DP, D3DPOptions
-from diffpose_jax.lifters.wrappers import FlipAveraged, with_flips
+from diffpose_jax.lifters.wrappers import with_flips
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.skeleton import H36M_17, MPI_INF_3DHP_17
 
@@ -114,12 +114,13 @@ def test_eps_derives_from_the_state_before_it_is_clamped(batch):
 
 
 def test_flips_are_averaged_inside_every_step_unless_told_otherwise(batch):
-    inside = lifter(Affine())
-    assert with_flips(inside) is inside
-    assert isinstance(with_flips(lifter(Affine(), flip_inside=False)), FlipAveraged)
     # A network that adds the same to x of both views adds nothing to their mean, as a mirror changes its sign.
     shifted = {"params": {"gain": jnp.asarray(0.0), "shift": jnp.asarray(0.05)}}
-    poses = sample(inside, shifted, KEY, batch, Sampling(flip=True))
+    poses, outside = (
+        sample(with_flips(lifter(Affine(), flip_inside=inside)), shifted, KEY, batch, Sampling(flip="average"))
+        for inside in (True, False)
+    )
+    np.testing.assert_allclose(outside[0, :, :, 1:, 0], 0.0, atol=1e-6)
     np.testing.assert_allclose(poses[0, :, :, 1:, 0], 0.0, atol=1e-6)
     np.testing.assert_allclose(poses[0, :, :, 1:, 1], 0.05 * 0.199, atol=1e-6)
 

@@ -19,7 +19,7 @@ from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.diff3dhpe import Diff3DHPE, Diff3DHPEOptions
-from diffpose_jax.lifters.wrappers import FlipAveraged, with_flips
+from diffpose_jax.lifters.wrappers import with_flips
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.poseformer import PoseFormer
 from diffpose_jax.skeleton import H36M_17, mirror
@@ -258,15 +258,15 @@ def test_the_sequence_to_frame_lifter_gives_the_middle_frame(batch):
 def test_flips_are_averaged_after_the_chain_with_noise_of_their_own(batch):
     chain = lifter(Halving(), plan=ddim_plan(SCHEDULE, 2))
     averaged = with_flips(chain)
-    assert isinstance(averaged, FlipAveraged)
     straight, flipped = (
         sample(chain, {}, jax.random.fold_in(KEY, number), view, Sampling())
         for number, view in enumerate((batch, flip_batch(batch, H36M_17)))
     )
-    found = sample(averaged, {}, KEY, batch, Sampling(flip=True))
+    found = sample(averaged, {}, KEY, batch, Sampling(flip="average"))
     np.testing.assert_allclose(found, (straight + mirror(flipped, H36M_17)) / 2, atol=1e-6)
     inside = lifter(Halving(), flip_inside=True)
-    assert with_flips(inside) is inside
+    found = sample(with_flips(inside), {}, KEY, batch, Sampling(flip="average"))
+    np.testing.assert_array_equal(found, sample(inside, {}, KEY, batch, Sampling(flip="average")))
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,10 @@ def test_the_mirrored_input_has_the_mirrored_view():
     expected = flip_batch(encode(batch)[0], H36M_17)
     np.testing.assert_allclose(mirrored.keypoints, expected.keypoints, atol=1e-5)
     np.testing.assert_allclose(mirrored.poses, expected.poses, atol=1e-5)
-    averaged = with_flips(PersonCentred(Toy())).sample(VARIABLES, KEY, batch, Sampling(flip=True))
-    again = with_flips(PersonCentred(Toy())).sample(VARIABLES, KEY, flip_batch(batch, H36M_17), Sampling(flip=True))
+    averaged = with_flips(PersonCentred(Toy())).sample(VARIABLES, KEY, batch, Sampling(flip="average"))
+    again = with_flips(PersonCentred(Toy())).sample(
+        VARIABLES, KEY, flip_batch(batch, H36M_17), Sampling(flip="average")
+    )
     np.testing.assert_allclose(mirror(again, H36M_17), averaged, atol=1e-4)
 
 

@@ -13,6 +13,7 @@ from diffpose_jax.diffusion.plans import ddim_plan
 from diffpose_jax.diffusion.process import at_step, to_eps
 from diffpose_jax.diffusion.samplers import sample as take_steps
 from diffpose_jax.diffusion.schedules import cosine
+from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.d3dp import D3DP, D3DPOptions
@@ -49,7 +50,9 @@ def normal(seed: int, *shape: int) -> jax.Array:
 # --- hypotheses
 
 
-@pytest.mark.parametrize(("flip", "flip_inside"), [(False, True), (True, True), (True, False)])
+@pytest.mark.parametrize(
+    ("flip", "flip_inside"), [("none", True), ("average", True), ("average", False), ("half", True)]
+)
 def test_a_hypothesis_depends_on_neither_number_nor_batch_nor_chunk(flip, flip_inside):
     lifter = with_flips(d3dp(LOPSIDED, flip_inside=flip_inside))
     whole = sample(lifter, {}, KEY, BATCH, Sampling(5, flip=flip))
@@ -91,6 +94,12 @@ def test_another_temperature_needs_no_compilation_and_another_number_does():
         sample(lifter, {}, KEY, BATCH, sampling)
         counts.append(network.traces)
     assert counts[0] == counts[1] == counts[2] < counts[3]
+
+
+@pytest.mark.parametrize(("name", "value"), [("flip", True), ("flip", "all"), ("noise", "sequence")])
+def test_a_word_that_means_nothing_is_refused(name, value):
+    with pytest.raises(UserError, match=rf"sampling.{name}: expected one of \w+, .*, found {value!r}"):
+        Sampling(**{name: value})
 
 
 # --- equal lifters
@@ -171,9 +180,9 @@ def test_the_wrapper_of_a_denoiser_has_the_last_word_in_every_method(lifter, var
     np.testing.assert_allclose(found, np.broadcast_to(3 * batch.poses[None], found.shape), atol=1e-4)
 
 
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("flip", ["none", "average"])
 def test_a_wrapper_is_given_the_clipped_average_and_is_not_clipped_itself(flip):
-    lifter = d3dp(Oracle(jnp.full(((1 + flip) * B, F, J, 3), 9.0)), QUIET, clip=1.5)
+    lifter = d3dp(Oracle(jnp.full(((1 + (flip == "average")) * B, F, J, 3), 9.0)), QUIET, clip=1.5)
 
     def raised(denoiser):
         return lambda x, k: (denoiser(x, k)[0] + 5, denoiser(x, k)[1])

@@ -1,4 +1,4 @@
-"""Wrappers of lifters: flip averaging makes any lifter equivariant, occlusion hides joints, both compare by value."""
+"""Wrappers of lifters: flips keep the distribution or are averaged, occlusion hides joints, both compare by value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Sampling
 from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.d3dp import D3DP, D3DPOptions
-from diffpose_jax.lifters.wrappers import FlipAveraged, Occluded, with_flips, with_occlusion
+from diffpose_jax.lifters.wrappers import Flipped, Occluded, with_flips, with_occlusion
 from diffpose_jax.skeleton import H36M_17, Skeleton, mirror
 
 from .toys import KEY, Mixing, pose_batch, sample
@@ -68,26 +68,81 @@ def batch() -> Batch:
 
 
 def test_a_flip_averaged_lifter_is_equivariant_where_the_plain_one_is_not(batch):
-    def asymmetry(flip: bool) -> float:
+    def asymmetry(flip: str) -> float:
         sampling = Sampling(hypotheses=2, flip=flip)
         straight = sample(with_flips(Toy()), VARIABLES, KEY, batch, sampling)
         flipped = sample(with_flips(Toy()), VARIABLES, KEY, flip_batch(batch, H36M_17), sampling)
         return float(jnp.max(jnp.abs(mirror(flipped, H36M_17) - straight)))
 
-    assert asymmetry(flip=False) > 0.1
-    assert asymmetry(flip=True) < 1e-6
+    assert asymmetry("none") > 0.1
+    assert asymmetry("average") < 1e-6
 
 
 def test_flip_averaging_leaves_an_equivariant_lifter_as_it_is(batch):
     plain = sample(Toy(with_length), VARIABLES, KEY, batch, Sampling(3))
-    averaged = sample(with_flips(Toy(with_length)), VARIABLES, KEY, batch, Sampling(3, flip=True))
+    averaged = sample(with_flips(Toy(with_length)), VARIABLES, KEY, batch, Sampling(3, flip="average"))
     np.testing.assert_allclose(averaged, plain, atol=1e-6)
 
 
 def test_the_two_samples_of_a_flip_average_have_noise_of_their_own(batch):
     lifter = with_flips(Toy(noise=1.0))
-    poses = sample(lifter, {"scale": jnp.float32(0)}, KEY, batch, Sampling(500, flip=True))
+    poses = sample(lifter, {"scale": jnp.float32(0)}, KEY, batch, Sampling(500, flip="average"))
     assert np.std(poses) == pytest.approx(np.sqrt(0.5), rel=0.02)
+
+
+def test_every_second_hypothesis_is_of_the_mirrored_input(batch):
+    straight = sample(Toy(), VARIABLES, KEY, batch, Sampling(1))[0]
+    flipped = mirror(sample(Toy(), VARIABLES, KEY, flip_batch(batch, H36M_17), Sampling(1)), H36M_17)[0]
+    for count in (1, 2, 5):  # of an odd number one more is of the input
+        found = sample(with_flips(Toy()), VARIABLES, KEY, batch, Sampling(count, flip="half"))
+        for number, poses in enumerate(found):
+            np.testing.assert_allclose(poses, flipped if number % 2 else straight, atol=1e-6)
+
+
+def test_both_kinds_of_hypotheses_are_those_that_are_averaged(batch):
+    class Stamped(Toy):
+        """Its hypotheses say by which key and of which view they are."""
+
+        def sample(self, variables, key, batch, sampling):
+            number = jnp.arange(float(sampling.hypotheses))[:, None, None, None, None]
+            stamp = number + 0.1 * jax.random.uniform(key) + 0 * batch.poses[None]
+            return stamp.at[..., 0].set(0)
+
+    halves, averages = (
+        with_flips(Stamped()).sample(VARIABLES, KEY, batch, Sampling(count, flip=flip))
+        for count, flip in ((6, "half"), (3, "average"))
+    )
+    np.testing.assert_allclose((halves[::2] + halves[1::2]) / 2, averages, atol=1e-6)
+    assert np.abs(halves[0] - halves[1]).max() > 1e-3
+
+
+def test_the_two_views_of_a_deterministic_lifter_are_averaged_either_way(batch):
+    class Certain(Toy):
+        stochastic = False
+
+    lifter = with_flips(Certain())
+    half, average = (sample(lifter, VARIABLES, KEY, batch, Sampling(flip=flip)) for flip in ("half", "average"))
+    np.testing.assert_array_equal(half, average)
+    drawn = lifter.draw(VARIABLES, KEY, batch, Sampling(flip="half"))
+    np.testing.assert_array_equal(drawn.samples, drawn.averaged)
+
+
+@pytest.mark.parametrize("count", [5, 10])
+def test_a_calibrated_posterior_stays_calibrated_unless_its_samples_are_averaged(count):
+    """The truth is one more draw: among H samples of a coordinate it has every place with probability 1 / (H + 1)."""
+    batch, posterior = pose_batch(400, 3), with_flips(Toy(with_length, noise=0.1))
+    truth = with_length(batch.keypoints) + 0.1 * jax.random.normal(jax.random.key(99), batch.poses.shape)
+
+    def share_outside(flip: str, samples: bool) -> float:
+        """How often the truth is less or more than all hypotheses."""
+        drawn = posterior.draw(VARIABLES, KEY, batch, Sampling(count, flip=flip))
+        found = drawn.samples if samples else drawn.averaged
+        return float(jnp.mean((truth < found.min(axis=0)) | (truth > found.max(axis=0))))
+
+    nominal = 2 / (count + 1)
+    for flip, samples in (("none", True), ("half", True), ("half", False), ("average", True)):
+        assert share_outside(flip, samples) == pytest.approx(nominal, abs=0.01)
+    assert share_outside("average", samples=False) > nominal + 0.1
 
 
 def test_whole_samples_are_averaged_unless_the_method_averages_itself():
@@ -96,23 +151,26 @@ def test_whole_samples_are_averaged_unless_the_method_averages_itself():
         D3DP(Mixing(), H36M_17, schedule, ddim_plan(schedule, 2), D3DPOptions(frames=3, flip_inside=inside))
         for inside in (True, False)
     )
-    assert with_flips(inside) is inside
-    assert with_flips(outside) == FlipAveraged(outside)
-    # What is already averaged is not averaged again.
-    assert with_flips(with_flips(outside)) == FlipAveraged(outside)
+    assert with_flips(with_flips(outside)) == Flipped(outside)
+    batch, average = pose_batch(2, 3), Sampling(2, flip="average")
+    drawn = with_flips(inside).draw({}, KEY, batch, average)
+    assert drawn.samples is drawn.averaged
+    np.testing.assert_array_equal(drawn.samples, inside.sample({}, KEY, batch, average))
+    drawn = with_flips(outside).draw({}, KEY, batch, average)
+    assert np.abs(drawn.samples - drawn.averaged).max() > 1e-3
 
 
 def test_a_wrapper_is_its_lifter_in_all_that_it_does_not_change(batch):
     lifter = with_occlusion(with_flips(Toy()), "random")
-    assert (lifter.frames, lifter.skeleton, lifter.middle_frame, lifter.averages_flips) == (3, H36M_17, False, True)
+    assert (lifter.frames, lifter.skeleton, lifter.middle_frame, lifter.averages_flips) == (3, H36M_17, False, False)
     assert pickle.loads(pickle.dumps(lifter)) == lifter
     with pytest.raises(AttributeError, match="absent"):
         lifter.absent  # noqa: B018
 
 
 def test_equal_wrappers_of_equal_lifters_compare_equal():
-    assert with_occlusion(with_flips(Toy()), "random", 0.2) == Occluded(FlipAveraged(Toy()), "random", 0.2)
-    assert hash(with_flips(Toy())) == hash(FlipAveraged(Toy()))
+    assert with_occlusion(with_flips(Toy()), "random", 0.2) == Occluded(Flipped(Toy()), "random", 0.2)
+    assert hash(with_flips(Toy())) == hash(Flipped(Toy()))
     for other in (with_flips(Toy(noise=1.0)), with_occlusion(Toy(), "random"), Toy()):
         assert with_flips(Toy()) != other
     assert with_occlusion(Toy(), "none") == Toy()
@@ -128,7 +186,7 @@ def test_an_occluded_lifter_is_given_the_batch_with_joints_hidden(batch):
     lifter = with_occlusion(with_flips(Toy(record)), "random", 0.3)
     value, _ = jax.jit(lifter.loss)(VARIABLES, KEY, batch)
     assert 0.5 * batch.mask.size < value < 0.9 * batch.mask.size
-    sample(lifter, VARIABLES, KEY, batch, Sampling(2, flip=True))
+    sample(lifter, VARIABLES, KEY, batch, Sampling(2, flip="average"))
     jax.effects_barrier()
     # Every example, at the rate of the pattern; both views of a flipped one miss the same joints.
     hidden = np.any(seen[0] != batch.keypoints, axis=-1)

@@ -134,7 +134,9 @@ def estimate_pose(context: Lifter, variables: Variables, batch: Batch, flip: boo
         batch: The keypoints.
         flip: Whether to average over the mirrored keypoints.
     """
-    return with_flips(context).sample(variables, jax.random.key(0), batch, Sampling(flip=flip))[0]
+    return with_flips(context).sample(
+        variables, jax.random.key(0), batch, Sampling(flip="average" if flip else "none")
+    )[0]
 
 
 def assume_statistics(frozen: Variables, joints: int) -> Variables:

@@ -56,7 +56,7 @@ from diffpose_jax.lifters.diffpose.initial_distribution import (
     make_initial_distribution,
     measure_statistics,
 )
-from diffpose_jax.lifters.diffpose.release import antithetic_steps, split_batch, split_frames
+from diffpose_jax.lifters.diffpose.release import antithetic_steps, join_frames, share_noise, split_batch, split_frames
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.mixtures.mixture import Mixture
@@ -210,12 +210,13 @@ class DiffPose(Lifter):
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         check_batch(batch, self.skeleton, self.frames)
-        condition = self.encode(variables, batch, sampling.flip)
+        condition = self.encode(variables, batch, sampling.averages_flips)
+        condition, index = share_noise(condition, batch.index, sampling)
 
         def draw_one(keys: Array) -> Array:
             drawn = condition.draw_component(fold_in(keys, _COMPONENT_STREAM))
             denoiser, mean = sampling.wrap(self.denoiser(variables, drawn)), drawn.drawn_component.mean
-            noise = sampling.draw_noise(keys, batch.poses.shape)
+            noise = sampling.draw_noise(keys, drawn.estimate.shape)
             if self.options.start == "mixture":
                 state = drawn.drawn_component.scale(noise)
             else:
@@ -224,7 +225,7 @@ class DiffPose(Lifter):
             pose = mean + sample(keys, centred(denoiser, mean), state, sampling.plan or self.plan)
             return zero_root(pose, self.skeleton)
 
-        return draw_hypotheses(draw_one, key, batch.index, sampling)
+        return join_frames(draw_hypotheses(draw_one, key, index, sampling), batch.poses.shape)
 
     def denoiser(self, variables: Variables, condition: Condition) -> Denoiser:
         """The denoiser of a condition whose component is drawn."""

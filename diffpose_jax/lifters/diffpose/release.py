@@ -137,9 +137,9 @@ class DiffPoseRelease(Lifter):
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         check_batch(batch, self.skeleton, self.frames)
         plan, denoiser = sampling.plan or self.plan, sampling.wrap(self.denoiser(variables))
-        poses = estimate_pose(self.context, variables["frozen"], batch, sampling.flip)
+        poses = estimate_pose(self.context, variables["frozen"], batch, sampling.averages_flips)
         poses = subtract_root(poses, self.skeleton) if self.options.centre_estimate else poses
-        estimate = jnp.concatenate([batch.keypoints, poses], axis=-1)
+        estimate, index = share_noise(jnp.concatenate([batch.keypoints, poses], axis=-1), batch.index, sampling)
 
         def draw_one(keys: Array) -> Array:
             state = estimate
@@ -148,7 +148,7 @@ class DiffPoseRelease(Lifter):
                 state = diffuse(self.schedule, estimate, jnp.asarray(plan.step[0]), noise)
             return subtract_root(sample(keys, denoiser, state, plan)[..., 2:], self.skeleton)
 
-        return draw_hypotheses(draw_one, key, batch.index, sampling)
+        return join_frames(draw_hypotheses(draw_one, key, index, sampling), batch.poses.shape)
 
     def denoiser(self, variables: Variables) -> Denoiser:
         """The denoiser; its input is the state alone, which has the keypoints in it."""
@@ -195,6 +195,23 @@ def antithetic_steps(key: Array, index: Array, num_steps: int) -> Array:
 def split_frames(parts: Tree) -> Tree:
     """The frames of arrays `[B, F, ...]` as examples `[B F, 1, ...]`."""
     return jax.tree.map(lambda part: part.reshape(-1, 1, *part.shape[2:]), parts)
+
+
+def share_noise(parts: Tree, index: Array, sampling: Sampling) -> tuple[Tree, Array]:
+    """What sampling is given of windows, arrays `[B, F, ...]`, and the index of each example.
+
+    With noise by clip the frames of a window, which are denoised one by one, become examples `[B F, 1, ...]` with the
+    index of their window, so that all noise of a hypothesis is the same in all of them.
+    """
+    if sampling.noise == "frame":
+        return parts, index
+    frames = jax.tree.leaves(parts)[0].shape[1]
+    return split_frames(parts), jnp.repeat(index, frames)
+
+
+def join_frames(poses: Array, shape: tuple[int, ...]) -> Array:
+    """Hypotheses `[H, B F, 1, J, 3]` of the frames of windows, or those of windows, as `[H, B, F, J, 3]`, `shape`."""
+    return poses.reshape(-1, *shape)
 
 
 def split_batch(batch: Batch) -> Batch:

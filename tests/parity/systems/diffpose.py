@@ -145,7 +145,7 @@ def video_pipeline(vector: Any) -> dict[str, np.ndarray]:
     batch = jax.tree.map(lambda *parts: jnp.concatenate(parts), *videos)
     bounds = np.cumsum([len(video.index) for video in videos])[:-1]
     lift = jax.jit(with_flips(lifter.context).sample)
-    estimate, plain = (lift(frozen, jax.random.key(0), batch, Sampling(flip=flip))[0] for flip in (True, False))
+    estimate, plain = (lift(frozen, jax.random.key(0), batch, Sampling(flip=flip))[0] for flip in ("average", "none"))
     outputs: dict[str, Any] = {}
 
     def record(name: str, windows: Any) -> list[np.ndarray]:
@@ -166,7 +166,7 @@ def video_pipeline(vector: Any) -> dict[str, np.ndarray]:
             schedule, options["test_timesteps"], options["eta"], "even", options["test_num_diffusion_timesteps"]
         )
         np.testing.assert_array_equal(plan.step[::-1], options["seq"])
-        sampling = Sampling(options["test_times"], flip=True, plan=plan)
+        sampling = Sampling(options["test_times"], flip="average", plan=plan)
         poses = jax.jit(with_flips(lifter).sample)(variables, jax.random.key(0), batch, sampling)
         centred = record(f"{name}_xyz_centred", poses.mean(0))
         frames = start.reshape(-1, *start.shape[2:])

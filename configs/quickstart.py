@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config = config_for("diffupose")
     config.name = "quickstart"
     config.lifter.update(width=128, joint_weights="uniform")
+    config.data.view = "person"
     config.diffusion.update(predict="v", sampling_steps=10)
     config.training.update(
         steps=3000,

@@ -30,7 +30,7 @@ def test_draws_have_the_covariance_of_the_errors_and_the_mean_of_the_estimate(er
     estimate = np.random.default_rng(1).normal(size=(2, JOINTS, 3))
     drawn = fit_error_gaussian(errors, np.zeros_like(errors), ROOT).draw(estimate, 20_000)
     np.testing.assert_allclose(drawn.mean(axis=1), estimate, atol=0.004)
-    np.testing.assert_allclose(covariance(drawn - estimate[:, None]), covariance(errors), atol=1e-4)
+    np.testing.assert_allclose(covariance(drawn - estimate[:, None]), covariance(errors), atol=3e-4)
     np.testing.assert_array_equal(drawn[:, :, ROOT], np.repeat(estimate[:, None, ROOT], 20_000, 1).astype(np.float32))
 
 
@@ -39,8 +39,8 @@ def test_independent_joints_keep_their_own_covariance_and_lose_the_others(errors
     found, expected = covariance(drawn), covariance(errors)
     for joint in range(3):
         block = slice(3 * joint, 3 * joint + 3)
-        np.testing.assert_allclose(found[block, block], expected[block, block], atol=1e-4)
-    np.testing.assert_allclose(found[:3, 3:], 0, atol=1e-4)
+        np.testing.assert_allclose(found[block, block], expected[block, block], atol=3e-4)
+    np.testing.assert_allclose(found[:3, 3:], 0, atol=3e-4)
 
 
 def test_draws_depend_on_the_seed_alone(errors):

@@ -1,4 +1,4 @@
-"""A Gaussian around an estimate, with the covariance that its errors have on other people: a baseline."""
+"""A Gaussian around an estimate, with the covariance that its errors have on other people: a baseline.
 
 Whatever a method's distribution is worth must show beside it: the same mean, and a spread that knows nothing of the
 input. Coverage of single joints cannot tell the two apart; limb lengths and the energy score of whole poses can.

@@ -13,7 +13,7 @@ More words after the data set:
 * `paper`: with heatmaps, the paper to the letter. The default differs from it in three options: the loss compares poses
   instead of next poses (diffusion.predict), components are drawn by responsibility instead of weight
   (lifter.component), and the network's input and output are relative to a Gaussian posterior (lifter.preconditioning).
-  What the first two are worth: experiments/RESULTS.md. The third, and all three together, are not measured yet.
+  It takes all timesteps. What each is worth: docs/methods/diffpose.md.
 * `release`: what the released code computes.
 
 Afterwards `python -m diffpose_jax.calibrate --workdir runs/diffpose` finds the temperature at which coverage is

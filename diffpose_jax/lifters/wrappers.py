@@ -120,7 +120,7 @@ class Occluded(Wrapper):
 
 
 def hide_joints(key: Array, batch: Batch, skeleton: Skeleton, pattern: str, rate: float | None = None) -> Batch:
-    """The batch with joints hidden by a pattern, in each example by a draw of its own.
+    """The batch `[B, F, J, C]` with joints hidden by a pattern, in each example by a draw of its own.
 
     Args:
         key: The key of a loss or of sampling; the patterns derive from it and from the examples' indices.

@@ -22,6 +22,7 @@ from diffpose_jax.config import Options, option, read_options
 from diffpose_jax.keys import fold_in
 from diffpose_jax.lifters.base import Aux, Batch, Context, Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import check_batch, zero_root
+from diffpose_jax.lifters.building import PRECISION_DOC, Precision
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.models.linear import Linear
@@ -41,6 +42,7 @@ class MixtureDensityOptions(Options):
     dropout: float = option(0.0, "rate of dropout after every hidden layer", low=0, high=0.99)
     components: int = option(5, "Gaussians of a pose", low=1, source="section 4.2")
     least_std: float = option(0.005, "least standard deviation of a coordinate", above=0, high=1, unit="m")
+    compute_dtype: Precision = option("float32", PRECISION_DOC)
 
 
 class PoseMixture(NamedTuple):
@@ -66,7 +68,8 @@ class MixtureDensityNetwork(nn.Module):
     @nn.compact
     def __call__(self, keypoints: Array, *, train: bool, index: Array | None = None) -> PoseMixture:
         options, joints = self.options, self.skeleton.num_joints
-        trunk = ResidualMLP(joints, options.width, options.num_layers, options.dropout, "layer", name="trunk")
+        sizes = (joints, options.width, options.num_layers, options.dropout, "layer")
+        trunk = ResidualMLP(*sizes, dtype=jnp.dtype(options.compute_dtype), name="trunk")
         features = trunk(keypoints, train=train, index=index, features=True)[..., 0, :]
         shape = (*keypoints.shape[:2], options.components, joints, 3)
         size = options.components * joints * 3

@@ -68,8 +68,8 @@ class MixtureDensityNetwork(nn.Module):
     @nn.compact
     def __call__(self, keypoints: Array, *, train: bool, index: Array | None = None) -> PoseMixture:
         options, joints = self.options, self.skeleton.num_joints
-        sizes = (joints, options.width, options.num_layers, options.dropout, "layer")
-        trunk = ResidualMLP(*sizes, dtype=jnp.dtype(options.compute_dtype), name="trunk")
+        sizes, dtype = (joints, options.width, options.num_layers, options.dropout), jnp.dtype(options.compute_dtype)
+        trunk = ResidualMLP(*sizes, norm="layer", dtype=dtype, name="trunk")
         features = trunk(keypoints, train=train, index=index, features=True)[..., 0, :]
         shape = (*keypoints.shape[:2], options.components, joints, 3)
         size = options.components * joints * 3

@@ -15,12 +15,12 @@ from diffpose_jax.errors import UserError
 
 # Added to the spread, m, so that hypotheses that agree, of a deterministic lifter say, have a region too.
 FLOOR = 0.010
-# What the guarantee of a factor is about: a new subject, or another frame of the same subjects.
+# What the guarantee of factors is about: a new subject, or another frame of the same subjects.
 SUBJECTS, FRAMES = "subjects", "frames"
 
 
 class Factors(NamedTuple):
-    """The factors `[J]` of one level, and what the guarantee is about: SUBJECTS or FRAMES."""
+    """The factors `[L, J]` of levels, and what their guarantee is about: SUBJECTS or FRAMES."""
 
     values: np.ndarray
     guarantee: str
@@ -37,23 +37,26 @@ def nonconformity(mean: np.ndarray, spread: np.ndarray, target: np.ndarray) -> n
     return np.linalg.norm(np.asarray(target, np.float64) - mean, axis=-1) / (np.asarray(spread, np.float64) + FLOOR)
 
 
-def fit_factors(scores: np.ndarray, subjects: Sequence[str], level: float) -> Factors:
-    """The factors at which the regions hold the truth with a probability of at least `level`.
+def fit_factors(scores: np.ndarray, subjects: Sequence[str], levels: Sequence[float]) -> Factors:
+    """The factors at which the regions hold the truth with a probability of at least their level.
 
-    By subjects where there are enough of them, else by frames.
+    By subjects where there are enough of them for all levels, else by frames.
 
     Args:
         scores: `nonconformity` of the calibration split, `[M, J]`.
         subjects: The subject of each frame.
-        level: The probability.
+        levels: The probabilities.
 
     Raises:
-        UserError: Too few frames for the level even among themselves.
+        UserError: Too few frames for a level even among themselves.
     """
-    values = subject_quantile(scores, subjects, level)
-    if values is not None:
-        return Factors(values, SUBJECTS)
-    return Factors(frame_quantile(scores, level), FRAMES)
+    # With few subjects a low level alone could be had by subjects too, but as a much higher quantile: with one subject
+    # the 50 % region would be its largest score, beyond the 90 % region of frames. One rule for all keeps them nested.
+    by_subject = [subject_quantile(scores, subjects, level) for level in levels]
+    found = [values for values in by_subject if values is not None]
+    if len(found) == len(levels):
+        return Factors(np.stack(found), SUBJECTS)
+    return Factors(np.stack([frame_quantile(scores, level) for level in levels]), FRAMES)
 
 
 def subject_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray | None:

@@ -24,7 +24,7 @@ PRECISION, FEW_PRECISION = 1.03, 1.06
 # A sampler follows the temperature if the logarithm of the spread that is missing falls by at least this much with the
 # logarithm of the temperature; exactly by 1 where the spread is proportional to it.
 RESPONSE = 0.3
-# Of whole poses at the temperature that was found, the energy score may be worse by this factor than with scales.
+# Of whole poses at the temperature that was found, the energy score may be worse by this factor than at temperature 1.
 WORSE = 1.02
 # The temperature that few frames gave is corrected on all of them at most so often.
 _CORRECTIONS = 2
@@ -109,7 +109,7 @@ def fit_spread(
     few = lifting.lift(1.0, 1)
     search = search_temperature(lambda one: sample.missing(few if one == 1 else lifting.lift(one, 1)), FEW_PRECISION)
     if search.temperature == 1:
-        lifting.lift(1.0, 1)  # for its time: in that of the first call everything was compiled
+        lifting.lift(1.01, 1)  # for its time: in that of the first call everything was compiled
     # What is left of the time is for the whole sample at temperature 1 and at three others at most; a fifth is spare.
     rounds = 1 if search.temperature == 1 else _CORRECTIONS + 2
     calls = min(lifting.calls, int(0.8 * limit.left / (rounds * lifting.seconds_per_call)))
@@ -169,9 +169,8 @@ def _with_temperature(sample: _Sample, before: Lifted, calls: int, search: Searc
         temperature = float(np.clip(temperature * np.exp(-missing / search.response), *TEMPERATURES))
     if abs(missing) > 3 * np.log(PRECISION):
         return _with_scales(sample, before, "no temperature gives all frames the right spread")
-    scaled = _with_scales(sample, before, "the energy score of whole poses is better with scales")
-    if _energy(sample, after) > WORSE * _energy(sample, scaled.after):
-        return scaled
+    if _energy(sample, after) > WORSE * _energy(sample, before):
+        return _with_scales(sample, before, f"at temperature {temperature:.2f} the energy score of whole poses rises")
     draws, kinds = sample.draws(after), sample.kinds(after)
     scales = _scales_of_kinds(draws, kinds, np.zeros(draws.target.shape[1]), sample.skeleton)
     why = "the spread follows the temperature"

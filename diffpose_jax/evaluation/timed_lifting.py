@@ -75,14 +75,20 @@ class TimedLifting:
         self._job = job.replace(outputs=(ALL,), batch_size=size)
         self.calls = -(-len(self._windows.start) // self._size)
         self.seconds_per_call = float("inf")
+        self._done: dict[tuple[float, int], Lifted] = {}
 
     def lift(self, temperature: float, calls: int, label: str = "") -> Lifted:
-        """The hypotheses of the first `calls` calls at a temperature; without a label no progress is shown."""
+        """The hypotheses of the first `calls` calls at a temperature; without a label no progress is shown.
+
+        A call that was made before is not repeated.
+        """
         parts = []
         job = self._job.replace(sampling=self._job.sampling.replace(temperature=temperature))
         with Progress(label, calls, "calls", enabled=bool(label)) as progress:
             for number in range(min(calls, self.calls)):
-                parts.append(self._call(job, number))
+                if (temperature, number) not in self._done:
+                    self._done[temperature, number] = self._call(job, number)
+                parts.append(self._done[temperature, number])
                 progress.update(number + 1)
         frames, first = np.unique(np.concatenate([part.frames for part in parts]), return_index=True)
         hypotheses = np.concatenate([part.hypotheses for part in parts])[first]

@@ -25,12 +25,12 @@ class Regions(NamedTuple):
     Attributes:
         factors: For each of `LEVELS` one factor per joint, `[L][J]`.
         floor: What is added to the spread, m.
-        guarantees: What the guarantee of each level is about, 'subjects' or 'frames' (`evaluation.conformal`).
+        guarantee: What the guarantee is about, 'subjects' or 'frames' (`evaluation.conformal`).
     """
 
     factors: tuple[tuple[float, ...], ...]
     floor: float
-    guarantees: tuple[str, ...]
+    guarantee: str
 
     def radii(self, spread: np.ndarray) -> np.ndarray:
         """The radii `[..., L, J]`, m, of joints with this standard deviation of the hypotheses `[..., J]`, m."""
@@ -98,7 +98,9 @@ def read_calibration(workdir: Path, step: int, joints: int) -> Calibration | Non
     return record
 
 
-def _parse(found: Mapping[str, Any], joints: int) -> Calibration:
+def _parse(found: Any, joints: int) -> Calibration:
+    if not isinstance(found, dict):
+        raise TypeError(f"a {type(found).__name__}")
     scales, regions = found.get("scales"), found.get("regions")
     if scales is not None:
         by_kind = scales["kinds"]
@@ -111,7 +113,7 @@ def _parse(found: Mapping[str, Any], joints: int) -> Calibration:
             # A factor of 0 is that of a joint that is always right, as the root is.
             tuple(_numbers(regions["factors"][level], "regions", joints, least=0.0) for level in levels),
             _numbers([regions["floor_m"]], "floor_m")[0],
-            tuple(str(regions["guarantee"][level]) for level in levels),
+            str(regions["guarantee"]),
         )
     temperature = _numbers([found["temperature"]], "temperature")[0]
     return Calibration(int(found["step"]), temperature, scales, regions, int(found.get("hypotheses", 0)))

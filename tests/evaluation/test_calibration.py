@@ -1,4 +1,4 @@
-"""Coverage is nominal where the truth is one more draw, for every number of hypotheses, and says which way it is not."""
+"""Coverage is nominal where the truth is one more draw, for every number of hypotheses; scales make it so."""
 
 from __future__ import annotations
 

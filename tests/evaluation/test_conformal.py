@@ -63,12 +63,15 @@ def test_too_few_subjects_get_the_quantile_of_frames_by_its_name():
     assert subjects_needed(0.9) == 9
     assert subjects_needed(0.5) == 1
     scores, subjects = people(np.random.default_rng(0), 8)
-    assert fit_factors(scores, subjects, 0.9).guarantee == FRAMES
-    assert fit_factors(scores, subjects, 0.5).guarantee == SUBJECTS
+    few = fit_factors(scores, subjects, (0.5, 0.9))
+    assert few.guarantee == FRAMES
+    np.testing.assert_array_equal(few.values, [frame_quantile(scores, level) for level in (0.5, 0.9)])
     scores, subjects = people(np.random.default_rng(0), 9)
-    assert fit_factors(scores, subjects, 0.9).guarantee == SUBJECTS
+    enough = fit_factors(scores, subjects, (0.5, 0.9))
+    assert enough.guarantee == SUBJECTS
+    assert (enough.values[0] < enough.values[1]).all()
     with pytest.raises(UserError, match="at least 9 frames for 90%, found 4"):
-        fit_factors(scores[:4], ["a"] * 4, 0.9)
+        fit_factors(scores[:4], ["a"] * 4, (0.5, 0.9))
 
 
 def test_scores_are_distances_in_units_of_the_spread():

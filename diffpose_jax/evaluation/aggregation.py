@@ -18,8 +18,8 @@ from diffpose_jax.evaluation.scores import score_hypotheses
 from diffpose_jax.geometry import Camera, project, solve_root
 from diffpose_jax.skeleton import Skeleton
 
-# Outputs beside the aggregations, all of samples: every one, the rank of the truth among them, their mean (never that of
-# averages over flips), their spread and their scores.
+# Outputs beside the aggregations, all of samples, never of averages over flips: every one, the rank of the truth among
+# them, their mean, their spread and their scores.
 ALL = "all"
 RANK = "rank"
 CENTRE = "centre"

@@ -111,13 +111,13 @@ class TimedLifting:
             steps: The reverse steps of the config.
         """
         sampling = self._job.sampling
-        count = sampling.hypotheses * (2 if sampling.flip else 1)
+        count = sampling.hypotheses * (2 if sampling.averages_flips else 1)
         if self._expected_seconds(steps * count) < _TOO_LONG * limit.seconds:
             return
         # One hypothesis and one reverse step are lifted twice: the first time everything is compiled.
         plan = getattr(self._lifter, "plan", None)
         plan = None if plan is None else plan._replace(step=plan.step[:1], table=plan.table[:1])
-        job = self._job.replace(sampling=sampling.replace(hypotheses=1, flip=False, plan=plan), batch_size=1)
+        job = self._job.replace(sampling=sampling.replace(hypotheses=1, flip="none", plan=plan), batch_size=1)
         for _ in range(2):
             begin = time.monotonic()
             predict_windows(

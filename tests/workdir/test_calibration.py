@@ -16,11 +16,7 @@ RECORD = {
     "temperature": 1.5,
     "hypotheses": 20,
     "scales": {"joints": [1.0, 2.0], "kinds": {"sharp": 1.0, "wide": 1.1, "ambiguous": 1.2, "hidden": 1.3}},
-    "regions": {
-        "floor_m": 0.01,
-        "factors": {"0.5": [0.0, 1.0], "0.9": [0.0, 2.0]},
-        "guarantee": "frames",
-    },
+    "regions": {"floor_m": 0.01, "factors": {"0.5": [0.0, 1.0], "0.9": [0.0, 2.0]}, "guarantee": "frames"},
 }
 
 

@@ -2,35 +2,41 @@
 
 Hypotheses are often overconfident: the people trained on differ from those seen later, and few reverse steps narrow the
 distribution. On a split that was not trained on, this program finds the temperature of the noise at which credible
-regions have nominal coverage: the 50 % region holds the truth in half of the cases. It writes the temperature to the
-work directory's `calibration.json`, which `evaluate` and `predict` use from then on; without the file they do not.
+regions have nominal coverage: the 50 % region holds the truth in half of the cases. Where the sampler does not follow
+the temperature, it finds factors of the hypotheses' deviations from their mean instead. On top it fits conformal
+regions, also of deterministic lifters. All goes to the work directory's `calibration.json`, which `evaluate` and
+`predict` use from then on; without the file they do not. `docs/calibration.md` has the formulas and what they assume.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from diffpose_jax import cli
 from diffpose_jax.config import current_value
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.windows import device_clips
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.aggregation import RANK
-from diffpose_jax.evaluation.calibration import coverage, fit_temperature, format_coverage
-from diffpose_jax.evaluation.jobs import Job, predict_windows, spread_windows
-from diffpose_jax.lifters.base import Lifter, Sampling, Variables
-from diffpose_jax.progress import Progress
+from diffpose_jax.evaluation import conformal
+from diffpose_jax.evaluation.calibration import LEVELS, coverage, format_coverage, mahalanobis_rank
+from diffpose_jax.evaluation.jobs import Job
+from diffpose_jax.evaluation.metrics import spread
+from diffpose_jax.evaluation.spread_fit import SpreadFit, fit_spread
+from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting
+from diffpose_jax.lifters.base import Sampling
+from diffpose_jax.lifters.scales import KINDS, Scales
 from diffpose_jax.registry import load_dataset
-from diffpose_jax.workdir.trained import CALIBRATION, load_trained
+from diffpose_jax.workdir.calibration import write_calibration
+from diffpose_jax.workdir.trained import Trained, load_trained
 
 
 def calibrate(
@@ -41,88 +47,140 @@ def calibrate(
     hypotheses: int = 20,
     flip: str | bool | None = None,
     batch_size: int | None = None,
+    minutes: float = 2.0,
     command: str = "",
 ) -> dict[str, Any]:
-    """Finds the temperature of a work directory's best checkpoint, writes `calibration.json` and returns what it holds.
+    """Calibrates a work directory's best checkpoint, writes `calibration.json` and returns what it holds.
 
-    The temperature is that of the reverse steps of the config.
+    For the reverse steps of the config.
 
     Args:
         workdir: The work directory of the trained lifter.
         split: The split to calibrate on.
-        frames: Frames of it, evenly spread.
+        frames: About how many frames of it, as many of each subject; fewer where the time allows no more.
         hypotheses: Hypotheses per frame.
         flip: How the mirrored input enters, 'none', 'half' or 'average'; as in the config by default.
-        batch_size: Windows per device and compiled call; as in the config by default.
+        batch_size: Windows per device and compiled call at most; as in the config by default.
+        minutes: How long it may take.
         command: The command that the file names.
 
     Raises:
-        UserError: A lifter without hypotheses, data without 3D poses, or hypotheses that cannot be calibrated.
+        UserError: Data without 3D poses, too few frames, or a model that is too slow for the time.
     """
-    trained = load_trained(workdir)
-    config = trained.config
-    if not trained.lifter.stochastic:
-        raise UserError(f"{workdir}: expected a lifter with hypotheses to calibrate, found {config.lifter.name}")
-    clips = load_dataset(config.data, [split])[split]
+    limit = Limit(60 * minutes)
+    trained = load_trained(workdir, calibrated=False)
+    config, data = trained.config, trained.config.data
+    clips = load_dataset(data, [split])[split]
     if clips.poses is None or not clips.num_frames:
-        raise UserError(f"{config.data.source}: expected frames with 3D poses in split {split}, found none")
+        raise UserError(f"{data.source}: expected frames with 3D poses in split {split}, found none")
     flip = config.evaluation.flip if flip is None else flip
-    sampling = Sampling(hypotheses, flip=current_value("evaluation.flip", flip))
-    size, data = batch_size or config.evaluation.batch_size, config.data
-    job = Job(sampling, (RANK,), size, config.seed, data.occlusion, data.occlusion_rate)
-    found = find_temperature(trained.lifter, trained.variables, clips, frames, job)
-    found |= {
+    count = hypotheses if trained.lifter.stochastic else 1
+    sampling = Sampling(count, flip=current_value("evaluation.flip", flip))
+    size = batch_size or config.evaluation.batch_size
+    job = Job(sampling, (), size, config.seed, data.occlusion, data.occlusion_rate)
+    found = _fit(trained, clips, frames, job, limit) | {
         "step": trained.step,
         "split": split,
-        "frames": frames,
-        "hypotheses": hypotheses,
+        "hypotheses": sampling.hypotheses,
         "flip": sampling.flip,
-        "sampling_steps": config.diffusion.sampling_steps or config.diffusion.steps,
+        "sampling_steps": _steps(trained),
+        "seconds": round(limit.used, 1),
         "command": command or f"calibrate({str(workdir)!r})",
     }
-    (Path(workdir) / CALIBRATION).write_text(json.dumps(found, indent=2) + "\n")
+    write_calibration(Path(workdir), found)
     return found
 
 
-def find_temperature(lifter: Lifter, variables: Variables, clips: ClipSet, frames: int, job: Job) -> dict[str, Any]:
-    """The temperature at which coverage is nominal on frames that are evenly spread over a set.
+def _steps(trained: Trained) -> int:
+    diffusion = trained.config.diffusion
+    return (diffusion.sampling_steps or diffusion.steps) if trained.lifter.stochastic else 1
 
-    The root, which is zero by definition, does not count.
+
+def _fit(trained: Trained, clips: ClipSet, frames: int, job: Job, limit: Limit) -> dict[str, Any]:
+    """The part of the record that is fitted."""
+    lifter, variables = trained.lifter, trained.variables
+    if lifter.stochastic:
+        fit = fit_spread(lifter, variables, clips, frames, job, limit, _steps(trained))
+    else:
+        lifting = TimedLifting(lifter, variables, clips, job, frames)
+        lifting.check_cost(limit, 1)
+        lifting.lift(1.0, 1)
+        lifting.lift(1.01, 1)  # for its time: in that of the first call everything was compiled
+        calls = max(1, int(0.8 * limit.left / lifting.seconds_per_call))
+        lifted = lifting.lift(1.0, calls, "calibrate")
+        fit = SpreadFit(1.0, None, "the lifter is deterministic: regions alone", lifted, lifted)
+    clip = clips.frame_clip()[fit.after.frames]
+    subjects = [clips.subject[one] for one in clip]
+    found: dict[str, Any] = {
+        "temperature": fit.temperature,
+        "scales": _describe_scales(fit.scales),
+        "why": fit.why,
+        "frames": len(fit.after.frames),
+        "subjects": sorted(set(subjects)),
+        "regions": fit_regions(fit.after, clips, subjects),
+    }
+    if lifter.stochastic:
+        found |= {"coverage": _coverage(fit.after, clips), "uncalibrated": _coverage(fit.before, clips)}
+    return found
+
+
+def _describe_scales(scales: Scales | None) -> dict[str, Any] | None:
+    if scales is None:
+        return None
+    return {"joints": list(scales.joints), "kinds": dict(zip(KINDS, scales.kinds, strict=True))}
+
+
+def _coverage(lifted: Lifted, clips: ClipSet) -> dict[str, float]:
+    """Coverage by level, as in `results.json`, without the root, which is zero by definition."""
+    assert clips.poses is not None
+    hypotheses = jnp.moveaxis(jnp.asarray(lifted.hypotheses), 1, 0)
+    ranks = np.asarray(mahalanobis_rank(hypotheses, jnp.asarray(clips.poses[lifted.frames])))
+    return {
+        str(level): share for level, share in coverage(np.delete(ranks, clips.skeleton.root, axis=1), LEVELS).items()
+    }
+
+
+def fit_regions(lifted: Lifted, clips: ClipSet, subjects: Sequence[str]) -> dict[str, Any]:
+    """The conformal regions of calibrated hypotheses, as `calibration.json` has them.
 
     Args:
-        lifter: The method.
-        variables: Its variables.
-        clips: The set.
-        frames: How many of its frames are lifted.
-        job: How they are lifted; its output is 'rank'.
-
-    Returns:
-        'temperature', and by level the 'coverage' at that temperature and the 'uncalibrated' one at temperature 1.
+        lifted: The hypotheses of frames.
+        clips: The split that they are of.
+        subjects: The subject of each frame.
     """
-    # Every temperature is measured on the same frames with the same noise, scaled, so that differences in coverage come
-    # from the temperature and not from sampling. It is an argument of the compiled job: all of them run one program.
-    windows, clips_on_device = spread_windows(lifter, clips, frames), device_clips(clips)
-    measured: dict[float, dict[float, float]] = {}
+    assert clips.poses is not None
+    std = np.asarray(spread(jnp.moveaxis(jnp.asarray(lifted.hypotheses), 1, 0)))
+    scores = conformal.nonconformity(lifted.hypotheses.mean(axis=1), std, clips.poses[lifted.frames])
+    fitted = conformal.fit_factors(scores, subjects, LEVELS)
+    factors = {str(level): values.tolist() for level, values in zip(LEVELS, fitted.values, strict=True)}
+    return {"floor_m": conformal.FLOOR, "factors": factors, "guarantee": fitted.guarantee}
 
-    def coverage_at(temperature: float) -> dict[float, float]:
-        if temperature not in measured:
-            job_at = job.replace(sampling=job.sampling.replace(temperature=temperature))
-            with Progress(f"temperature {temperature:.2f}", 100, "%") as progress:
-                ranks, _ = predict_windows(
-                    lifter,
-                    variables,
-                    clips_on_device,
-                    windows,
-                    job_at,
-                    progress=lambda share: progress.update(min(99, round(100 * share))),
-                )
-                measured[temperature] = coverage(np.delete(ranks[RANK], clips.skeleton.root, axis=1))
-                progress.update(100, format_coverage(measured[temperature]))
-        return measured[temperature]
 
-    temperature = fit_temperature(coverage_at)
-    now, before = ({str(level): share for level, share in coverage_at(one).items()} for one in (temperature, 1.0))
-    return {"temperature": temperature, "coverage": now, "uncalibrated": before}
+def describe(found: dict[str, Any]) -> list[str]:
+    """What was found, in lines for a terminal."""
+    lines = []
+    for name, key in (("before", "uncalibrated"), ("now", "coverage")):
+        if key in found:
+            shares = {float(level): share for level, share in found[key].items()}
+            lines.append(f"{name}, {found['split']} split: {format_coverage(shares)}")
+    if found["scales"] is None:
+        lines.append(f"temperature {found['temperature']:.2f}: {found['why']}")
+    else:
+        joints = found["scales"]["joints"]
+        kinds = ", ".join(f"{kind} {factor:.2f}" for kind, factor in found["scales"]["kinds"].items())
+        lines.append(
+            f"temperature {found['temperature']:.2f}, scales of joints {min(joints):.2f} to {max(joints):.2f}, "
+            f"of keypoints {kinds}: {found['why']}"
+        )
+    count = len(found["subjects"])
+    if found["regions"]["guarantee"] == conformal.SUBJECTS:
+        lines.append(f"conformal regions: guaranteed for subjects exchangeable with these {count}")
+    else:
+        lines.append(
+            "conformal regions: pooled quantiles of frames, no guarantee for new subjects: "
+            f"that needs {conformal.subjects_needed(max(LEVELS))} subjects, the split has {count}"
+        )
+    return lines
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -131,22 +189,23 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     integer = partial(flags.DEFINE_integer, flag_values=values)
     string("workdir", None, "Work directory of the trained lifter.")
     string("split", "valid", "Split to calibrate on, not the one to be measured.")
-    integer("frames", 512, "Frames of it, evenly spread.", lower_bound=1)
+    integer("frames", 512, "About how many frames of it, as many of each subject.", lower_bound=1)
     integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=2)
     cli.define_flip(values)
-    integer("batch_size", None, "Windows per device and compiled call.")
+    integer("batch_size", None, "Windows per device and compiled call at most.")
+    flags.DEFINE_float("minutes", 2.0, "How long it may take.", lower_bound=0.1, flag_values=values)
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, calibrates, and says what was found and where it is."""
     cli.require(argv, given, "workdir")
-    names = ("split", "frames", "hypotheses", "flip", "batch_size")
+    names = ("split", "frames", "hypotheses", "flip", "batch_size", "minutes")
     options: dict[str, Any] = {name: given[name].value for name in names}
     command = shlex.join(["python", "-m", "diffpose_jax.calibrate", *sys.argv[1:]])
     found = calibrate(given.workdir, command=command, **options)
-    for name, key in (("before", "uncalibrated"), ("now", "coverage")):
-        print(f"{name}: {format_coverage({float(level): share for level, share in found[key].items()})}")
-    print(f"temperature {found['temperature']:.2f}: {Path(given.workdir) / CALIBRATION}")
+    for line in describe(found):
+        print(line)
+    print(f"calibration: {Path(given.workdir) / 'calibration.json'} ({found['seconds']:.0f} s)")
     return 0
 
 

@@ -24,7 +24,7 @@ from diffpose_jax.sections import Noise
 
 # Flags whose names are fields of `evaluation.workdirs.Evaluation`.
 _FIELDS = ("data", "split", "hypotheses", "flip", "noise", "protocol", "stride", "aggregations", "batch_size",
-           "occlusion", "output", "figure")  # fmt: skip
+           "occlusion", "output", "figure", "uncalibrated")  # fmt: skip
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -49,6 +49,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "baseline_workdir", [], "Another trained lifter to measure on the same frames.", flag_values=values
     )
     boolean("figure", True, "Draw one frame with its hypotheses.")
+    boolean("uncalibrated", False, "Measure coverage without the calibration too; it takes as long again.")
     string("output", None, "Directory for results; the work directory if not given.")
 
 

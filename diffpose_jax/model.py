@@ -37,6 +37,9 @@ class Result(NamedTuple):
         root: The position of the root, `[M, 3]`, m, by least squares on the keypoints; None without a known camera.
         clips: The input in the model's layout; `clips.keypoints` are `[M, J, 2]`, normalised image units.
         settings: The step of the weights and the options of sampling.
+        radius_50: The radius of each joint's 50 % region around the mean of the hypotheses, `[M, J]`, m
+            (docs/calibration.md says what is guaranteed); None without a calibration.
+        radius_90: The same of the 90 % region.
     """
 
     poses: np.ndarray
@@ -45,6 +48,8 @@ class Result(NamedTuple):
     root: np.ndarray | None
     clips: ClipSet
     settings: dict[str, Any]
+    radius_50: np.ndarray | None = None
+    radius_90: np.ndarray | None = None
 
     @property
     def skeleton(self) -> Skeleton:
@@ -57,7 +62,7 @@ class Model:
     """A trained lifter in memory.
 
     Attributes:
-        trained: Its config, variables and temperature.
+        trained: Its config, variables and calibration.
         name: The title of its progress bar.
         batch_size: Windows per device and compiled call, None: that of the config.
     """
@@ -124,7 +129,18 @@ class Model:
         found = predict_frames(self.name, trained.lifter, trained.variables, clips, frames, job)
         poses, drawn = found[aggregation], found[ALL]
         std = np.asarray(spread(jnp.moveaxis(jnp.asarray(drawn), 1, 0)))
-        return Result(poses, drawn, std, _solve_roots(clips, poses), clips, self._settings(job))
+        root, settings = _solve_roots(clips, poses), self._settings(job)
+        return Result(poses, drawn, std, root, clips, settings, *self._radii(std, drawn.shape[1]))
+
+    def _radii(self, std: np.ndarray, hypotheses: int) -> tuple[np.ndarray, ...]:
+        """The radii of both levels `[M, J]`, m; `()` without regions, or where one hypothesis shows no spread."""
+        calibration = self.trained.calibration
+        if calibration is None or calibration.regions is None:
+            return ()
+        if hypotheses == 1 and self.trained.lifter.stochastic:
+            return ()
+        radii = calibration.regions.radii(std)
+        return tuple(radii[:, place] for place in range(radii.shape[1]))
 
     def _job(self, sampling: Sampling, aggregation: str, seed: int | None) -> Job:
         seed, size = self.config.seed if seed is None else seed, self.batch_size or self.config.evaluation.batch_size

@@ -8,6 +8,8 @@ joints:
     spread_mm    [M, J] millimetres, the standard deviation of each joint over the hypotheses
     keypoints    [M, J, 2] the input in the lifter's layout, normalised image units (x/w*2-1, y/w*2-h/w)
     clip_start, clip_length [C]; subject, action, fps [C]; joints [J] names; parents [J]; meta, a JSON text
+    radius_50_mm, radius_90_mm   [M, J] millimetres, only after `calibrate`: the balls around the mean of the
+                 hypotheses that hold the joint with that probability
     root         [M, 3] metres, only with a known camera: where the root is, by least squares on the keypoints
 
 Poses are root-relative, in the camera frame: x right, y down, z away from the camera. The JSON file holds the same,
@@ -106,7 +108,13 @@ def _meta(result: Result) -> dict[str, Any]:
     return {
         "format": FORMAT,
         **result.settings,
-        "units": {"poses": "metres", "hypotheses": "metres", "root": "metres", "spread_mm": "millimetres"},
+        "units": {
+            "poses": "metres",
+            "hypotheses": "metres",
+            "root": "metres",
+            "spread_mm": "millimetres",
+            **dict.fromkeys(_radii(result), "millimetres"),
+        },
         "coordinate_frame": "camera: x right, y down, z away from the camera; poses are relative to the root joint",
         "skeleton": result.skeleton.name,
     }
@@ -128,7 +136,14 @@ def _arrays(result: Result) -> dict[str, np.ndarray]:
         "parents": np.array(clips.skeleton.parents),
         "meta": np.array(json.dumps(_meta(result))),
     }
+    arrays |= {name: 1000 * radius for name, radius in _radii(result).items()}
     return arrays if result.root is None else {**arrays, "root": result.root}
+
+
+def _radii(result: Result) -> dict[str, np.ndarray]:
+    """The radii `[M, J]`, m, by their names in the files; none without a calibration."""
+    radii = {"radius_50_mm": result.radius_50, "radius_90_mm": result.radius_90}
+    return {name: radius for name, radius in radii.items() if radius is not None}
 
 
 def _document(result: Result) -> dict[str, Any]:
@@ -139,6 +154,7 @@ def _document(result: Result) -> dict[str, Any]:
         "keypoints": _round(clips.keypoints, 5),
         "hypotheses": _round(result.hypotheses, 4),
     }
+    columns |= {name: _round(1000 * radius, 1) for name, radius in _radii(result).items()}
     if result.root is not None:
         columns["root"] = _round(result.root, 4)
     frames = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -207,7 +223,10 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     paths = save_result(result, given.output, given.json)
     frames, count, joints = result.hypotheses.shape[:3]
     print(f"{frames} frames, {count} hypotheses each, {joints} joints ({result.skeleton.name}); "
-          f"mean spread {1000 * result.spread.mean():.1f} mm")  # fmt: skip
+          f"mean spread {1000 * result.spread.mean():.1f} mm" + "".join(
+              f", {label} radius {1000 * radius.mean():.1f} mm"
+              for label, radius in (("50%", result.radius_50), ("90%", result.radius_90)) if radius is not None
+          ))  # fmt: skip
     print("poses are root-relative, metres, camera frame (x right, y down, z away from the camera); " + (
         "the root position, which the network does not predict, is solved from the keypoints"
         if result.root is not None else "for the root position give the camera: --focal"

@@ -45,7 +45,7 @@ also need `--config.lifter.context`, the work directory of a trained supervised 
 | `config.json` | the resolved config; the directory belongs to it |
 | `checkpoints/`, `best/` | the newest states, and the averaged weights that did best on the valid split |
 | `metrics.jsonl`, `tensorboard/` | losses, validation error, steps/s, poses/s |
-| `calibration.json` | the temperature that `calibrate` found |
+| `calibration.json` | what `calibrate` found: temperature, scales of the spread, conformal regions |
 | `results.json`, `results.md`, `figures/` | what `evaluate` found |
 
 The same training command continues, bit for bit as if it had never stopped. SIGTERM and SIGINT save a checkpoint first.

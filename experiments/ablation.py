@@ -24,13 +24,14 @@ from budget import seconds_per_step
 from ml_collections import ConfigDict
 
 from diffpose_jax import cli
-from diffpose_jax.calibrate import find_temperature
 from diffpose_jax.data.clips import VISIBILITY, ClipSet
-from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.aggregation import ALL, RANK
+from diffpose_jax.evaluation.aggregation import ALL
 from diffpose_jax.evaluation.calibration import LEVELS, coverage, mahalanobis_rank
 from diffpose_jax.evaluation.jobs import Job, predict_frames, strided_frames
+from diffpose_jax.evaluation.spread_fit import fit_spread
+from diffpose_jax.evaluation.timed_lifting import Limit
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables
+from diffpose_jax.lifters.wrappers import with_scales
 from diffpose_jax.registry import build_lifter, load_dataset
 from diffpose_jax.train import define_flags
 from diffpose_jax.training.loop import train
@@ -40,7 +41,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFUSED = VISIBILITY.index("confused")
 HYPOTHESES = 20
 COUNTS = (1, 5, 20)
-CALIBRATION_FRAMES = 256
+CALIBRATION_FRAMES = 512
+CALIBRATION_SECONDS = 300.0
 CALIBRATED = "calibrated"
 
 
@@ -158,13 +160,14 @@ def _run(name: str, config: ConfigDict, given: argparse.Namespace, clips: dict[s
         found[way] = _measure(lifter, trained.variables, clips["test"], given)
     if not trained.lifter.stochastic:
         return {"steps": steps, "ways": found}
-    job = _job(trained.lifter, RANK)
-    try:
-        fitted = find_temperature(trained.lifter, trained.variables, clips["valid"], CALIBRATION_FRAMES, job)
-    except UserError as error:
-        return {"steps": steps, "ways": found, "calibration": str(error)}
-    found[CALIBRATED] = _measure(trained.lifter, trained.variables, clips["test"], given, fitted["temperature"])
-    return {"steps": steps, "ways": found, "calibration": fitted}
+    job, reverse = _job(trained.lifter, ALL), trained.config.diffusion
+    limit, count = Limit(CALIBRATION_SECONDS), reverse.sampling_steps or reverse.steps
+    fit = fit_spread(trained.lifter, trained.variables, clips["valid"], CALIBRATION_FRAMES, job, limit, count)
+    lifter = with_scales(trained.lifter, fit.scales)
+    found[CALIBRATED] = _measure(lifter, trained.variables, clips["test"], given, fit.temperature)
+    scales = None if fit.scales is None else fit.scales._asdict()
+    return {"steps": steps, "ways": found,
+            "calibration": {"temperature": fit.temperature, "scales": scales, "why": fit.why}}  # fmt: skip
 
 
 def _job(lifter: Lifter, output: str, temperature: float = 1.0) -> Job:

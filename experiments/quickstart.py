@@ -1,7 +1,7 @@
-"""The main job from end to end on embedded motion: train, evaluate, predict. `python experiments/quickstart.py`.
+"""The main job from end to end on embedded motion. `python experiments/quickstart.py`.
 
-Runs the three programs as a user would, one after the other, and prints each command. Arguments go to `train`, for
-instance `--config.training.steps=400` for a quicker, worse run.
+Trains, calibrates, evaluates and predicts as a user would, one program after the other, and prints each command.
+Arguments go to `train`, for instance `--config.training.steps=400` for a quicker, worse run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ def main(arguments: list[str]) -> int:
     python = [sys.executable, "-m"]
     commands = (
         [*python, "diffpose_jax.train", "--config", "configs/quickstart.py", "--workdir", WORKDIR, *arguments],
+        [*python, "diffpose_jax.calibrate", "--workdir", WORKDIR, "--frames", "192", "--hypotheses", "10"],
         [*python, "diffpose_jax.evaluate", "--workdir", WORKDIR],
         [*python, "diffpose_jax.predict", "--workdir", WORKDIR, "--input", "experiments/data/wave.json",
          "--output", f"{WORKDIR}/prediction", "--hypotheses", "20"],

@@ -1,4 +1,4 @@
-"""Calibration finds the temperature on valid, keeps it beside the checkpoint, and evaluation and prediction use it."""
+"""Calibration finds temperature or scales on valid, with conformal regions, and evaluation and prediction use them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
+from diffpose_jax.evaluation.spread_fit import search_temperature
+from diffpose_jax.evaluation.timed_lifting import TimedLifting
 from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Lifter
 from diffpose_jax.lifters.sampling import draw_hypotheses
@@ -49,6 +51,7 @@ class NarrowLifter(Lifter):
 
     options_type = Options
     skeleton: Skeleton
+    follows = True
 
     @classmethod
     def build(cls, config, skeleton, context, axis_name):
@@ -58,8 +61,10 @@ class NarrowLifter(Lifter):
         return {"params": {"unused": jnp.zeros(1)}}
 
     def sample(self, variables, key, batch, sampling):
+        scale = 1.0 if self.follows else 1 / sampling.temperature
+
         def draw_noise(keys):
-            noise = STD * sampling.draw_noise(keys, batch.poses.shape)
+            noise = STD * scale * sampling.draw_noise(keys, batch.poses.shape)
             return noise.at[..., self.skeleton.root, :].set(0)
 
         once = dataclasses.replace(sampling, hypotheses=1, temperature=1.0)
@@ -68,11 +73,19 @@ class NarrowLifter(Lifter):
         return centre[None] + NARROW * draw_hypotheses(draw_noise, key, batch.index, sampling)
 
 
+@dataclasses.dataclass(frozen=True)
+class DeafLifter(NarrowLifter):
+    """The same with noise of its own size, whatever the temperature is."""
+
+    follows = False
+
+
 @pytest.fixture(scope="module", autouse=True)
 def narrow_method():
-    """The lifter has a name like any other method."""
+    """The lifters have names like any other method."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "narrow", NarrowLifter)
+        patch.setitem(METHODS, "deaf", DeafLifter)
         yield
 
 
@@ -83,22 +96,37 @@ def clipset(seed: int, frames: int) -> ClipSet:
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory, untrained) -> Path:
-    config = config_for("graformer")
-    config.data.source = "synthetic"
-    config.lifter.update({"width": 16, "num_layers": 1})
-    return untrained(tmp_path_factory.mktemp("calibrate") / "context", config)
+def archive(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("calibrate") / "random.npz"
+    save_archive(path, {"train": clipset(0, 20), "valid": clipset(1, 150), "test": clipset(2, 20)})
+    return path
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, untrained) -> Path:
-    folder = tmp_path_factory.mktemp("calibrate")
-    save_archive(folder / "random.npz", {"train": clipset(0, 20), "valid": clipset(1, 150), "test": clipset(2, 20)})
-    config = config_for("narrow")
-    config.data.source = str(folder / "random.npz")
+def context(archive, untrained) -> Path:
+    config = config_for("graformer")
+    config.data.source = str(archive)
+    config.lifter.update({"width": 16, "num_layers": 1})
+    config.evaluation.batch_size = 20
+    return untrained(archive.parent / "context", config)
+
+
+def make_workdir(archive: Path, untrained, name: str) -> Path:
+    config = config_for(name)
+    config.data.source = str(archive)
     config.diffusion.update(steps=5, sampling_steps=5)
     config.evaluation.update(flip="none", batch_size=20)
-    return untrained(folder / "narrow", config)
+    return untrained(archive.parent / name, config)
+
+
+@pytest.fixture(scope="module")
+def workdir(archive, untrained) -> Path:
+    return make_workdir(archive, untrained, "narrow")
+
+
+@pytest.fixture(scope="module")
+def deaf(archive, untrained) -> Path:
+    return make_workdir(archive, untrained, "deaf")
 
 
 @pytest.fixture
@@ -113,7 +141,7 @@ def covered(workdir: Path, **options) -> float:
 
 
 def check_coverage(workdir: Path, found: dict, **options) -> None:
-    """Coverage is nominal at the temperature that was found, in calibration as in evaluation, and not without it."""
+    """Coverage is nominal at what was found, in calibration as in evaluation, and not without it."""
     assert abs(found["coverage"]["0.5"] + found["coverage"]["0.9"] - 1.4) < 0.05
     assert json.loads((workdir / "calibration.json").read_text()) == found
     calibrated = covered(workdir, **options)
@@ -125,14 +153,42 @@ def check_coverage(workdir: Path, found: dict, **options) -> None:
 
 def test_the_truth_is_covered_as_it_should_be_afterwards(workdir, found):
     assert found["temperature"] == pytest.approx(1 / NARROW, rel=0.08)
+    assert found["scales"] is None
     assert found["uncalibrated"]["0.9"] < 0.6
     check_coverage(workdir, found)
 
 
+def test_where_the_sampler_does_not_follow_the_temperature_the_spread_is_scaled(deaf, monkeypatch):
+    asked = []
+    lift = TimedLifting.lift
+
+    def counted(self, temperature, calls, label=""):
+        asked.append(temperature)
+        return lift(self, temperature, calls, label)
+
+    monkeypatch.setattr(TimedLifting, "lift", counted)
+    found = calibrate(deaf, **FEW)
+    assert len(asked) == 3  # a few frames at two temperatures, which says enough, then all of them once
+    assert found["temperature"] == 1
+    assert "does not follow" in found["why"]
+    np.testing.assert_allclose(np.delete(found["scales"]["joints"], 0), 1 / NARROW, rtol=0.25)
+    source = write_points(deaf)
+    with_it = predict(deaf, source, hypotheses=8)
+    check_coverage(deaf, found)
+    without = predict(deaf, source, hypotheses=8)
+    np.testing.assert_allclose(with_it.poses, without.poses, atol=1e-6)
+    expected = np.broadcast_to(found["scales"]["joints"][1:], (4, 16))
+    np.testing.assert_allclose(with_it.spread[:, 1:] / without.spread[:, 1:], expected, rtol=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.repeats
-def test_a_trained_diffpose_covers_the_truth_as_it_should_afterwards(tmp_path, context):
+def test_a_trained_diffpose_covers_the_truth_as_it_should_afterwards(tmp_path, untrained):
     """One that has learned little: its hypotheses are what its context leaves open, narrowed by five steps."""
+    config = config_for("graformer")
+    config.data.source = "synthetic"
+    config.lifter.update({"width": 16, "num_layers": 1})
+    context = untrained(tmp_path / "context", config)
     values = flags.FlagValues()
     import_module("diffpose_jax.train").define_flags(values)
     overrides = [f"--config.{one}" for one in (*SMALL, f"lifter.context={context}")]
@@ -144,46 +200,87 @@ def test_a_trained_diffpose_covers_the_truth_as_it_should_afterwards(tmp_path, c
     check_coverage(workdir, calibrate(workdir, **FEW), stride=60)
 
 
-def test_the_temperature_reaches_every_sample(workdir, found):
+def write_points(folder: Path) -> Path:
+    """A keypoint file of four frames."""
     points = np.random.default_rng(0).uniform(10, 90, (4, 17, 2)).tolist()
-    source = workdir / "points.json"
-    source.write_text(json.dumps({"layout": "h36m17", "image_size": [100, 100], "keypoints": points}))
+    path = folder / "points.json"
+    path.write_text(json.dumps({"layout": "h36m17", "image_size": [100, 100], "keypoints": points}))
+    return path
+
+
+def test_the_temperature_and_the_radii_reach_every_sample(workdir, found):
+    source = write_points(workdir)
     assert load_trained(workdir).temperature == pytest.approx(found["temperature"])
     with_it = predict(workdir, source, hypotheses=8)
     assert with_it.settings["temperature"] == pytest.approx(found["temperature"])
+    factors = found["regions"]["factors"]
+    for level, radius in (("0.5", with_it.radius_50), ("0.9", with_it.radius_90)):
+        np.testing.assert_allclose(radius, np.array(factors[level]) * (with_it.spread + 0.01), rtol=1e-4)
+    np.testing.assert_array_equal(with_it.radius_90[:, 0], 0)
     (workdir / "calibration.json").unlink()
     without = predict(workdir, source, hypotheses=8)
     assert without.settings["temperature"] is None
+    assert without.radius_90 is None
     np.testing.assert_allclose(with_it.spread[:, 1:] / without.spread[:, 1:], found["temperature"], rtol=1e-3)
+
+
+def test_conformal_regions_hold_the_truth_and_say_what_they_guarantee(workdir, found):
+    assert found["regions"]["guarantee"] == "frames"
+    results = evaluate(workdir, split="valid", hypotheses=10, figure=False, aggregations=("first",), uncalibrated=True)
+    assert results["regions"]["all"]["0.5"] == pytest.approx(0.5, abs=0.05)
+    assert results["regions"]["all"]["0.9"] == pytest.approx(0.9, abs=0.03)
+    assert results["uncalibrated"]["all"]["0.9"] < 0.6
+    table = (workdir / "results.md").read_text()
+    assert "conformal regions of all joints: 50% region holds" in table
+    assert "not calibrated, coverage of all joints: 50% region holds" in table
+
+
+def test_a_deterministic_lifter_gets_regions_alone(context):
+    found = calibrate(context, frames=64)
+    assert "coverage" not in found
+    result = predict(context, write_points(context))
+    assert result.hypotheses.shape[1] == 1
+    np.testing.assert_allclose(result.radius_90, np.tile(result.radius_90[:1], (4, 1)), rtol=1e-5)
+    results = evaluate(context, split="valid", figure=False)
+    assert results["regions"]["all"]["0.9"] == pytest.approx(0.9, abs=0.05)
+    assert results["coverage"] == {}
 
 
 def test_other_steps_than_were_calibrated_are_told(workdir, found):
     results = evaluate(workdir, split="valid", stride=50, hypotheses=2, figure=False, sampling_steps=3)
-    assert "the temperature was calibrated for the steps of the config, not for 3" in results["notes"]
+    assert "the spread was calibrated for the steps of the config, not for 3" in results["notes"]
 
 
-def test_a_calibration_of_other_variables_is_not_used(workdir, found, caplog):
-    path = workdir / "calibration.json"
-    path.write_text(json.dumps(found | {"step": found["step"] + 20}))
-    assert load_trained(workdir).temperature is None
-    assert "calibrate again" in caplog.text
-    path.write_text("{}")
-    with pytest.raises(UserError, match=r"calibration\.json: expected a file written by calibrate"):
-        load_trained(workdir)
+def test_a_model_that_is_too_slow_for_the_time_is_one_line(workdir, monkeypatch):
+    monkeypatch.setattr(TimedLifting, "_expected_seconds", lambda self, evaluations: 1e9)
+    with pytest.raises(UserError, match=r"calibrate: expected to lift .* in 0 s, found about .* give fewer") as caught:
+        calibrate(workdir, minutes=1e-6, **FEW)
+    assert "\n" not in str(caught.value)
 
 
-def test_lifters_without_hypotheses_are_refused(context):
-    with pytest.raises(UserError, match="expected a lifter with hypotheses to calibrate, found graformer"):
-        calibrate(context)
+@pytest.mark.parametrize(
+    ("response", "truth", "found"),
+    [(1.0, 2.5, 2.5), (0.7, 0.4, 0.4), (1.3, 1.0, 1.0), (0.1, 3.0, None), (1.0, 20.0, None)],
+)
+def test_the_temperature_is_where_no_spread_is_missing(response, truth, found):
+    search = search_temperature(lambda one: response * (np.log(truth) - np.log(one)), 1.03)
+    if found is None:
+        assert search.temperature is None
+        assert search.why
+    else:
+        assert search.temperature == pytest.approx(found, rel=0.04)
 
 
-def test_the_program_says_what_it_found_and_where(workdir, capsys, monkeypatch):
+def test_the_program_says_what_it_found_and_where(workdir, capsys):
     values = flags.FlagValues()
     program.define_flags(values)
     cli.parse(["calibrate", "--workdir", str(workdir), "--frames", "120", "--hypotheses", "10"], values)
     assert program.main(["calibrate"], values) == 0
     out = capsys.readouterr().out.splitlines()
-    assert [line.split(" holds")[0] for line in out[:2]] == ["before: 50% region", "now: 50% region"]
+    assert [line.split(" holds")[0] for line in out[:2]] == [
+        f"{when}, valid split: 50% region" for when in ("before", "now")
+    ]
     assert out[2].startswith("temperature ")
-    assert out[2].endswith(str(workdir / "calibration.json"))
+    assert out[3].endswith("no guarantee for new subjects: that needs 9 subjects, the split has 1")
+    assert str(workdir / "calibration.json") in out[4]
     (workdir / "calibration.json").unlink()

@@ -18,7 +18,8 @@ from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.evaluation.aggregation import AGGREGATES
-from diffpose_jax.evaluation.calibration import mahalanobis_rank
+from diffpose_jax.evaluation.calibration import coverage, mahalanobis_rank
+from diffpose_jax.evaluation.distributions import coverage_by_visibility, distribution_row, measure_hypotheses
 from diffpose_jax.evaluation.jobs import Job, predict_frames
 from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.geometry import Camera, project
@@ -111,7 +112,7 @@ def test_coverage_is_that_of_all_hypotheses_that_were_measured(results, workdir)
     job, frames = Job(Sampling(3), ("all",)), np.arange(clips.num_frames)
     poses = predict_frames("test", trained.lifter, trained.variables, clips, frames, job)
     ranks = np.asarray(mahalanobis_rank(jnp.moveaxis(jnp.asarray(poses["all"]), 1, 0), jnp.asarray(clips.poses)))
-    shares = {level: float(np.mean(ranks[:, 1:] < float(level))) for level in ("0.5", "0.9")}
+    shares = {str(level): share for level, share in coverage(ranks[:, 1:]).items()}
     assert set(results["coverage"]) == {"all"}
     assert results["coverage"]["all"] == pytest.approx(shares, abs=0.01)
     assert "coverage of all joints: 50% region holds" in (workdir / "results.md").read_text()
@@ -123,13 +124,43 @@ def test_coverage_is_told_apart_by_what_the_heatmaps_showed(workdir):
     visibility = np.zeros(clips.keypoints.shape[:2], np.uint8)
     visibility[:5, 3], visibility[5:, 3] = 1, 2
     measured = Measured.of(dataclasses.replace(clips, visibility=visibility), 1, "standard")
-    ranks = np.full(visibility.shape, 0.95)
-    ranks[:5, 3], ranks[5:, 3], ranks[:, 0] = 0.4, 0.7, 0.0
-    found = measured.coverage(ranks)
+    low = np.full(visibility.shape, 0.95)
+    low[:5, 3], low[5:, 3], low[:, 0] = 0.4, 0.7, 0.0
+    found, intervals = coverage_by_visibility(measured, np.stack([low, low + 0.05], axis=-1))
     assert found["occluded"] == {"0.5": 1.0, "0.9": 1.0}
     assert found["confused"] == {"0.5": 0.0, "0.9": 1.0}
     assert found["visible"] == {"0.5": 0.0, "0.9": 0.0}
     assert found["all"]["0.9"] == pytest.approx(1 / 16)
+    # Of the 18 frames S11 has 4; in 5 of them, of S9, joint 3 is occluded: S9 alone has such joints.
+    assert intervals["occluded"] == {"0.5": None, "0.9": None}
+    assert intervals["all"]["0.9"] == pytest.approx([1 / 16, 1 / 16])
+
+
+def test_scores_of_the_distribution_are_those_of_its_hypotheses(results, workdir):
+    trained, clips = load_trained(workdir), clipset(1)
+    job, frames = Job(Sampling(3), ("all",)), np.arange(clips.num_frames)
+    drawn = predict_frames("test", trained.lifter, trained.variables, clips, frames, job)["all"]
+    measured = Measured.of(clips, 1, "standard")
+    expected = distribution_row(measured, "x", "x", measure_hypotheses(measured, drawn))
+    row = results["distributions"][0]
+    assert len(results["distributions"]) == 1  # the supervised baseline has no hypotheses
+    for name, value in expected["scores"].items():
+        assert row["scores"][name] == pytest.approx(value, rel=2e-3), name
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    near = np.linalg.norm((drawn - clips.poses[:, None]).reshape(18, 3, -1), axis=-1).mean(axis=1)
+    apart = np.mean([np.linalg.norm((drawn[:, i] - drawn[:, k]).reshape(18, -1), axis=-1) for i, k in pairs], axis=0)
+    assert row["scores"]["energy_score"] == pytest.approx(1000 * np.mean(near - apart / 2), rel=2e-3)
+    table = (workdir / "results.md").read_text()
+    assert "energy score (mm)" in table
+    assert "95 % intervals of the frame average (bootstrap over 2 subjects)" in table
+
+
+def test_intervals_are_there_where_there_are_two_subjects(results):
+    row = results["rows"][0]
+    by_subject = [values["mpjpe"] for values in row["by_subject"].values()]
+    assert row["interval"]["mpjpe"] == pytest.approx([min(by_subject), max(by_subject)])
+    low, high = results["coverage_interval"]["all"]["0.9"]
+    assert low <= results["coverage"]["all"]["0.9"] <= high
 
 
 def test_the_files_say_how_it_was_measured(results, workdir):

@@ -70,6 +70,21 @@ def test_without_a_camera_there_is_no_root(result, tmp_path):
     assert not (tmp_path / "predictions.json").exists()
 
 
+def test_radii_are_in_the_files_where_there_are_any(result, tmp_path):
+    assert result.radius_90 is None
+    calibrated = result._replace(radius_50=result.spread, radius_90=2 * result.spread)
+    npz, text, _ = save_result(calibrated, tmp_path)
+    with np.load(npz, allow_pickle=False) as arrays:
+        np.testing.assert_allclose(arrays["radius_90_mm"], 2000 * result.spread, rtol=1e-6)
+    document = json.loads(text.read_text())
+    frames = document["clips"][0]["frames"]
+    np.testing.assert_allclose([frame["radius_50_mm"] for frame in frames], 1000 * result.spread, atol=0.06)
+    assert document["units"]["radius_50_mm"] == "millimetres"
+    npz, *_ = save_result(result, tmp_path, json_too=False)
+    with np.load(npz, allow_pickle=False) as arrays:
+        assert "radius_90_mm" not in arrays
+
+
 def test_an_archive_is_lifted_too_and_gives_the_same_as_its_keypoints(diffupose_workdir, result, tmp_path):
     clip = result.clips.clip(0)
     poses = np.zeros((FRAMES, 17, 3), np.float32)

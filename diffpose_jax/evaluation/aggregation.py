@@ -13,11 +13,19 @@ from diffpose_jax.data.windows import Batch
 from diffpose_jax.diffusion.hypotheses import aggregate
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.calibration import mahalanobis_rank
+from diffpose_jax.evaluation.metrics import spread
+from diffpose_jax.evaluation.scores import score_hypotheses
 from diffpose_jax.geometry import Camera, project, solve_root
+from diffpose_jax.skeleton import Skeleton
 
-# Outputs beside the aggregations: every hypothesis, and the rank of the truth among them.
+# Outputs beside the aggregations, all of samples, never of averages over flips: every one, the rank of the truth among
+# them, their mean, their spread and their scores.
 ALL = "all"
 RANK = "rank"
+CENTRE = "centre"
+SPREAD = "spread"
+SCORED = "scores"
+MEASURES = (ALL, RANK, CENTRE, SPREAD, SCORED)
 
 
 class Aggregate(NamedTuple):
@@ -74,15 +82,17 @@ def check_aggregates(names: Sequence[str]) -> None:
 
 
 def reduce_hypotheses(
-    names: Sequence[str], hypotheses: Array, batch: Batch, camera: Camera | None = None
+    names: Sequence[str], hypotheses: Array, batch: Batch, skeleton: Skeleton, camera: Camera | None = None
 ) -> dict[str, Array]:
     """One pose `[B, F, J, 3]` for each of the named `AGGREGATES`, root-relative metres.
 
     Args:
         names: Names of `AGGREGATES`; 'all' gives `[B, F, H, J, 3]`, 'rank' the Mahalanobis rank of the truth,
-            `[B, F, J]` (`calibration.mahalanobis_rank`).
+            `[B, F, J, 2]` (`calibration.mahalanobis_rank`), 'centre' their mean, 'spread' the standard deviation of
+            each joint, `[B, F, J]` m, 'scores' those of `scores.SCORES`, `[B, F, S]` m.
         hypotheses: `[H, B, F, J, 3]`, m.
         batch: Keypoints and true poses of the lifted frames.
+        skeleton: The joints.
         camera: The cameras `[B]`, None where they are not known.
     """
     # Projection is the costly part: it is done once, and only where a name needs it.
@@ -95,6 +105,12 @@ def reduce_hypotheses(
             poses[name] = jnp.moveaxis(hypotheses, 0, 2)
         elif name == RANK:
             poses[name] = mahalanobis_rank(hypotheses, batch.poses)
+        elif name == CENTRE:
+            poses[name] = jnp.mean(hypotheses, axis=0)
+        elif name == SPREAD:
+            poses[name] = spread(hypotheses)
+        elif name == SCORED:
+            poses[name] = score_hypotheses(hypotheses, batch.poses, skeleton)
         elif name == "first":
             poses[name] = hypotheses[0]
         else:

@@ -1,29 +1,32 @@
-"""Calibration of hypotheses: how often credible regions hold the truth, and the temperature that corrects it."""
+"""Calibration of hypotheses: how often credible regions hold the truth, and how much wider they would have to be."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.errors import UserError
+from diffpose_jax.lifters.scales import scale_hypotheses
+from diffpose_jax.mixtures.covariance import cholesky, whiten
+from diffpose_jax.workdir.calibration import LEVELS
 
 Array = jax.Array
 
-# Probabilities of the credible regions whose coverage is reported.
-LEVELS = (0.5, 0.9)
-# A temperature is searched between these bounds, and found when its interval's ends have at most this ratio.
-TEMPERATURES = (1 / 8, 8.0)
-PRECISION = 1.04
+# A scale of the deviations is searched between these bounds by so many bisections: to 0.15 % of itself.
+SCALES = (1 / 16, 16.0)
+_BISECTIONS = 12
 
 
 def mahalanobis_rank(hypotheses: Array, target: Array, floor: float = 1e-3) -> Array:
-    """The Mahalanobis rank of the truth among hypotheses, `[..., J]` in 0..1: the share of points nearer to the centre.
+    """The Mahalanobis rank of the truth among hypotheses, an interval `[..., J, 2]` within 0..1.
 
-    It is uniform where hypotheses and truth have the same distribution. Then the credible region of probability p, the
-    points of rank below p, holds the truth with probability p.
+    The H + 1 points, hypotheses and truth, are sorted by their distance to the common centre. The truth at place r
+    (of 0..H) has the interval from r / (H + 1) to (r + 1) / (H + 1); a tie of several points is an interval of several
+    places. `coverage` makes shares of it.
 
     Args:
         hypotheses: `[H, ..., J, 3]`, m.
@@ -35,25 +38,35 @@ def mahalanobis_rank(hypotheses: Array, target: Array, floor: float = 1e-3) -> A
     # of the set of points. If the truth is one more draw of the distribution of the hypotheses, the points are
     # exchangeable, so that d_0 has every place among the d_i with probability 1 / (H + 1). This needs no Gaussian and
     # holds for every H. With m and S of the hypotheses alone it would not: the truth would be outside too often.
-    # A tie counts as half a point nearer, and the rank of place r is (r + 1/2) / (H + 1).
     points = jnp.concatenate([target[None], hypotheses])
     centred = points - jnp.mean(points, axis=0, keepdims=True)
     covariance = jnp.einsum("h...i,h...j->...ij", centred, centred) / len(points)
     covariance = covariance + floor**2 * jnp.broadcast_to(jnp.eye(3, dtype=points.dtype), covariance.shape)
-    solved = jnp.linalg.solve(covariance, jnp.moveaxis(centred, 0, -1))
-    distance = jnp.sum(jnp.moveaxis(solved, -1, 0) * centred, axis=-1)
+    distance = jnp.sum(whiten(cholesky(covariance)[None], centred) ** 2, axis=-1)
     others, own = distance[1:], distance[:1]
-    nearer = jnp.sum(jnp.where(others == own, 0.5, (others < own).astype(distance.dtype)), axis=0)
-    return (nearer + 0.5) / len(points)
+    nearer = jnp.sum((others < own).astype(distance.dtype), axis=0)
+    tied = jnp.sum((others == own).astype(distance.dtype), axis=0)
+    return jnp.stack([nearer, nearer + tied + 1], axis=-1) / len(points)
+
+
+def covered(ranks: np.ndarray, level: float) -> np.ndarray:
+    """How much of each rank `[..., 2]` lies in the region of probability `level`, `[...]` in 0..1."""
+    # With H hypotheses there are H + 1 places, and a (H + 1) of them make the region of probability a. That is seldom
+    # a whole number: the last place belongs to the region by a fraction, clip(a (H + 1) - r, 0, 1). The mean over
+    # places r = 0..H is a for every H, so that no H is favoured; ties are broken evenly by the same formula.
+    ranks = np.asarray(ranks, np.float64)
+    low, high = ranks[..., 0], ranks[..., 1]
+    return np.clip((level - low) / (high - low), 0, 1)
 
 
 def coverage(ranks: np.ndarray, levels: Sequence[float] = LEVELS) -> dict[float, float]:
-    """Coverage: the share of ranks `[...]` below each level, which is how often that credible region holds the truth.
+    """Coverage: how often the credible region of each level holds the truth, by its ranks `[..., 2]`.
 
-    The level itself is nominal; hypotheses with less are overconfident, with more too widely spread. NaN without ranks.
+    Its expectation is the level itself, for every number of hypotheses, where the truth is one more draw of their
+    distribution. Hypotheses with less are overconfident, with more too widely spread. NaN without ranks.
     """
-    ranks = np.asarray(ranks, np.float64).ravel()
-    return {level: float(np.mean(ranks < level)) if ranks.size else float("nan") for level in levels}
+    ranks = np.asarray(ranks).reshape(-1, 2)
+    return {level: float(np.mean(covered(ranks, level))) if len(ranks) else float("nan") for level in levels}
 
 
 def format_coverage(shares: dict[float, float]) -> str:
@@ -61,29 +74,57 @@ def format_coverage(shares: dict[float, float]) -> str:
     return ", ".join(f"{level:.0%} region holds {share:.0%}" for level, share in shares.items())
 
 
-def fit_temperature(coverage_at: Callable[[float], dict[float, float]]) -> float:
-    """The temperature of the noise at which coverage is nominal, averaged over its levels.
+class Draws(NamedTuple):
+    """Hypotheses of M frames beside the truth, without the root, on which a spread is fitted.
 
-    One number for all joints and poses, fitted to data that were not trained on, as Guo et al. (ICML 2017) do it for
-    classifiers. `coverage_at(temperature)` is the coverage of hypotheses that were sampled at it. Raises UserError
-    where no temperature in `TEMPERATURES` has nominal coverage.
+    Attributes:
+        hypotheses: `[H, M, J, 3]`, m.
+        target: `[M, J, 3]`, m.
     """
-    # Coverage grows with the temperature, so the excess over nominal coverage has one zero. From temperature 1 the
-    # bound is doubled or halved until the excess changes its sign; then bisection halves the interval of the logarithm:
-    # the geometric mean is its middle. A temperature is a factor, so the same relative precision counts everywhere.
 
-    def excess(temperature: float) -> float:
-        return sum(share - level for level, share in coverage_at(temperature).items())
+    hypotheses: Array
+    target: Array
 
-    factor = 2.0 if excess(1.0) < 0 else 0.5
-    near, far = 1.0, factor
-    while (excess(far) < 0) == (factor > 1):
-        near, far = far, far * factor
-        if not TEMPERATURES[0] <= far <= TEMPERATURES[1]:
-            found = f"too {'little' if factor > 1 else 'much'} spread at temperature {near:g}"
-            raise UserError(f"calibration: expected hypotheses that can be calibrated, found {found}")
-    low, high = sorted((near, far))
-    while high / low > PRECISION:
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if excess(middle) >= 0 else (middle, high)
-    return (low * high) ** 0.5
+    def scaled(self, factors: Array) -> Draws:
+        """The same with deviations from the mean multiplied by factors `[M, J]`."""
+        return self._replace(hypotheses=scale_hypotheses(self.hypotheses, factors))
+
+    def ranks(self) -> np.ndarray:
+        """The ranks of the truth `[M, J, 2]`."""
+        return np.asarray(_rank(*self))
+
+
+_rank = jax.jit(mahalanobis_rank)
+
+
+@partial(jax.jit, static_argnames="count")
+def _excess(draws: Draws, factors: Array, labels: Array, count: int) -> Array:
+    """Coverage minus the level, summed over `LEVELS`, of the joints of each label: `[count]`."""
+    ranks = mahalanobis_rank(*draws.scaled(factors))
+    low, high = ranks[..., 0], ranks[..., 1]
+    excess = sum(jnp.clip((level - low) / (high - low), 0, 1) - level for level in LEVELS)
+    total = jax.ops.segment_sum(jnp.ravel(excess), jnp.ravel(labels), count)
+    return total / jnp.maximum(jax.ops.segment_sum(jnp.ones(labels.size, total.dtype), jnp.ravel(labels), count), 1)
+
+
+def fit_scales(draws: Draws, labels: np.ndarray, count: int) -> np.ndarray:
+    """Factors of the deviations from the mean at which coverage is nominal, one for each label, `[count]`.
+
+    Nominal is the average over `LEVELS`. A label without joints, or of joints whose hypotheses all agree, has factor 1.
+
+    Args:
+        draws: The hypotheses and the truth of M frames.
+        labels: Which of the factors each joint of each frame has, `[M, J]` of 0..count-1.
+        count: How many factors there are.
+    """
+    # Coverage grows with the scale: bisection of the logarithm, of all labels at once.
+    labels = np.asarray(labels, np.int32)
+    low, high = (np.full(count, np.log(bound)) for bound in SCALES)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        factors = np.exp(middle)[labels].astype(np.float32)
+        narrow = np.asarray(_excess(draws, jnp.asarray(factors), jnp.asarray(labels), count)) < 0
+        low, high = np.where(narrow, middle, low), np.where(narrow, high, middle)
+    spread = np.asarray(jnp.std(draws.hypotheses, axis=0).max(axis=-1))
+    moving = np.bincount(labels.ravel(), weights=(spread > 1e-6).ravel(), minlength=count) > 0
+    return np.where(moving, np.exp((low + high) / 2), 1.0)

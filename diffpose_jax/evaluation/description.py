@@ -51,10 +51,10 @@ def describe_job(trained: Trained, job: Job, sampling_steps: int | None) -> dict
     """The lifter and how its hypotheses are drawn; `sampling_steps` in place of the config's reverse steps."""
     diffusion, stochastic, sampling = trained.config.diffusion, trained.lifter.stochastic, job.sampling
     steps = sampling_steps or diffusion.sampling_steps or diffusion.steps
-    temperature = "" if trained.temperature is None else f", calibrated temperature {trained.temperature:.2f}"
+    calibrated = "" if trained.calibration is None else f", {trained.calibration.describe()}"
     count = f"{sampling.hypotheses} hypothes{'es' if sampling.hypotheses > 1 else 'is'} per frame"
     noise = ", one noise per clip" if sampling.noise == "clip" else ""
-    sampler = f"; {diffusion.sampler.upper()}, {steps} of {diffusion.steps} steps{temperature}{noise}"
+    sampler = f"; {diffusion.sampler.upper()}, {steps} of {diffusion.steps} steps{calibrated}{noise}"
     return {
         "lifter": trained.config.lifter.name,
         "step": trained.step,

@@ -28,7 +28,7 @@ from diffpose_jax.data.windows import (
     gather,
     window_frames,
 )
-from diffpose_jax.evaluation.aggregation import ALL, RANK, check_aggregates, is_estimate, reduce_hypotheses
+from diffpose_jax.evaluation.aggregation import MEASURES, check_aggregates, is_estimate, reduce_hypotheses
 from diffpose_jax.geometry import Camera
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import lifted_frames, lifted_part
@@ -42,8 +42,7 @@ class Job:
 
     Attributes:
         sampling: How hypotheses are drawn.
-        outputs: Names of `evaluation.aggregation.AGGREGATES`; 'all': every hypothesis, 'rank': the truth's
-            Mahalanobis rank.
+        outputs: Names of `evaluation.aggregation.AGGREGATES`, or of its `MEASURES`, such as 'all' for every hypothesis.
         batch_size: Windows per device and compiled call.
         seed: The seed of all noise.
         occlusion: A pattern of `data.occlusions` that hides joints.
@@ -184,13 +183,13 @@ def predict_windows(
         progress: Called after each chunk with the share of windows that are done, in 0..1.
 
     Returns:
-        `{output: poses [M, J, 3]}`, root-relative metres ('all': `[M, H, J, 3]`, 'rank': `[M, J]`), and the indices
-        `[M]` of the frames that are lifted (of a lifter of middle frames, those), ascending.
+        `{output: poses [M, J, 3]}`, root-relative metres (`[M, ...]` of `MEASURES`, see `reduce_hypotheses`), and the
+        indices `[M]` of the frames that are lifted (of a lifter of middle frames, those), ascending.
 
     Raises:
         UserError: An output does not exist, or needs cameras that are not known.
     """
-    check_aggregates([name for name in job.outputs if name not in (ALL, RANK)])
+    check_aggregates([name for name in job.outputs if name not in MEASURES])
     indices, inside = _frames_of(windows, lifter)
     frames = np.unique(indices[inside])
     call = _compile_job(with_flips(lifter), job.outputs, job.occlusion, job.occlusion_rate or None)
@@ -238,11 +237,11 @@ def _compile_job(
         camera = None if data.cameras is None else data.cameras.of(ids)
         drawn, part = lifter.draw(variables, data.key, batch, data.sampling), lifted_part(lifter.lifter, batch)
         if drawn.samples is drawn.averaged:
-            return reduce_hypotheses(outputs, drawn.samples, part, camera)
+            return reduce_hypotheses(outputs, drawn.samples, part, lifter.skeleton, camera)
         # Averages over flips have too little spread to say anything about the distribution.
         return {
-            **reduce_hypotheses(estimates, drawn.averaged, part, camera),
-            **reduce_hypotheses(others, drawn.samples, part, camera),
+            **reduce_hypotheses(estimates, drawn.averaged, part, lifter.skeleton, camera),
+            **reduce_hypotheses(others, drawn.samples, part, lifter.skeleton, camera),
         }
 
     return parallel.pmap_each(lift)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.data.clips import VISIBILITY, ClipSet
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.sets.mpi_inf_3dhp import ACTIVITIES
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation import baselines, calibration, report
+from diffpose_jax.evaluation import baselines, report
 from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.evaluation.coherence import WINDOW
 from diffpose_jax.evaluation.jobs import strided_frames
@@ -106,24 +106,6 @@ class Measured(NamedTuple):
         return {
             "by_joint": dict(zip(skeleton.joints, joints.tolist(), strict=True)),
             "by_coordinate": dict(zip("xyz", axes.tolist(), strict=True)),
-        }
-
-    def coverage(self, ranks: np.ndarray) -> dict[str, dict[str, float]]:
-        """Coverage by ranks `[M, J]` (`calibration.mahalanobis_rank`) of all joints and by visibility.
-
-        `{'all' or a name of VISIBILITY: {level: share}}` without the root, which is zero by definition; by visibility
-        where the data say it, without kinds that do not occur.
-        """
-        moving = np.arange(ranks.shape[1]) != self.clips.skeleton.root
-        kinds = {"all": np.ones(ranks.shape, bool)}
-        if self.clips.visibility is not None:
-            visibility = self.clips.visibility[self.indices]
-            kinds |= {name: visibility == code for code, name in enumerate(VISIBILITY)}
-        found = {name: ranks[where & moving] for name, where in kinds.items()}
-        return {
-            name: {str(level): share for level, share in calibration.coverage(part).items()}
-            for name, part in found.items()
-            if part.size
         }
 
     def notes(self) -> list[str]:

@@ -17,8 +17,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from diffpose_jax.evaluation.calibration import format_coverage
+from diffpose_jax.evaluation.intervals import format_interval, subject_interval
 from diffpose_jax.evaluation.metrics import METRICS
+from diffpose_jax.evaluation.scores import DIRECTION_METRIC, DIRECTIONS, SCORES
 from diffpose_jax.workdir.directory import writable_directory
 
 Averages = dict[str, float | None]
@@ -47,14 +48,15 @@ def compute_averages(
         sequences: The sequence of each frame, where the benchmark averages over sequences.
 
     Returns:
-        'frame_average', 'action_average' (the mean over the actions of each action's mean over frames) and, with
-        sequences, 'sequence_average': one number per metric, None where no frame has a value; 'by_action', 'by_subject'
-        and 'by_sequence': such averages for each name.
+        'frame_average' and its 'interval' by a bootstrap over subjects, 'action_average' (the mean over the actions of
+        each action's mean over frames) and, with sequences, 'sequence_average': one number per metric, None where no
+        frame has a value; 'by_action', 'by_subject' and 'by_sequence': such averages for each name.
     """
     by_action = _by_group(measured, np.array([strip_take(action) for action in actions]))
     found = {
         "action_average": _over_groups(by_action, measured),
         "frame_average": {name: _mean(_printed(name, values)) for name, values in measured.items()},
+        "interval": {name: _interval(_printed(name, values), subjects) for name, values in measured.items()},
         "by_action": by_action,
         "by_subject": _by_group(measured, np.asarray(subjects)),
     }
@@ -62,6 +64,11 @@ def compute_averages(
         by_sequence = _by_group(measured, np.asarray(sequences))
         found |= {"sequence_average": _over_groups(by_sequence, measured), "by_sequence": by_sequence}
     return found
+
+
+def _interval(values: np.ndarray, subjects: Sequence[str]) -> list[float] | None:
+    interval = subject_interval(values, subjects)
+    return None if interval is None else list(interval)
 
 
 def _over_groups(groups: Mapping[str, Averages], names: Iterable[str]) -> Averages:
@@ -158,10 +165,22 @@ def describe_conditions(results: Mapping[str, Any]) -> list[str]:
     ]
     if setting.get("occlusion", "none") != "none":
         lines.append(f"joints hidden at test time: pattern {setting['occlusion']}")
-    for kind, shares in results.get("coverage", {}).items():
-        joints = "all joints" if kind == "all" else f"{kind} joints"
-        lines.append(f"coverage of {joints}: {format_coverage({float(level): one for level, one in shares.items()})}")
+    for name, title in (("coverage", "coverage"), ("uncalibrated", "not calibrated, coverage"),
+                        ("regions", "conformal regions")):  # fmt: skip
+        for kind, shares in results.get(name, {}).items():
+            joints = "all joints" if kind == "all" else f"{kind} joints"
+            found = _shares_text(shares, results.get(f"{name}_interval", {}).get(kind, {}))
+            lines.append(f"{title} of {joints}: {found}")
     return lines + list(results["notes"])
+
+
+def _shares_text(shares: Mapping[str, float], intervals: Mapping[str, Sequence[float] | None]) -> str:
+    parts = []
+    for level, share in shares.items():
+        interval = intervals.get(level)
+        percent = None if interval is None else [100 * end for end in interval]
+        parts.append(f"{float(level):.0%} region holds {share:.0%}{format_interval(percent, 0)}")
+    return ", ".join(parts)
 
 
 def make_tables(results: Mapping[str, Any]) -> list[_Table]:
@@ -185,7 +204,41 @@ def make_tables(results: Mapping[str, Any]) -> list[_Table]:
         found.append(_averages_table(title, rows, kinds[0][0], part))
     for group, shown in groups:
         found += [_group_table(rows, group, name) for name in shown if name in names]
-    return found + _error_tables(rows)
+    tables = [_interval_table(rows, main), _distribution_table(results.get("distributions", []))]
+    return found + [table for table in tables if table is not None] + _error_tables(rows)
+
+
+def _interval_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> _Table | None:
+    """The intervals of the frame average; None where there are too few subjects for any."""
+    names = [name for name in names if any(one["interval"].get(name) is not None for one in rows)]
+    if not names:
+        return None
+    lines = [[one["label"], *(format_interval(one["interval"].get(name)).strip() or "-" for name in names)]
+             for one in rows]  # fmt: skip
+    count = len(rows[0]["by_subject"])
+    title = f"95 % intervals of the frame average (bootstrap over {count} subjects)"
+    return title, ["", *(METRICS[name].label for name in names)], lines
+
+
+def _distribution_table(rows: Sequence[Mapping[str, Any]]) -> _Table | None:
+    """Coverage and scores of distributions with their intervals; None without any."""
+    if not rows:
+        return None
+    metrics = {"spread": ("spread", "mm")} | {name: (one.label, one.unit) for name, one in SCORES.items()}
+    metrics[DIRECTIONS] = DIRECTION_METRIC.label, DIRECTION_METRIC.unit
+    levels = list(rows[0]["coverage"]["all"])
+    header = ["", *(f"coverage {float(level):.0%} (%)" for level in levels)]
+    lines = []
+    for one in rows:
+        line = [one["label"]]
+        for level in levels:
+            interval = one["coverage_interval"]["all"][level]
+            percent = None if interval is None else [100 * end for end in interval]
+            line.append(f"{100 * one['coverage']['all'][level]:.1f}{format_interval(percent, 0)}")
+        line += [_text(one["scores"].get(name)) + format_interval(one["scores_interval"].get(name)) for name in metrics]
+        lines.append(line)
+    title = "Distributions (mean over all frames, all joints but the root); best of N uses ground truth"
+    return title, [*header, *(f"{label} ({unit})" for label, unit in metrics.values())], lines
 
 
 def _averages_table(

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import copy_config, current_value
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.aggregation import AGGREGATES, RANK, check_aggregates
+from diffpose_jax.evaluation.aggregation import AGGREGATES, CENTRE, RANK, SPREAD, check_aggregates
 from diffpose_jax.evaluation.description import describe_data, describe_job, draw_example
+from diffpose_jax.evaluation.distributions import (
+    OUTPUTS,
+    coverage_by_visibility,
+    distribution_row,
+    regions_by_visibility,
+)
 from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
 from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
 from diffpose_jax.evaluation.protocols import default_protocol, get_protocol
@@ -26,7 +33,8 @@ from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.workdir.directory import writable_directory
 from diffpose_jax.workdir.trained import Trained, load_trained
 
-UNITS = {"lengths": "mm", "velocity_error": "mm per frame", "pck and auc": "percent", "coverage": "share"}
+UNITS = {"lengths": "mm", "velocity_error": "mm per frame", "pck and auc": "percent", "coverage": "share",
+         "scores": "mm; limb_direction_distance: 1/1000"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Evaluation:
         baseline_workdirs: Other trained lifters to measure on the same frames.
         output: Directory for results; None: the work directory.
         figure: Whether to draw one frame with its hypotheses.
+        uncalibrated: Whether to measure coverage without the work directory's calibration too.
         command: The command that the results name.
     """
 
@@ -68,6 +77,7 @@ class Evaluation:
     baseline_workdirs: Sequence[str] = ()
     output: str | os.PathLike | None = None
     figure: bool = True
+    uncalibrated: bool = False
     command: str = ""
 
     def run(self) -> dict[str, Any]:
@@ -83,13 +93,12 @@ class Evaluation:
         measured = Measured.of(clips, section.stride, protocol, self._load_target(data, layout, protocol))
         chosen, notes = _choose(self.aggregations, trained.lifter, clips)
         notes += self._list_notes(measured, trained, section, train is not None)
-        ranked = job.sampling.hypotheses > 1
-        job = job.replace(outputs=(*chosen, RANK) if ranked else chosen)
-        label = Path(self.workdir).name
-        poses = predict_frames(label, trained.lifter, trained.variables, clips, measured.indices, job)
+        outputs = _outputs(chosen, trained, job.sampling.hypotheses)
+        poses = _predict(self.workdir, trained, measured, job.replace(outputs=outputs))
         rows = [aggregation_row(measured, name, job.sampling.hypotheses, poses[name]) for name in chosen]
         rows += [] if train is None else baseline_rows(measured, train)
-        rows += [_workdir_row(measured, other, job) for other in self.baseline_workdirs]
+        others = [_measure_workdir(measured, other, job) for other in self.baseline_workdirs]
+        rows += [row for row, _ in others]
         results = {
             "title": f"Evaluation of {self.workdir}",
             "protocol": {"name": protocol, "description": measured.protocol.description},
@@ -98,7 +107,7 @@ class Evaluation:
             "setting": describe_job(trained, job, self.sampling_steps),
             "notes": notes,
             "units": UNITS,
-            "coverage": measured.coverage(poses[RANK]) if ranked else {},
+            **self._distributions(trained, measured, job, poses, [row for _, row in others]),
             "rows": rows,
             "command": self.command or f"evaluate({str(self.workdir)!r})",
         }  # fmt: skip
@@ -107,6 +116,34 @@ class Evaluation:
             path = output / "figures" / f"{self.split}.png"
             draw_example(path, trained, measured, job, poses.get("mean", poses[chosen[0]]))
         return results
+
+    def _distributions(
+        self,
+        trained: Trained,
+        measured: Measured,
+        job: Job,
+        poses: Mapping[str, np.ndarray],
+        others: Sequence[dict[str, Any] | None],
+    ) -> dict[str, Any]:
+        """Coverage, conformal regions and scores; `{}` for what a single hypothesis or no calibration leaves out."""
+        found: dict[str, Any] = {"coverage": {}, "distributions": []}
+        if RANK in poses:
+            label = f"{trained.config.lifter.name}, {job.sampling.hypotheses} hypotheses"
+            row = distribution_row(measured, str(self.workdir), label, poses)
+            found |= {"coverage": row["coverage"], "coverage_interval": row["coverage_interval"]}
+            found["distributions"].append(row)
+        found["distributions"] += [row for row in others if row is not None]
+        if trained.calibration is not None and SPREAD in poses:
+            if self.uncalibrated and RANK in poses:
+                plain = load_trained(self.workdir, calibrated=False)
+                plain_job = job.replace(sampling=job.sampling.replace(temperature=1.0), outputs=(RANK,))
+                ranks = _predict(f"{self.workdir} not calibrated", plain, measured, plain_job)[RANK]
+                found["uncalibrated"], found["uncalibrated_interval"] = coverage_by_visibility(measured, ranks)
+            regions = trained.calibration.regions
+            if regions is not None:
+                shares = regions_by_visibility(measured, regions, poses[CENTRE], poses[SPREAD])
+                found["regions"], found["regions_interval"] = shares
+        return found
 
     def _override(self, config: ConfigDict) -> ConfigDict:
         """The `evaluation` section of a config with the fields that are given in place of its own."""
@@ -155,8 +192,8 @@ class Evaluation:
                 "one hypothesis, best hypotheses and coverage are those of the samples before averaging over flips, "
                 "because averages have too little spread"
             )
-        if trained.temperature is not None and self.sampling_steps is not None:
-            notes.append(f"the temperature was calibrated for the steps of the config, not for {self.sampling_steps}")
+        if trained.calibration is not None and self.sampling_steps is not None:
+            notes.append(f"the spread was calibrated for the steps of the config, not for {self.sampling_steps}")
         if section.stride > 1:
             notes.append("velocity error left out: it needs neighbouring frames, so a stride of 1")
         if not has_train:
@@ -190,7 +227,22 @@ def _choose(names: Sequence[str] | None, lifter: Lifter, clips: ClipSet) -> tupl
     return kept, [f"aggregation {name} left out: the cameras of this data are not known" for name in left_out]
 
 
-def _workdir_row(measured: Measured, workdir: str, job: Job) -> dict[str, Any]:
+def _outputs(chosen: Sequence[str], trained: Trained, hypotheses: int) -> tuple[str, ...]:
+    """The aggregations, and what rows of distributions and conformal regions need."""
+    more: tuple[str, ...] = OUTPUTS if hypotheses > 1 else ()
+    calibration = trained.calibration
+    if calibration is not None and calibration.regions is not None and (more or not trained.lifter.stochastic):
+        more = (*more, SPREAD, CENTRE)
+    return tuple(dict.fromkeys((*chosen, *more)))
+
+
+def _predict(workdir: str | os.PathLike, trained: Trained, measured: Measured, job: Job) -> dict[str, np.ndarray]:
+    label = Path(workdir).name
+    return predict_frames(label, trained.lifter, trained.variables, measured.clips, measured.indices, job)
+
+
+def _measure_workdir(measured: Measured, workdir: str, job: Job) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The rows of another work directory: of its poses, and of its distribution where it has hypotheses."""
     trained = load_trained(workdir)
     lifter = trained.lifter
     if lifter.skeleton != measured.clips.skeleton:
@@ -199,7 +251,12 @@ def _workdir_row(measured: Measured, workdir: str, job: Job) -> dict[str, Any]:
     count, name = job.sampling.hypotheses if lifter.stochastic else 1, Path(workdir).name
     # The baseline samples with its own reverse steps and temperature; all else is that of the evaluation.
     sampling = job.sampling.replace(hypotheses=count, temperature=trained.temperature or 1.0, plan=None)
-    job = job.replace(sampling=sampling, outputs=("mean",))
-    poses = predict_frames(name, lifter, trained.variables, measured.clips, measured.indices, job)
+    outputs = ("mean", *(OUTPUTS if count > 1 else ()))
+    poses = _predict(workdir, trained, measured, job.replace(sampling=sampling, outputs=outputs))
     kind = f"mean of {count}" if lifter.stochastic else "supervised"
-    return measured.row(str(workdir), f"{trained.config.lifter.name}, {kind} ({name})", poses["mean"], kind="baseline")
+    label = f"{trained.config.lifter.name}, {kind} ({name})"
+    row = measured.row(str(workdir), label, poses["mean"], kind="baseline")
+    if count == 1:
+        return row, None
+    label = f"{trained.config.lifter.name}, {count} hypotheses ({name})"
+    return row, distribution_row(measured, str(workdir), label, poses)

@@ -1,4 +1,4 @@
-"""Wrappers of lifters with the contract of a lifter: flips and occlusion."""
+"""Wrappers of lifters with the contract of a lifter: flips, occlusion, a calibrated spread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from jax import Array
 
 from diffpose_jax.data.occlusions import occlude
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Sampling, Variables
-from diffpose_jax.lifters.batches import flip_batch
+from diffpose_jax.lifters.batches import flip_batch, lifted_part
+from diffpose_jax.lifters.scales import Scales, keypoint_kinds, scale_hypotheses
 from diffpose_jax.skeleton import Skeleton, mirror
 
 # Folded into a key beside example indices, which stay far below it.
@@ -137,3 +138,27 @@ def hide_joints(key: Array, batch: Batch, skeleton: Skeleton, pattern: str, rate
 def with_occlusion(lifter: Lifter, pattern: str, rate: float | None = None) -> Lifter:
     """The lifter within `Occluded`, or as it is where the pattern is 'none'."""
     return lifter if pattern == "none" else Occluded(lifter, pattern, rate)  # type: ignore[return-value]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled(Flipped):
+    """A lifter whose hypotheses are spread out from their mean by factors that `calibrate` found; the mean stays.
+
+    After flips, so that both halves have one mean. With one hypothesis there is no spread, and nothing changes.
+    Hypotheses depend on how many are drawn: their mean does.
+    """
+
+    scales: Scales
+
+    def draw(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Drawn:
+        drawn = super().draw(variables, key, batch, sampling)
+        factors = self.scales.factors(keypoint_kinds(lifted_part(self.lifter, batch), self.lifter.skeleton))
+        samples = scale_hypotheses(drawn.samples, factors)
+        if drawn.averaged is drawn.samples:
+            return Drawn(samples, samples)
+        return Drawn(samples, scale_hypotheses(drawn.averaged, factors))
+
+
+def with_scales(lifter: Lifter, scales: Scales | None) -> Lifter:
+    """The lifter within `Scaled`, or as it is without scales."""
+    return lifter if scales is None else Scaled(lifter, scales)  # type: ignore[return-value]

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from absl import logging
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import copy_config
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Lifter, Variables
 from diffpose_jax.lifters.batches import example_batch
+from diffpose_jax.lifters.wrappers import with_scales
 from diffpose_jax.parallel import replicate
 from diffpose_jax.registry import build_lifter
+from diffpose_jax.workdir.calibration import Calibration, read_calibration
 from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
 from diffpose_jax.workdir.directory import is_trained, read_config
-
-CALIBRATION = "calibration.json"
 
 
 class Trained(NamedTuple):
@@ -29,23 +27,29 @@ class Trained(NamedTuple):
 
     Attributes:
         config: The config that it was trained with.
-        lifter: The method.
+        lifter: The method; its hypotheses are scaled where a calibration says so.
         variables: The averaged variables, replicated over the devices.
         step: The step that they are of.
-        temperature: The temperature that `calibrate` found for them, None if they were not calibrated.
+        calibration: What `calibrate` found for them, None if they were not calibrated.
     """
 
     config: ConfigDict
     lifter: Lifter
     variables: Variables
     step: int
-    temperature: float | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def temperature(self) -> float | None:
+        """The temperature of the noise that calibration found, None if it was not calibrated."""
+        return None if self.calibration is None else self.calibration.temperature
 
 
-def load_trained(workdir: str | os.PathLike) -> Trained:
+def load_trained(workdir: str | os.PathLike, *, calibrated: bool = True) -> Trained:
     """Loads the variables of a work directory that have the lowest error on its valid split.
 
-    Raises UserError where there is no config or no checkpoint, or none can be read.
+    With its calibration, where there is one, unless `calibrated` is False. Raises UserError where there is no config or
+    no checkpoint, or none can be read, or the calibration cannot.
     """
     path = Path(workdir)
     config = read_config(path)
@@ -60,28 +64,15 @@ def load_trained(workdir: str | os.PathLike) -> Trained:
         checkpoints.close()
     assert restored is not None  # there is one, and a damaged one has raised
     step, variables, _ = restored
-    return Trained(config, lifter, replicate(variables), step, _read_temperature(path / CALIBRATION, step))
+    calibration = read_calibration(path, step, lifter.skeleton.num_joints) if calibrated else None
+    lifter = lifter if calibration is None else with_scales(lifter, calibration.scales)
+    return Trained(config, lifter, replicate(variables), step, calibration)
 
 
 # Tracing a network takes about a second: equal lifters, of evaluation and prediction say, are traced once.
 @lru_cache(maxsize=8)
 def _variables_template(lifter: Lifter) -> Any:
     return template_of(lambda: lifter.init(jax.random.key(0), example_batch(lifter)))
-
-
-def _read_temperature(path: Path, step: int) -> float | None:
-    """The temperature in a file of `calibrate`, None where it is missing or was found for another step."""
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text())
-        made_for, temperature = int(found["step"]), float(found["temperature"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: expected a file written by calibrate, found {error}; remove it") from error
-    if made_for != step:
-        logging.warning("%s is of step %d, the best is %d now: not used; calibrate again", path, made_for, step)
-        return None
-    return temperature
 
 
 def resolve_context(config: ConfigDict, workdir: str | os.PathLike) -> tuple[ConfigDict, Variables]:
@@ -104,7 +95,7 @@ def resolve_context(config: ConfigDict, workdir: str | os.PathLike) -> tuple[Con
         return config, {}
     if is_trained(Path(workdir)) and (Path(workdir) / "config.json").is_file():
         return _set_context(config, read_config(workdir).context), {}
-    trained = load_trained(source)
+    trained = load_trained(source, calibrated=False)
     for key in ("layout", "view"):
         ours, theirs = config.data[key], trained.config.data[key]
         if ours != theirs:

@@ -1,4 +1,4 @@
-"""Coverage is nominal where the truth is one more draw, and says which way a wrong spread is wrong."""
+"""Coverage is nominal where the truth is one more draw, for every number of hypotheses; scales make it so."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.calibration import coverage, fit_temperature, mahalanobis_rank
+from diffpose_jax.evaluation.calibration import Draws, coverage, covered, fit_scales, mahalanobis_rank
 
 RNG = np.random.default_rng(0)
 FRAMES = 3000
@@ -26,12 +25,43 @@ def draws(count: int, kind: str) -> np.ndarray:
     return RNG.standard_t(3, shape) * 0.05
 
 
+def posterior(count: int, frames: int = 10_000, joints: int = 3) -> np.ndarray:
+    """Truth and hypotheses `[1 + count, frames, joints, 3]` of one distribution per frame, with correlated joints.
+
+    Centre, width and shape differ from frame to frame, as those of a posterior do.
+    """
+    rng = np.random.default_rng(count)
+    centre = 0.3 * rng.standard_normal((frames, joints, 3))
+    width = np.exp(rng.normal(-3, 0.7, (frames, 1, 1)))
+    shared = rng.standard_normal((1 + count, frames, 1, 3)) * np.array([1.0, 0.3, 2.0])
+    own = rng.standard_normal((1 + count, frames, joints, 3))
+    return centre + width * (shared + own)
+
+
+@pytest.mark.parametrize("count", [5, 10, 20, 50])
+def test_an_exactly_calibrated_posterior_has_nominal_coverage_for_every_number_of_hypotheses(count):
+    points = posterior(count)
+    found = coverage(ranks(points[1:], points[0]))
+    assert found[0.5] == pytest.approx(0.5, abs=0.01)
+    assert found[0.9] == pytest.approx(0.9, abs=0.01)
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "two modes", "heavy tails"])
-@pytest.mark.parametrize("count", [9, 19, 49])
+@pytest.mark.parametrize("count", [9, 20])
 def test_coverage_is_nominal_where_the_truth_is_one_more_draw(kind, count):
     points = draws(count + 1, kind)
     for level, share in coverage(ranks(points[1:], points[0])).items():
         assert share == pytest.approx(level, abs=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 5, 7, 50])
+def test_the_mean_over_all_places_is_the_level_exactly(count):
+    place = np.arange(count + 1)
+    every = np.stack([place, place + 1], axis=-1) / (count + 1)
+    for level in (0.1, 0.5, 0.9):
+        assert covered(every, level).mean() == pytest.approx(level, abs=1e-12)
+    # A tie of all points is one interval of all places: it is inside with the probability of the level.
+    assert covered(np.array([0.0, 1.0]), 0.9) == pytest.approx(0.9)
 
 
 def test_too_narrow_is_overconfident_and_too_wide_is_cautious():
@@ -45,8 +75,9 @@ def test_too_narrow_is_overconfident_and_too_wide_is_cautious():
 def test_hypotheses_that_all_agree_cover_nothing_but_what_they_hit():
     target = np.zeros((4, 1, 3))
     agreeing = np.zeros((10, 4, 1, 3))
-    assert (ranks(agreeing + 0.05, target) > 0.9).all()
-    np.testing.assert_allclose(ranks(agreeing, target), 0.5)
+    assert coverage(ranks(agreeing + 0.05, target)) == {0.5: 0.0, 0.9: 0.0}
+    np.testing.assert_allclose(ranks(agreeing, target)[..., 1], 1)
+    assert coverage(ranks(agreeing, target)) == {0.5: pytest.approx(0.5), 0.9: pytest.approx(0.9)}
 
 
 def test_turning_and_stretching_the_world_changes_no_rank():
@@ -56,23 +87,24 @@ def test_turning_and_stretching_the_world_changes_no_rank():
 
 
 def test_no_ranks_have_no_coverage():
-    assert np.isnan(coverage(np.zeros(0))[0.5])
+    assert np.isnan(coverage(np.zeros((0, 2)))[0.5])
 
 
-@pytest.mark.parametrize("narrowed", [0.3, 0.8, 1.0, 2.5])
-def test_a_temperature_undoes_what_narrowed_or_widened_the_hypotheses(narrowed):
-    points = draws(20, "gaussian")
-    centre = np.array([1, 2, 3])
+def test_scales_undo_what_narrowed_or_widened_the_hypotheses():
+    points = draws(20, "gaussian").astype(np.float32)
+    factors = np.array([0.3, 1.5], np.float32)
+    centre = points.mean(axis=(0, 1, 2))
+    narrowed = (points[1:] - centre) * factors[:, None] + centre
+    sample = Draws(jnp.asarray(narrowed), jnp.asarray(points[0]))
+    labels = np.broadcast_to([0, 1], (FRAMES, 2))
+    found = fit_scales(sample, labels, 2)
+    np.testing.assert_allclose(found * factors, 1, atol=0.08)
+    scaled = sample.scaled(jnp.asarray(found.astype(np.float32)[labels]))
+    assert coverage(scaled.ranks())[0.9] == pytest.approx(0.9, abs=0.02)
 
-    def coverage_at(temperature: float) -> dict[float, float]:
-        return coverage(ranks((points[1:] - centre) * narrowed * temperature + centre, points[0]))
 
-    found = fit_temperature(coverage_at)
-    assert found * narrowed == pytest.approx(1, abs=0.06)
-    assert np.mean([share - level for level, share in coverage_at(found).items()]) == pytest.approx(0, abs=0.02)
-
-
-@pytest.mark.parametrize(("share", "found"), [(0.0, "too little spread at temperature 8"), (1.0, "too much spread")])
-def test_hypotheses_that_no_temperature_spreads_cannot_be_calibrated(share, found):
-    with pytest.raises(UserError, match=found):
-        fit_temperature(lambda temperature: {0.5: share, 0.9: share})
+def test_joints_whose_hypotheses_agree_and_labels_without_joints_are_not_scaled():
+    points = draws(6, "gaussian").astype(np.float32)
+    points[1:, :, 0] = 0
+    found = fit_scales(Draws(jnp.asarray(points[1:]), jnp.asarray(points[0])), np.broadcast_to([0, 1], (FRAMES, 2)), 3)
+    assert found[0] == found[2] == 1

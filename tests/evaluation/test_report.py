@@ -74,7 +74,7 @@ def test_an_oracle_row_says_so_everywhere(tmp_path):
         assert "uses ground truth" in text
         assert "Action average" in text
         assert "Frame average" in text
-    assert format_markdown(results(rows)).count(ORACLE) == 2
+    assert format_markdown(results(rows)).count(ORACLE) == 3  # both averages and the intervals
     assert format_markdown(results(rows)).count("oracle columns use ground truth") == 1
 
 

@@ -1,0 +1,95 @@
+"""Conformal regions: balls around the mean pose that hold the truth with a guarantee that needs no correct model.
+
+`docs/calibration.md` has the statement. A ball's radius is a factor per joint and level times the hypotheses' spread
+plus a floor; the factors are quantiles of the scores of a calibration split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from diffpose_jax.errors import UserError
+
+# Added to the spread, m, so that hypotheses that agree, of a deterministic lifter say, have a region too.
+FLOOR = 0.010
+# What the guarantee of factors is about: a new subject, or another frame of the same subjects.
+SUBJECTS, FRAMES = "subjects", "frames"
+
+
+class Factors(NamedTuple):
+    """The factors `[L, J]` of levels, and what their guarantee is about: SUBJECTS or FRAMES."""
+
+    values: np.ndarray
+    guarantee: str
+
+
+def nonconformity(mean: np.ndarray, spread: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The scores `[M, J]`: the truth's distance from the mean, in units of the spread plus `FLOOR`.
+
+    Args:
+        mean: The mean of the hypotheses `[M, J, 3]`, m.
+        spread: Their standard deviation `[M, J]`, m (`metrics.spread`).
+        target: The truth `[M, J, 3]`, m.
+    """
+    return np.linalg.norm(np.asarray(target, np.float64) - mean, axis=-1) / (np.asarray(spread, np.float64) + FLOOR)
+
+
+def fit_factors(scores: np.ndarray, subjects: Sequence[str], levels: Sequence[float]) -> Factors:
+    """The factors at which the regions hold the truth with a probability of at least their level.
+
+    By subjects where there are enough of them for all levels, else by frames.
+
+    Args:
+        scores: `nonconformity` of the calibration split, `[M, J]`.
+        subjects: The subject of each frame.
+        levels: The probabilities.
+
+    Raises:
+        UserError: Too few frames for a level even among themselves.
+    """
+    # With few subjects a low level alone could be had by subjects too, but as a much higher quantile: with one subject
+    # the 50 % region would be its largest score, beyond the 90 % region of frames. One rule for all keeps them nested.
+    by_subject = [subject_quantile(scores, subjects, level) for level in levels]
+    found = [values for values in by_subject if values is not None]
+    if len(found) == len(levels):
+        return Factors(np.stack(found), SUBJECTS)
+    return Factors(np.stack([frame_quantile(scores, level) for level in levels]), FRAMES)
+
+
+def subject_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray | None:
+    """The quantile `[J]` that holds for a frame of a new subject; None where there are too few subjects for one.
+
+    Scores `[M, J]` of K subjects; each subject has the weight 1 / (K + 1), shared by its frames, and the rest,
+    1 / (K + 1), lies at infinity in place of the new subject. The quantile is the least score with a weight of `level`
+    up to it, which exists for K / (K + 1) >= level: K >= 9 for 90 % (Lee, Barber and Willett 2023).
+    """
+    scores = np.asarray(scores, np.float64)
+    names, person, frames = np.unique(np.asarray(subjects), return_inverse=True, return_counts=True)
+    if len(names) < level * (len(names) + 1) - 1e-9:
+        return None
+    order = np.argsort(scores, axis=0, kind="stable")
+    weights = (1 / ((len(names) + 1) * frames))[person][order]
+    # The sum of a million weights is off by less than this.
+    first = np.argmax(np.cumsum(weights, axis=0) >= level - 1e-9, axis=0)
+    return np.take_along_axis(scores, np.take_along_axis(order, first[None], axis=0), axis=0)[0]
+
+
+def frame_quantile(scores: np.ndarray, level: float) -> np.ndarray:
+    """The ceil((M + 1) level)-th smallest of M scores `[M, J]`, `[J]`: the quantile of frames pooled over subjects.
+
+    It holds for frames exchangeable with these, which frames of other people are not. Raises UserError with fewer
+    frames than that rank.
+    """
+    rank = int(np.ceil((len(scores) + 1) * level - 1e-9))
+    if rank > len(scores):
+        needed = int(np.ceil(level / (1 - level) - 1e-9))
+        raise UserError(f"conformal regions: expected at least {needed} frames for {level:.0%}, found {len(scores)}")
+    return np.sort(np.asarray(scores, np.float64), axis=0)[rank - 1]
+
+
+def subjects_needed(level: float) -> int:
+    """How many subjects a guarantee by subjects of this level needs."""
+    return int(np.ceil(level / (1 - level) - 1e-9))

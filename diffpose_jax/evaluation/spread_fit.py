@@ -1,0 +1,225 @@
+"""Fitting the spread of hypotheses: by the temperature of the noise where the sampler follows it, else by scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.windows import Windows, device_clips, gather
+from diffpose_jax.evaluation.calibration import Draws, fit_scales
+from diffpose_jax.evaluation.jobs import Job
+from diffpose_jax.evaluation.scores import energy_score
+from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting
+from diffpose_jax.lifters.base import Lifter, Variables
+from diffpose_jax.lifters.scales import KINDS, Scales, keypoint_kinds
+from diffpose_jax.skeleton import Skeleton
+
+# Temperatures that are tried, and when one is found: the spread is right within this factor.
+TEMPERATURES = (1 / 8, 8.0)
+PRECISION, FEW_PRECISION = 1.03, 1.06
+# A sampler follows the temperature if the logarithm of the spread that is missing falls by at least this much with the
+# logarithm of the temperature; exactly by 1 where the spread is proportional to it.
+RESPONSE = 0.3
+# Of whole poses at the temperature that was found, the energy score may be worse by this factor than at temperature 1.
+WORSE = 1.02
+# The temperature that few frames gave is corrected on all of them at most so often.
+_CORRECTIONS = 2
+# A kind of keypoint has a factor of its own if the sample has so many of its joints.
+_ENOUGH = 200
+# The frames on which the spread is fitted are at most so many.
+_FIT_FRAMES = 1024
+
+
+class SpreadFit(NamedTuple):
+    """A calibrated spread and the hypotheses that have it.
+
+    Attributes:
+        temperature: The temperature of the noise.
+        scales: Factors after sampling, None where there are none.
+        why: In a few words, why it was done this way.
+        before: Hypotheses at temperature 1.
+        after: The hypotheses of the same frames at the temperature and with the scales that were found.
+    """
+
+    temperature: float
+    scales: Scales | None
+    why: str
+    before: Lifted
+    after: Lifted
+
+
+class _Sample(NamedTuple):
+    """A split whose hypotheses are compared with the truth."""
+
+    lifting: TimedLifting
+    clips: ClipSet
+    skeleton: Skeleton
+
+    def draws(self, lifted: Lifted) -> Draws:
+        """Hypotheses of at most `_FIT_FRAMES` frames, without the root."""
+        rows = np.unique(np.linspace(0, len(lifted.frames) - 1, _FIT_FRAMES).astype(int))
+        moving = np.delete(np.arange(self.skeleton.num_joints), self.skeleton.root)
+        assert self.clips.poses is not None
+        hypotheses = np.moveaxis(lifted.hypotheses[rows][:, :, moving], 1, 0)
+        return Draws(jnp.asarray(hypotheses), jnp.asarray(self.clips.poses[lifted.frames[rows]][:, moving]))
+
+    def kinds(self, lifted: Lifted) -> np.ndarray:
+        """The kinds of the keypoints of the same frames, `[M, J]` without the root."""
+        rows = np.unique(np.linspace(0, len(lifted.frames) - 1, _FIT_FRAMES).astype(int))
+        kinds = kinds_of_frames(self.clips, lifted.frames[rows])
+        return np.delete(kinds, self.skeleton.root, axis=1)
+
+    def missing(self, lifted: Lifted) -> float:
+        """The logarithm of the one factor by which all deviations from the mean would have to be larger."""
+        draws = self.draws(lifted)
+        return float(np.log(fit_scales(draws, np.zeros(draws.target.shape[:2], int), 1)[0]))
+
+
+def kinds_of_frames(clips: ClipSet, frames: np.ndarray) -> np.ndarray:
+    """The index in `KINDS` of the keypoints of frames `[M]` of a set, `[M, J]`."""
+    where = jnp.asarray(frames, jnp.int32)
+    batch = gather(device_clips(clips), Windows(where, where, where), jnp.arange(len(where), dtype=jnp.int32), 1)
+    return np.asarray(keypoint_kinds(batch, clips.skeleton))[:, 0]
+
+
+def fit_spread(
+    lifter: Lifter, variables: Variables, clips: ClipSet, frames: int, job: Job, limit: Limit, steps: int
+) -> SpreadFit:
+    """The temperature, or else the scales, at which coverage is nominal on frames of all subjects of a split.
+
+    Args:
+        lifter: The method, not calibrated.
+        variables: Its variables.
+        clips: The split, with poses.
+        frames: About how many frames are lifted; fewer where the time allows no more.
+        job: How they are lifted.
+        limit: The time that it may take.
+        steps: The reverse steps of the config.
+
+    Raises:
+        UserError: A model that is too slow for the limit.
+    """
+    lifting = TimedLifting(lifter, variables, clips, job, frames)
+    lifting.check_cost(limit, steps)
+    sample = _Sample(lifting, clips, lifter.skeleton)
+    few = lifting.lift(1.0, 1)
+    search = search_temperature(lambda one: sample.missing(few if one == 1 else lifting.lift(one, 1)), FEW_PRECISION)
+    if search.temperature == 1:
+        lifting.lift(1.01, 1)  # for its time: in that of the first call everything was compiled
+    # What is left of the time is for the whole sample at temperature 1 and at three others at most; a fifth is spare.
+    rounds = 1 if search.temperature == 1 else _CORRECTIONS + 2
+    calls = min(lifting.calls, int(0.8 * limit.left / (rounds * lifting.seconds_per_call)))
+    if search.temperature is None or calls < 1:
+        why = search.why or "there is no time for a temperature"
+        calls = min(lifting.calls, max(1, int(0.8 * limit.left / lifting.seconds_per_call)))
+        return _with_scales(sample, lifting.lift(1.0, calls, "calibrate"), why)
+    before = lifting.lift(1.0, calls, "calibrate at temperature 1")
+    return _with_temperature(sample, before, calls, search)
+
+
+class Search(NamedTuple):
+    """The end of a search: the temperature, None where there is none; the response of the sampler; and why."""
+
+    temperature: float | None
+    response: float
+    why: str = ""
+
+
+def search_temperature(missing: Callable[[float], float], precision: float, most: int = 6) -> Search:
+    """The temperature at which no spread is missing, by the secant method in logarithms.
+
+    Args:
+        missing: temperature -> the logarithm of the factor by which the spread is too small.
+        precision: It is found where the factor is within this ratio of 1.
+        most: How many temperatures are tried.
+    """
+    place, found = 0.0, missing(1.0)
+    if abs(found) < np.log(precision):
+        return Search(1.0, -1.0)
+    # If the spread is proportional to the temperature, the missing factor is the temperature. The first step is
+    # at most 2.
+    slope, following = -1.0, float(np.clip(found, -np.log(2), np.log(2)))
+    for _ in range(most):
+        now = missing(float(np.exp(following)))
+        slope = (now - found) / (following - place)
+        if slope > -RESPONSE:
+            return Search(None, slope, "the spread does not follow the temperature")
+        if abs(now) < np.log(precision):
+            return Search(float(np.exp(following)), slope)
+        place, found, following = following, now, following - now / slope
+        if not np.log(TEMPERATURES[0]) <= following <= np.log(TEMPERATURES[1]):
+            break
+    return Search(None, slope, f"no temperature in {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g} has enough spread")
+
+
+def _with_temperature(sample: _Sample, before: Lifted, calls: int, search: Search) -> SpreadFit:
+    """The temperature that few frames gave, corrected on all of them; scales where it fails there."""
+    assert search.temperature is not None
+    temperature = search.temperature
+    for attempt in range(_CORRECTIONS + 1):
+        label = f"calibrate at temperature {temperature:.2f}"
+        after = before if temperature == 1 else sample.lifting.lift(temperature, calls, label)
+        missing = sample.missing(after)
+        if abs(missing) < np.log(PRECISION) or attempt == _CORRECTIONS:
+            break
+        temperature = float(np.clip(temperature * np.exp(-missing / search.response), *TEMPERATURES))
+    if abs(missing) > 3 * np.log(PRECISION):
+        return _with_scales(sample, before, "no temperature gives all frames the right spread")
+    if _energy(sample, after) > WORSE * _energy(sample, before):
+        return _with_scales(sample, before, f"at temperature {temperature:.2f} the energy score of whole poses rises")
+    draws, kinds = sample.draws(after), sample.kinds(after)
+    scales = _scales_of_kinds(draws, kinds, np.zeros(draws.target.shape[1]), sample.skeleton)
+    why = "the spread follows the temperature"
+    return SpreadFit(temperature, scales, why, before, _apply(sample, after, scales))
+
+
+def _with_scales(sample: _Sample, before: Lifted, why: str) -> SpreadFit:
+    """A factor for each joint and for each kind of keypoint, applied to hypotheses at temperature 1."""
+    draws, kinds = sample.draws(before), sample.kinds(before)
+    joints = np.arange(kinds.shape[1])
+    own = fit_scales(draws, np.broadcast_to(joints, kinds.shape), len(joints))
+    scales = _scales_of_kinds(draws, kinds, np.log(own), sample.skeleton, keep=True)
+    return SpreadFit(1.0, scales, why, before, _apply(sample, before, scales))
+
+
+def _scales_of_kinds(
+    draws: Draws, kinds: np.ndarray, joints: np.ndarray, skeleton: Skeleton, keep: bool = False
+) -> Scales | None:
+    """Scales of joints and kinds; None where there is one kind only, unless the joints' own are kept.
+
+    Args:
+        draws: The hypotheses that are scaled.
+        kinds: The kinds of their keypoints, `[M, J]`.
+        joints: Logarithms of the joints' own factors, `[J]`.
+        skeleton: The layout, with the root that the arrays lack.
+        keep: Whether the joints' own factors are needed whatever the kinds are.
+    """
+    counts = np.bincount(kinds.ravel(), minlength=len(KINDS))
+    factors = np.ones(len(KINDS))
+    if (counts >= _ENOUGH).sum() > 1:
+        base = np.broadcast_to(np.exp(joints), kinds.shape).astype(np.float32)
+        factors = fit_scales(draws.scaled(jnp.asarray(base)), kinds, len(KINDS))
+        # A kind that is rare here has the factor of the next better known one.
+        for index, count in enumerate(counts):
+            if count < _ENOUGH:
+                factors[index] = factors[index - 1] if index else 1.0
+    elif not keep:
+        return None
+    with_root = np.insert(np.exp(joints), skeleton.root, 1.0)
+    return Scales(tuple(map(float, with_root)), tuple(map(float, factors)))
+
+
+def _apply(sample: _Sample, lifted: Lifted, scales: Scales | None) -> Lifted:
+    if scales is None:
+        return lifted
+    factors = np.asarray(scales.factors(jnp.asarray(kinds_of_frames(sample.clips, lifted.frames))))
+    mean = lifted.hypotheses.mean(axis=1, keepdims=True)
+    return lifted._replace(hypotheses=mean + factors[:, None, :, None] * (lifted.hypotheses - mean))
+
+
+def _energy(sample: _Sample, lifted: Lifted) -> float:
+    return float(jnp.mean(energy_score(*sample.draws(lifted))))

@@ -1,0 +1,60 @@
+"""Factors of the spread of hypotheses, per joint and by what is known of its keypoint: a few numbers of calibration."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffpose_jax.data.windows import Batch
+from diffpose_jax.skeleton import Skeleton
+
+# What is known of a keypoint when it is lifted: how wide its heatmap is, where there is one, or that it is hidden.
+KINDS = ("sharp", "wide", "ambiguous", "hidden")
+# The least width of a 'wide' and of an 'ambiguous' heatmap: the standard deviation of its mixture per coordinate, in
+# units of the person's size in the image (the rms distance of keypoints from their centre).
+WIDTHS = (0.06, 0.12)
+
+
+class Scales(NamedTuple):
+    """Factors of the deviations from the mean of the hypotheses; tuples, so that equal scales are the same key.
+
+    Attributes:
+        joints: One per joint, J numbers; 1 for the root.
+        kinds: One per entry of `KINDS`, by which a joint's own is multiplied.
+    """
+
+    joints: tuple[float, ...]
+    kinds: tuple[float, ...] = (1.0,) * len(KINDS)
+
+    def factors(self, kinds: Array) -> Array:
+        """The factors `[..., J]` of joints of the kinds `[..., J]`."""
+        of_kind = jnp.asarray(self.kinds, jnp.float32)[kinds]
+        return of_kind * jnp.broadcast_to(jnp.asarray(self.joints, jnp.float32), kinds.shape)
+
+
+def keypoint_kinds(batch: Batch, skeleton: Skeleton) -> Array:
+    """The index in `KINDS` of every keypoint of a batch, `[B, F, J]` int32; without heatmaps 'sharp' unless hidden.
+
+    Of the root it is 0: it does not move.
+    """
+    kinds = jnp.zeros(batch.mask.shape, jnp.int32)
+    if batch.mixture is not None:
+        _, covariance = batch.mixture.mean_and_covariance()
+        variances = covariance if batch.mixture.diagonal else jnp.diagonal(covariance, axis1=-2, axis2=-1)
+        centred = batch.keypoints - jnp.mean(batch.keypoints, axis=-2, keepdims=True)
+        size = jnp.mean(jnp.sum(centred**2, axis=-1), axis=-1, keepdims=True)
+        # Squares are compared: (std / size)^2 against the squared limits.
+        width = jnp.mean(variances, axis=-1) / jnp.maximum(size, 1e-12)
+        for limit in WIDTHS:
+            kinds += (width >= limit**2).astype(jnp.int32)
+    kinds = jnp.where(batch.mask > 0, kinds, KINDS.index("hidden"))
+    return jnp.where(jnp.asarray(np.arange(skeleton.num_joints) == skeleton.root), 0, kinds)
+
+
+def scale_hypotheses(hypotheses: Array, factors: Array) -> Array:
+    """Hypotheses `[H, ..., J, 3]` whose deviations from their mean are multiplied by factors `[..., J]`."""
+    mean = jnp.mean(hypotheses, axis=0, keepdims=True)
+    return mean + factors[None, ..., None] * (hypotheses - mean)

@@ -1,0 +1,131 @@
+"""What `calibrate` found, as it is kept in a work directory: temperature, scales of the spread, conformal regions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from diffpose_jax.errors import UserError
+from diffpose_jax.lifters.scales import KINDS, Scales
+
+CALIBRATION = "calibration.json"
+# Probabilities of the regions that are measured and fitted.
+LEVELS = (0.5, 0.9)
+
+
+class Regions(NamedTuple):
+    """Conformal regions: balls around the mean of the hypotheses.
+
+    Attributes:
+        factors: For each of `LEVELS` one factor per joint, `[L][J]`.
+        floor: What is added to the spread, m.
+        guarantee: What the guarantee is about, 'subjects' or 'frames' (`evaluation.conformal`).
+    """
+
+    factors: tuple[tuple[float, ...], ...]
+    floor: float
+    guarantee: str
+
+    def radii(self, spread: np.ndarray) -> np.ndarray:
+        """The radii `[..., L, J]`, m, of joints with this standard deviation of the hypotheses `[..., J]`, m."""
+        return np.asarray(self.factors, np.float32) * (np.asarray(spread)[..., None, :] + np.float32(self.floor))
+
+
+class Calibration(NamedTuple):
+    """The calibration of a trained lifter.
+
+    Attributes:
+        step: The step of the variables that it is of.
+        temperature: The temperature of the noise.
+        scales: Factors of the spread after sampling, None where there are none.
+        regions: The conformal regions, None where there are none.
+        hypotheses: How many hypotheses it was fitted with; 0 where the file does not say it.
+    """
+
+    step: int
+    temperature: float = 1.0
+    scales: Scales | None = None
+    regions: Regions | None = None
+    hypotheses: int = 0
+
+    def describe(self) -> str:
+        """In words, as in 'calibrated temperature 1.57, calibrated scales of the spread'."""
+        parts = [f"calibrated temperature {self.temperature:.2f}"] if self.temperature != 1 else []
+        parts += ["calibrated scales of the spread"] if self.scales is not None else []
+        return ", ".join(parts or ["calibrated"])
+
+
+def write_calibration(workdir: Path, found: Mapping[str, Any]) -> Path:
+    """Writes the record of a calibration, replacing an earlier one; returns its path."""
+    path = workdir / CALIBRATION
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def read_calibration(workdir: Path, step: int, joints: int) -> Calibration | None:
+    """The record in a work directory; None where there is none, or where it was made for another step.
+
+    Records of versions that knew the temperature alone are read too.
+
+    Args:
+        workdir: The work directory.
+        step: The step of its best variables.
+        joints: The number of joints J.
+
+    Raises:
+        UserError: A file that is not such a record, or with values that are not finite and positive.
+    """
+    path = workdir / CALIBRATION
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        record = _parse(found, joints)
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path}: expected a file written by calibrate, found {what}; remove it") from error
+    if record.step != step:
+        logging.warning("%s is of step %d, the best is %d now: not used; calibrate again", path, record.step, step)
+        return None
+    return record
+
+
+def _parse(found: Any, joints: int) -> Calibration:
+    if not isinstance(found, dict):
+        raise TypeError(f"a {type(found).__name__}")
+    scales, regions = found.get("scales"), found.get("regions")
+    if scales is not None:
+        by_kind = scales["kinds"]
+        scales = Scales(
+            _numbers(scales["joints"], "scales", joints), _numbers([by_kind[kind] for kind in KINDS], "scales")
+        )
+    if regions is not None:
+        levels = [str(level) for level in LEVELS]
+        regions = Regions(
+            # A factor of 0 is that of a joint that is always right, as the root is.
+            tuple(_numbers(regions["factors"][level], "regions", joints, least=0.0) for level in levels),
+            _numbers([regions["floor_m"]], "floor_m")[0],
+            str(regions["guarantee"]),
+        )
+    temperature = _numbers([found["temperature"]], "temperature")[0]
+    return Calibration(int(found["step"]), temperature, scales, regions, int(found.get("hypotheses", 0)))
+
+
+def _numbers(
+    values: Sequence[Any], name: str, count: int | None = None, least: float | None = None
+) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if count is not None and len(numbers) != count:
+        raise ValueError(f"{name} of {len(numbers)} joints instead of {count}")
+    for number in numbers:
+        if not math.isfinite(number) or (number <= 0 if least is None else number < least):
+            raise ValueError(f"{name}: {number}")
+    return numbers

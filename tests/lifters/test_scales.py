@@ -1,0 +1,71 @@
+"""What is known of a keypoint decides its factor, and factors move hypotheses away from their mean."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffpose_jax.lifters.sampling import Sampling
+from diffpose_jax.lifters.scales import KINDS, WIDTHS, Scales, keypoint_kinds, scale_hypotheses
+from diffpose_jax.lifters.wrappers import Scaled, with_flips, with_occlusion, with_scales
+from diffpose_jax.mixtures.mixture import Mixture
+from diffpose_jax.skeleton import H36M_17
+
+from .toys import KEY, pose_batch
+
+BATCH = pose_batch(3, 1)
+
+
+class _Drawn:
+    """A lifter that returns stored hypotheses, and stored ones of another size for a mirrored batch."""
+
+    skeleton, frames, middle_frame, averages_flips = H36M_17, 1, False, False
+
+    def __init__(self, hypotheses):
+        self.hypotheses = hypotheses
+
+    def sample(self, variables, key, batch, sampling):
+        return self.hypotheses[: sampling.hypotheses]
+
+
+def mixture(std: np.ndarray) -> Mixture:
+    """One Gaussian of standard deviation `std [J]` per coordinate at every keypoint of the batch."""
+    shape = BATCH.keypoints.shape[:-1]
+    covariances = (
+        jnp.broadcast_to(jnp.asarray(std, jnp.float32) ** 2, shape)[..., None, None, None]
+        * jnp.eye(2)[None, None, None, None]
+    )
+    return Mixture(jnp.ones((*shape, 1)), BATCH.keypoints[..., None, :], covariances)
+
+
+def test_kinds_are_told_apart_by_the_width_of_the_heatmap_and_by_the_mask():
+    points = np.asarray(BATCH.keypoints)
+    size = np.sqrt(((points - points.mean(axis=-2, keepdims=True)) ** 2).sum(-1).mean(-1)).min()
+    widths = np.full(17, 0.2 * WIDTHS[0] * size)
+    widths[5] = 3 * WIDTHS[1] * size
+    batch = BATCH._replace(mixture=mixture(widths), mask=BATCH.mask.at[:, :, 7].set(0))
+    kinds = np.asarray(keypoint_kinds(batch, H36M_17))
+    assert [KINDS[kind] for kind in kinds[0, 0, [1, 5, 7]]] == ["sharp", "ambiguous", "hidden"]
+    assert not np.asarray(keypoint_kinds(BATCH, H36M_17)).any()
+    assert not np.asarray(keypoint_kinds(BATCH._replace(mask=0 * BATCH.mask), H36M_17))[..., H36M_17.root].any()
+
+
+def test_deviations_are_multiplied_and_the_mean_stays():
+    hypotheses = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3, 1, 17, 3)), jnp.float32)
+    scales = Scales(tuple(np.linspace(0.5, 2.1, 17).tolist()), (1.0, 2.0, 3.0, 4.0))
+    hidden = BATCH._replace(mask=BATCH.mask.at[:, :, 7].set(0))
+    lifter = with_scales(_Drawn(hypotheses), scales)
+    found = np.asarray(lifter.sample({}, KEY, hidden, Sampling(5)))
+    factors = np.array(scales.joints)
+    factors[7] *= 4
+    mean = np.asarray(hypotheses).mean(axis=0)
+    np.testing.assert_allclose(found - mean, factors[:, None] * (np.asarray(hypotheses) - mean), atol=1e-5)
+    np.testing.assert_allclose(scale_hypotheses(hypotheses, jnp.ones((3, 1, 17))), hypotheses, atol=1e-6)
+
+
+def test_a_scaled_lifter_flips_within_and_is_hidden_from_outside():
+    lifter = _Drawn(jnp.zeros((2, 3, 1, 17, 3)))
+    assert with_scales(lifter, None) is lifter
+    scaled = with_scales(lifter, Scales((1.0,) * 17))
+    assert with_flips(scaled) is scaled
+    assert isinstance(with_occlusion(with_flips(scaled), "random_joints").lifter, Scaled)

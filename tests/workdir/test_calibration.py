@@ -1,0 +1,77 @@
+"""The record of a calibration: what is read back, from older versions too, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffpose_jax.errors import UserError
+from diffpose_jax.workdir.calibration import CALIBRATION, Calibration, read_calibration, write_calibration
+
+RECORD = {
+    "step": 7,
+    "temperature": 1.5,
+    "hypotheses": 20,
+    "scales": {"joints": [1.0, 2.0], "kinds": {"sharp": 1.0, "wide": 1.1, "ambiguous": 1.2, "hidden": 1.3}},
+    "regions": {"floor_m": 0.01, "factors": {"0.5": [0.0, 1.0], "0.9": [0.0, 2.0]}, "guarantee": "frames"},
+}
+
+
+def read(folder: Path, record: object) -> Calibration | None:
+    (folder / CALIBRATION).write_text(json.dumps(record))
+    return read_calibration(folder, 7, 2)
+
+
+def test_what_was_written_is_read(tmp_path):
+    assert read_calibration(tmp_path, 7, 2) is None
+    write_calibration(tmp_path, RECORD)
+    found = read_calibration(tmp_path, 7, 2)
+    assert (found.temperature, found.hypotheses) == (1.5, 20)
+    assert found.scales.joints == (1.0, 2.0)
+    assert found.scales.kinds[3] == 1.3
+    radii = found.regions.radii(np.array([[0.0, 0.04]]))
+    np.testing.assert_allclose(radii, [[[0, 0.05], [0, 0.1]]], rtol=1e-6)
+    assert found.regions.guarantee == "frames"
+    assert list(tmp_path.iterdir()) == [tmp_path / CALIBRATION]
+
+
+def test_a_record_of_an_older_version_has_the_temperature_alone(tmp_path):
+    found = read(tmp_path, {"step": 7, "temperature": 2.07, "coverage": {"0.5": 0.5}})
+    assert found == Calibration(7, 2.07)
+    assert found.describe() == "calibrated temperature 2.07"
+
+
+def test_a_record_of_other_variables_is_not_used(tmp_path, caplog):
+    assert read(tmp_path, RECORD | {"step": 9}) is None
+    assert "calibrate again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": float("nan")}, "temperature: nan"),
+        ({"temperature": -1.0}, "temperature: -1.0"),
+        ({"temperature": "warm"}, "warm"),
+        ({"scales": RECORD["scales"] | {"joints": [1.0, 0.0]}}, "scales: 0.0"),
+        ({"scales": RECORD["scales"] | {"joints": [1.0] * 17}}, "scales of 17 joints instead of 2"),
+        ({"scales": RECORD["scales"] | {"kinds": {"sharp": 1.0}}}, "no 'wide'"),
+        ({"regions": RECORD["regions"] | {"floor_m": float("inf")}}, "floor_m: inf"),
+        ({"regions": RECORD["regions"] | {"factors": {"0.5": [0.0, -1.0], "0.9": [0, 1]}}}, "regions: -1.0"),
+        ({"regions": []}, "found"),
+    ],
+)
+def test_values_that_no_calibration_writes_are_refused_in_one_line(tmp_path, change, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path, RECORD | change)
+    assert "calibration.json: expected a file written by calibrate" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "not json", ""])
+def test_a_file_that_is_no_record_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / CALIBRATION).write_text(text)
+    with pytest.raises(UserError, match=r"calibration\.json: expected a file written by calibrate"):
+        read_calibration(tmp_path, 7, 2)

@@ -55,7 +55,7 @@ def load_humaneva(folder: str | os.PathLike, *, detections: str = "gt", valid_sh
         folder: Where the two files are.
         detections: The 2D file, 'gt', 'detectron_pt_coco', ...; 2D of COCO's joints is converted.
         valid_share: The share of the frames of every training piece, from its end, that make the valid split; pieces of
-            fewer than two frames train.
+            fewer than two frames train. 0: there is none.
 
     Returns:
         `{split: ClipSet}`. Clips are named by their action alone ('Walking'), and their cameras are unknown.
@@ -65,8 +65,8 @@ def load_humaneva(folder: str | os.PathLike, *, detections: str = "gt", valid_sh
     """
     subjects = [f"{part}/{subject}" for part in PARTS for subject in SUBJECTS]
     found = read_recordings(Path(folder), "humaneva15", detections, subjects, (HUMANEVA_15, COCO_17))
-    if not 0 < valid_share < 1:
-        raise UserError(f"valid_share: expected a share between 0 and 1, found {valid_share}")
+    if not 0 <= valid_share < 1:
+        raise UserError(f"valid_share: expected a share from 0 to below 1, found {valid_share}")
     clips: dict[str, list[Clip]] = {split: [] for split in SPLITS}
     for subject in SUBJECTS:
         for clip in _part_clips(found, f"Train/{subject}"):

@@ -11,7 +11,7 @@ image units and metres.
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, start, train_epochs, train_small
+from diffpose_jax.presets import start, train_epochs, train_small
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
@@ -22,7 +22,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
         config.lifter.update(width=384, norm="layer", dropout=0.0, loss="mpjpe")
         train_small(config, 4000, 256, 3e-3)
         return config
-    train_epochs(config, 200, HUMAN36M_FRAMES, 64)
+    train_epochs(config, 200, 64)
     # The release counts 100,000 steps between two factors whatever the size of the batch.
     config.training.update(decay="exponential", decay_rate=0.96, decay_every=100_000)
     config.training.update(learning_rate=1e-3, ema_decay=0.0)

@@ -59,7 +59,7 @@ SOURCES: Mapping[str, tuple[Callable[..., dict[str, ClipSet]], tuple[str, ...]]]
         ("seed", "valid_subjects", "test_subjects", "cameras_per_clip", "unit", "amc_fps", "name_pattern"),
     ),
     "human36m": (load_human36m, ("detections", "layout", "valid_subjects")),
-    "humaneva": (load_humaneva, ("detections", "valid_share")),
+    "humaneva": (load_humaneva, ("detections", "valid_share", "actions")),
     "mpi_inf_3dhp": (load_mpi_inf_3dhp, ("annotation", "valid_subjects")),
     "keypoints": (load_keypoints, ("layout", "target")),
 }
@@ -73,6 +73,7 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("string", "detections", "gt", "human36m, humaneva: which 2D file, gt, cpn, detectron_pt_coco, ..."),
     ("string", "annotation", None, "mpi_inf_3dhp: the 3D targets, annot3 or univ_annot3; not comparable."),
     ("float", "valid_share", None, "humaneva: the share of every training piece for the valid split, or 0."),
+    ("list", "actions", None, "humaneva: the actions to read; all if not given."),
     ("string", "layout", None, "keypoints: the file's joint layout; human36m: h36m17 or h36m16."),
     ("string", "target", H36M_17.name, "keypoints: the joint layout to convert to."),
     ("list", "valid_subjects", None, "cmu, mocap, human36m, mpi_inf_3dhp: those of valid, or none."),

@@ -162,12 +162,15 @@ def _build_context(config: ConfigDict) -> ContextLifter:
     return context
 
 
-def load_source(data: ConfigDict, splits: Sequence[str]) -> dict[str, ClipSet]:
-    """The named splits of a config's `data.source` as they are there: in their own layout, with their own keypoints."""
+def load_source(data: ConfigDict, splits: Sequence[str], optional: Collection[str] = ()) -> dict[str, ClipSet]:
+    """The named splits of a config's `data.source` as they are there: in their own layout, with their own keypoints.
+
+    Those that are `optional` may be missing.
+    """
     if data.source == "synthetic":
         everything = load_synthetic(seed=data.synthetic_seed)
         return {split: everything[split] for split in splits}
-    return load_archive(data.source, splits)
+    return load_archive(data.source, splits, optional)
 
 
 def source_layout(data: ConfigDict, split: str) -> Skeleton:
@@ -180,13 +183,21 @@ def source_layout(data: ConfigDict, split: str) -> Skeleton:
     return layouts[split]
 
 
-def load_dataset(data: ConfigDict, splits: Sequence[str], without_mixtures: Collection[str] = ()) -> dict[str, ClipSet]:
+def load_dataset(
+    data: ConfigDict, splits: Sequence[str], without_mixtures: Collection[str] = (), optional: Collection[str] = ()
+) -> dict[str, ClipSet]:
     """The named splits of the dataset a config's `data` section describes, with the detector simulation it asks for.
 
-    Splits `without_mixtures` need none, whatever the config says: fitting them takes its time. Raises UserError where
-    the data have no mixtures and should.
+    Args:
+        data: The section.
+        splits: Their names.
+        without_mixtures: Those that need no mixtures, whatever the config says: fitting them takes its time.
+        optional: Those that may be missing.
+
+    Raises:
+        UserError: The data cannot be read, have not all splits, or no mixtures and should.
     """
-    clips = load_source(data, splits)
+    clips = load_source(data, splits, optional)
     clips = {split: part.to_layout(get_skeleton(data.layout)) for split, part in clips.items()}
     for split, part in clips.items():
         mixtures = data.mixtures and split not in without_mixtures

@@ -6,6 +6,7 @@ SIGINT save a checkpoint, then the program ends with exit code 0.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not at import, where several programs would claim the same names."""
     help_text = "Path of a config file, with arguments after a colon."
     config_flags.DEFINE_config_file("config", None, help_text, flag_values=values)
+    help_text = "Work directory whose best weights training starts from: --config.training.init_from in short."
+    flags.DEFINE_string("init_from", None, help_text, flag_values=values)
     flags.DEFINE_string("workdir", None, "Directory for checkpoints, metrics and results.", flag_values=values)
 
 
@@ -31,14 +34,22 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, trains, and says where everything is."""
     cli.require(argv, given, "config", "workdir")
     logging.set_verbosity(logging.WARNING)
+    if given.init_from is not None:
+        given.config.training.init_from = given.init_from
     summary = _train(given.config, given.workdir)
     if summary.stopped:
         print(f"stopped at step {summary.step}; a checkpoint is saved; the same command continues from there")
     else:
-        print(f"trained {summary.step} steps; best valid MPJPE {summary.best_mpjpe:.1f} mm at step {summary.best_step}")
+        print(f"trained {summary.step} steps; {_best(summary)}")
     print(f"checkpoints: {given.workdir}/best, {given.workdir}/checkpoints   "
           f"metrics: {given.workdir}/metrics.jsonl, {given.workdir}/tensorboard")  # fmt: skip
     return 0
+
+
+def _best(summary: Summary) -> str:
+    if math.isnan(summary.best_mpjpe):
+        return "the data have no valid split: nothing was selected, the last weights are kept as the best"
+    return f"best valid MPJPE {summary.best_mpjpe:.1f} mm at step {summary.best_step}"
 
 
 def _train(config: ConfigDict, workdir: str) -> Summary:

@@ -49,6 +49,10 @@ also need `--config.lifter.context`, the work directory of a trained supervised 
 | `results.json`, `results.md`, `figures/` | what `evaluate` found |
 
 The same training command continues, bit for bit as if it had never stopped. SIGTERM and SIGINT save a checkpoint first.
+With more `training.steps` (or `epochs`) it goes on beyond its end, as if it had been asked for them at first; not with
+`decay="cosine"`, which has brought the learning rate to zero. `train --init_from WORKDIR` starts another run from the
+best weights of a work directory, with a new optimiser. An epoch is one pass over the training windows, each mirrored
+with probability one half (`data.flip`): papers that count every window as it is and mirrored have half as many.
 
 ## GPUs, TPUs, clusters
 

@@ -68,6 +68,23 @@ def lifter_2d(denoiser=None, plan=PLAN, context=None, **options) -> DiffHPE:
     return DiffHPE(network, H36M_17, SCHEDULE, plan, options, context)
 
 
+class Steps(nn.Module):
+    """A network that answers with the timestep."""
+
+    @nn.compact
+    def __call__(self, x, condition, k, *, train):
+        return jnp.broadcast_to(k.astype(jnp.float32)[:, None, None, None], x.shape)
+
+
+def test_the_plateau_judges_the_noise_loss_at_every_tenth_timestep(batch):
+    lifter = dataclasses.replace(lifter_2d(), network=Steps(), schedule=cosine(25, max_beta=0.5))
+    loss = lifter.valid_loss({}, KEY, batch)
+    # The mean of (k - noise)^2 at k = 0, 10 and 20.
+    assert loss == pytest.approx((0 + 100 + 400) / 3 + 1, rel=0.03)
+    assert loss == lifter.valid_loss({}, KEY, batch)
+    assert lifter.valid_loss({}, KEY, batch._replace(index=batch.index + 1)) != loss
+
+
 def wrapper(context: Lifter = CONTEXT, **options) -> DiffHPE:
     return lifter_2d(context=context, **options)
 

@@ -81,6 +81,15 @@ def test_all_of_the_training_part_trains_at_a_share_of_0(folder):
     assert (splits["train"].num_frames, splits["valid"].num_frames) == (9 * 36, 0)
 
 
+def test_only_the_actions_that_are_asked_for_are_read(folder):
+    everything, walking = load_humaneva(folder[0]), load_humaneva(folder[0], actions=["Walking"])
+    for split, clips in walking.items():
+        assert set(clips.action) == {"Walking"}
+        assert clips.num_clips == everything[split].action.count("Walking")
+    with pytest.raises(UserError, match=r"actions: expected some of .*Walking.*, found Dancing"):
+        load_humaneva(folder[0], actions=["Walking", "Dancing"])
+
+
 def test_valid_continues_where_train_stops(folder, pixels):
     splits = load_humaneva(folder[0], valid_share=0.2)
     together = np.concatenate([splits["train"].clip(0).keypoints, splits["valid"].clip(0).keypoints])

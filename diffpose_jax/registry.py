@@ -17,6 +17,7 @@ from diffpose_jax.data.detector.keypoint_noise import add_keypoint_noise
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import ContextLifter, Lifter
+from diffpose_jax.lifters.cross_fitted import CrossFitted
 from diffpose_jax.lifters.d3dp import D3DP
 from diffpose_jax.lifters.diff3dhpe import Diff3DHPE
 from diffpose_jax.lifters.diffhpe import DiffHPE
@@ -130,7 +131,8 @@ def validate(config: ConfigDict) -> None:
         if not isinstance(config[key], kind) or isinstance(config[key], bool):
             raise UserError(f"config.{key}: expected {expected}, found {config[key]!r}")
     for key in ("lifter", "context") if config.context else ("lifter",):
-        read_options(get_method(config[key].get("name")).options_type, config[key], key)
+        options = {name: value for name, value in config[key].items() if (key, name) != ("context", "folds")}
+        read_options(get_method(config[key].get("name")).options_type, options, key)
     for name, section in SECTIONS.items():
         read_options(section, config[name], name)
 
@@ -151,7 +153,9 @@ def _build_context(config: ConfigDict) -> ContextLifter:
             "config.lifter.context: expected the work directory of a trained lifter (mixste, graformer, ...), found "
             f"{config.lifter.context!r}; train or convert one first"
         )
-    inner = ConfigDict({**config.to_dict(), "lifter": config.context.to_dict(), "context": {}})
+    section = config.context.to_dict()
+    folds = section.pop("folds", [])
+    inner = ConfigDict({**config.to_dict(), "lifter": section, "context": {}})
     inner.data.view = "screen"  # it is given what its method sees
     unfit = UserError(f"config.lifter.context: expected a supervised lifter, found {config.context.name}")
     if not hasattr(get_method(config.context.name), "features"):
@@ -159,7 +163,8 @@ def _build_context(config: ConfigDict) -> ContextLifter:
     context = build_lifter(inner)
     if context.stochastic or not isinstance(context, ContextLifter):
         raise unfit
-    return context
+    # The wrapper has the methods of what it wraps.
+    return CrossFitted(context, len(folds)) if folds else context  # type: ignore[return-value]
 
 
 def load_source(data: ConfigDict, splits: Sequence[str], optional: Collection[str] = ()) -> dict[str, ClipSet]:

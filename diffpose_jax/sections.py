@@ -20,6 +20,7 @@ class DataOptions(Options):
     )
     synthetic_seed: int = option(0, "seed of the embedded generator", low=0)
     layout: str = option("h36m17", "joints that the lifter works on; data in another layout are mapped to it")
+    leave_out: str = option("", "subjects that are left out of the training split, separated by commas")
     flip: bool = option(True, "mirror a random half of every training batch")
     view: Literal["screen", "person"] = option(
         "screen",

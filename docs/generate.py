@@ -45,6 +45,7 @@ also need `--config.lifter.context`, the work directory of a trained supervised 
 | `config.json` | the resolved config; the directory belongs to it |
 | `checkpoints/`, `best/` | the newest states, and the averaged weights that did best on the valid split |
 | `metrics.jsonl`, `tensorboard/` | losses, validation error, steps/s, poses/s |
+| `folds.json`, `folds/` | with `--cross_fit`: the subjects of each fold, and a work directory without each |
 | `calibration.json` | the temperature that `calibrate` found |
 | `results.json`, `results.md`, `figures/` | what `evaluate` found |
 

@@ -121,8 +121,8 @@ class Lifter(Protocol):
 class ContextLifter(Lifter, Protocol):
     """A lifter whose features another method can be conditioned on."""
 
-    def features(self, variables: Variables, keypoints: Array) -> Array:
-        """Features `[B, F, J, C]` of keypoints `[B, F, J, 2]`."""
+    def features(self, variables: Variables, batch: Batch) -> Array:
+        """Features `[B, F, J, C]` of a batch's keypoints."""
         ...
 
 

@@ -195,7 +195,7 @@ class DiffHPE(Lifter):
         # The context is deterministic: which key it gets does not matter.
         pose = self.context.sample(frozen, jax.random.key(0), batch, Sampling())[0]
         takes_pose = self.options.condition == "pose"
-        condition = pose if takes_pose else self.context.features(frozen, batch.keypoints)
+        condition = pose if takes_pose else self.context.features(frozen, batch)
         return Encoded(condition, pose if self.options.start == "context" else None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from diffpose_jax.data.windows import device_clips, training_windows
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Lifter, MeasuringLifter, ValidatingLifter, Variables
 from diffpose_jax.lifters.batches import example_batch
+from diffpose_jax.lifters.cross_fitted import frame_folds
 from diffpose_jax.lifters.wrappers import with_occlusion
 from diffpose_jax.parallel import AXIS, local_device_count, pmap_step, replicate
 from diffpose_jax.progress import Progress
@@ -78,10 +79,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     splits = _load_splits(config)
     _check_plateau(given, lifter, config.data.source, "valid" in splits)
     save_config(config, path / "config.json")
-    data = TrainData(
-        device_clips(splits["train"], root=data_options.cameras == "random"),
-        training_windows(splits["train"], lifter.frames, data_options.windows),
-    )
+    data = _make_data(splits["train"], lifter, data_options, config.context.get("folds", []))
     training = given.count_epochs(len(data.windows.start))
 
     def create() -> TrainState:
@@ -113,8 +111,21 @@ def _compile_step(lifter: Lifter, seed: int, data: DataOptions, training: Traini
     return pmap_step(make_step(lifter, make_optimizer(training), seed, data, training))
 
 
+def _make_data(clips: ClipSet, lifter: Lifter, options: DataOptions, folds: Sequence[Sequence[str]]) -> TrainData:
+    on_device = device_clips(clips, root=options.cameras == "random")
+    if folds:
+        on_device = on_device._replace(fold=frame_folds(clips, folds))
+    return TrainData(on_device, training_windows(clips, lifter.frames, options.windows))
+
+
 def _load_splits(config: ConfigDict) -> dict[str, ClipSet]:
     splits = load_dataset(config.data, ["train", "valid"], optional=["valid"])
+    if left_out := [name for name in config.data.leave_out.split(",") if name]:
+        train = splits["train"]
+        if unknown := sorted(set(left_out) - set(train.subject)):
+            raise UserError(f"config.data.leave_out: expected subjects of {', '.join(sorted(set(train.subject)))}, "
+                            f"found {', '.join(unknown)}")  # fmt: skip
+        splits["train"] = train.select(i for i, name in enumerate(train.subject) if name not in left_out)
     for split, clips in splits.items():
         if not clips.num_frames or clips.poses is None:
             found = "no frames" if not clips.num_frames else "no 3D poses"
@@ -141,10 +152,16 @@ def _freeze(lifter: Lifter, context: Variables, train: TrainData, valid: Validat
     """The frozen variables of a run: the context's, and what the lifter measures with them before training."""
     if not isinstance(lifter, MeasuringLifter):
         return context
-    if valid is None:
-        raise UserError("config.data.source: expected a valid split to measure the context's errors on, found none")
-    batches = (spread_batches(part.clips, part.windows, lifter.frames) for part in (train, valid))
-    return lifter.measure(context, *batches)
+    if valid is None and train.clips.fold is None:
+        raise UserError("config.data.source: expected a valid split to measure the context's errors on, or a context "
+                        "trained with --cross_fit, found neither")  # fmt: skip
+    # Versions of a cross-fitted context have not seen the subjects that they estimate.
+    unseen = valid or train
+    return lifter.measure(
+        context,
+        spread_batches(train.clips, train.windows, lifter.frames),
+        spread_batches(unseen.clips, unseen.windows, lifter.frames),
+    )
 
 
 class Run(NamedTuple):

@@ -205,7 +205,9 @@ def test_a_context_encoded_once_gives_the_samples_of_one_encoded_in_every_step(c
 
     def every_time(x, k, *, train, index=None):
         pose = x[..., :3] @ encoder["kernel"] + encoder["bias"][None, None, None]
-        given = jnp.concatenate([pose, CONTEXT.features(wrapped["frozen"], x[..., 3:])], axis=-1)
+        given = jnp.concatenate(
+            [pose, CONTEXT.features(wrapped["frozen"], batch._replace(keypoints=x[..., 3:]))], axis=-1
+        )
         return Tiny().apply(own, given, k, train=train)
 
     expected = sample(lifter_2d(every_time), {}, batch, 3)
@@ -216,8 +218,8 @@ def test_a_context_encoded_once_gives_the_samples_of_one_encoded_in_every_step(c
 class Marked(MixSTELifter):
     """A context whose features are taken from an operation that occurs nowhere else."""
 
-    def features(self, variables, keypoints):
-        return jnp.arccosh(2 + jnp.abs(super().features(variables, keypoints)))
+    def features(self, variables, batch):
+        return jnp.arccosh(2 + jnp.abs(super().features(variables, batch)))
 
 
 def test_the_context_is_encoded_outside_the_steps_and_the_hypotheses(wrapped, batch):

@@ -9,7 +9,7 @@ position), ground-truth 2D 19.6 mm; not reproduced here yet, for want of the dat
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, set_frames, start, train_epochs, train_small
+from diffpose_jax.presets import set_frames, start, train_epochs, train_small
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
@@ -25,7 +25,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
         return config
     frames = chosen.frames or 243
     set_frames(config, frames)
-    train_epochs(config, 400, 2 * HUMAN36M_FRAMES // frames, max(1, 1024 // frames), decay_rate=0.993)
+    train_epochs(config, 400, max(1, 1024 // frames), mirrored=True, decay_rate=0.993)
     # The release also multiplies gradients by the loss: config.training.scale_by_loss.
     config.training.update(learning_rate=6e-5, weight_decay=0.1, ema_decay=0.0)
     config.evaluation.update(hypotheses=20, flip="average", batch_size=1)

@@ -9,7 +9,7 @@ not reproduced here yet, for want of the data.
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, set_frames, start, train_epochs, train_small
+from diffpose_jax.presets import set_frames, start, train_epochs, train_small
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
@@ -32,7 +32,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     steps = {("cpn", 81): 9, ("gt", 243): 6, ("univ_annot3", 27): 7}.get((chosen.keypoints, frames), 5)
     config.diffusion.update(sampling_steps=steps)
     batch_size = {81: 64, 243: 24}.get(frames, 64)
-    train_epochs(config, 200, 2 * HUMAN36M_FRAMES // frames, batch_size, decay_rate=0.99)
+    train_epochs(config, 200, batch_size, mirrored=True, decay_rate=0.99)
     # The learning rate is that of the release's commands, the paper's supplement is not at hand. The paper's loss
     # weight and noise estimate are the default, the release's are lifter.released_weight and lifter.released_eps.
     config.training.update(learning_rate=4e-4, weight_decay=0.1, ema_decay=0.0)

@@ -10,7 +10,7 @@ not reproduced here yet, for want of the data.
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, set_frames, start, train_epochs, train_small
+from diffpose_jax.presets import set_frames, start, train_epochs, train_small
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
@@ -29,7 +29,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
         return config
     frames = chosen.frames or (27 if chosen.dataset == "mpi_inf_3dhp" else 81)
     set_frames(config, frames)
-    train_epochs(config, 200, 2 * HUMAN36M_FRAMES, 512, decay_rate=0.99)
+    train_epochs(config, 200, 512, mirrored=True, decay_rate=0.99)
     # The learning rate is that of the release's commands, the paper's supplement is not at hand. The paper's loss
     # weight and noise estimate are the default, the release's are lifter.released_weight and lifter.released_eps.
     config.training.update(learning_rate=4e-4, weight_decay=0.1, ema_decay=0.0)

@@ -7,7 +7,7 @@ Published for Human3.6M, CPN, 27 frames: 51.8 mm (mean of 5); not reproduced her
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, set_frames, start, train_epochs, train_small
+from diffpose_jax.presets import set_frames, start, train_epochs, train_small
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
@@ -23,11 +23,12 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     config.data.flip = False
     config.evaluation.flip = "none"
     # The paper says batch 200, learning rate 8.0e-4 and dropout 0.03.
-    epoch = train_epochs(config, 1000, HUMAN36M_FRAMES // config.lifter.frames, 100)
+    train_epochs(config, 1000, 100)
     config.lifter.dropout = 0.032
     config.training.update(
         learning_rate=0.0008083464402314577, weight_decay=1e-6, weight_decay_kind="l2", ema_decay=0.0
     )
-    # Validation, and with it the plateau's patience, counts every fifth epoch; the release judges the best loss so far.
-    config.training.update(decay="plateau", validate_every=5 * epoch, checkpoint_every=5 * epoch)
+    # Validation, and with it the plateau's patience, counts every fifth epoch; the release judges the best noise loss
+    # on its validation set so far.
+    config.training.update(decay="plateau", plateau_error="loss", plateau_feed="best", validate_epochs=5)
     return config

@@ -13,7 +13,7 @@ ground-truth 2D; not reproduced here yet, for want of the data.
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, Argument, set_diffpose, start, train_epochs, train_small
+from diffpose_jax.presets import Argument, set_diffpose, start, train_epochs, train_small
 
 RECIPES = {"release": "diffpose_release", "heatmaps": "diffpose", "paper": "diffpose"}
 
@@ -32,9 +32,9 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
         train_small(config, 3000, 16, 1e-3)
         return config
     # The release's batch is 1024 single frames: four windows of 243.
-    epoch = train_epochs(config, 80, HUMAN36M_FRAMES // 243, 4)
+    train_epochs(config, 80, 4)
     config.training.update(learning_rate=1e-3, clip_norm=1.0, ema_decay=0.999, ema_kind="constant")
-    config.training.update(decay="exponential", decay_rate=0.9, decay_every=61 * epoch)
+    config.training.update(decay="exponential", decay_rate=0.9, decay_every=0, decay_epochs=61)
     return config
 
 

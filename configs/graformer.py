@@ -9,7 +9,7 @@ Human3.6M; how those weights were trained is not published, so the recipe is our
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, start, train_epochs, train_small
+from diffpose_jax.presets import start, train_epochs, train_small
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
@@ -20,6 +20,6 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
         config.lifter.update(width=64, num_layers=3, dropout=0.1)
         train_small(config, 4000, 256, 1e-3)
         return config
-    train_epochs(config, 80, HUMAN36M_FRAMES, 1024)
+    train_epochs(config, 80, 1024)
     config.training.update(learning_rate=1e-3, decay="cosine", clip_norm=1.0, ema_decay=0.999)
     return config

@@ -10,7 +10,7 @@ want of the data. `--config.lifter.width=64` with 27 frames is the context of Di
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, set_frames, start, train_epochs, train_small
+from diffpose_jax.presets import set_frames, start, train_epochs, train_small
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
@@ -26,7 +26,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     frames = chosen.frames or 243
     set_frames(config, frames)
     # The release counts its batch of 1024 in frames, and every clip comes straight and mirrored in one epoch.
-    train_epochs(config, 120, 2 * HUMAN36M_FRAMES // frames, max(1, 1024 // frames), decay_rate=0.99)
+    train_epochs(config, 120, max(1, 1024 // frames), mirrored=True, decay_rate=0.99)
     config.training.update(learning_rate=4e-5, weight_decay=0.1, ema_decay=0.0)
     config.evaluation.flip = "average"
     # The paper weighs the velocity error by 1.0, the release by 2.0; the release also multiplies gradients by the loss:

@@ -12,7 +12,7 @@ and reaches 59.4 mm, see experiments/RESULTS.md.
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import start, train_small
+from diffpose_jax.presets import start, train_epochs, train_small
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
@@ -26,13 +26,15 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
         config.evaluation.update(stride=5)
     elif chosen.keypoints == "gt":
         config.data.update(layout="h36m16" if chosen.dataset == "human36m" else config.data.layout, flip=False)
-        config.training.update(steps=1_220_000, batch_size=64, learning_rate=1e-3, decay="exponential", clip_norm=1.0)
+        train_epochs(config, 50, 64)
+        config.training.update(learning_rate=1e-3, decay="exponential", clip_norm=1.0)
         config.evaluation.flip = "none"
     else:
         config.lifter.update(variant="benchmark", width=384, dropout=0.2, loss="distance_and_absolute")
         # 30 epochs of both the frames and their mirror images; the rate falls by a tenth every four epochs.
-        config.training.update(steps=365_000, batch_size=256, learning_rate=5e-3, optimizer="amsgrad")
-        config.training.update(decay="exponential", decay_rate=0.9, decay_every=48_740)
+        train_epochs(config, 30, 256, mirrored=True)
+        config.training.update(learning_rate=5e-3, optimizer="amsgrad")
+        config.training.update(decay="exponential", decay_rate=0.9, decay_every=0, decay_epochs=8)
         config.evaluation.flip = "average"
     if not chosen.size:
         config.training.update(log_every=500, validate_every=5000, checkpoint_every=5000)

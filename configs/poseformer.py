@@ -9,7 +9,7 @@ Human3.6M, 81 frames: 44.3 mm with CPN, 31.3 mm with ground-truth 2D; not reprod
 
 from ml_collections import ConfigDict
 
-from diffpose_jax.presets import HUMAN36M_FRAMES, set_frames, start, train_epochs, train_small
+from diffpose_jax.presets import set_frames, start, train_epochs, train_small
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
@@ -23,7 +23,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
         return config
     set_frames(config, chosen.frames or 81)
     config.evaluation.flip = "average"
-    train_epochs(config, 200, 2 * HUMAN36M_FRAMES, 512, decay_rate=0.99)
+    train_epochs(config, 200, 512, mirrored=True, decay_rate=0.99)
     # README of the release: 4e-4 for ground-truth 2D, 4e-5 for CPN; its default is 1e-4.
     config.training.update(learning_rate=4e-4 if chosen.keypoints == "gt" else 4e-5, weight_decay=0.1, ema_decay=0.0)
     return config

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -214,11 +214,14 @@ def current_value(name: str, value: Any) -> Any:
     return known.get(old, value) if isinstance(old, str | bool) else value
 
 
-def first_difference(config: ConfigDict, other: ConfigDict) -> str | None:
-    """The first key, in order, that differs and is not free to change between runs of one work directory, or None."""
+def first_difference(config: ConfigDict, other: ConfigDict, free: Collection[str] = ()) -> str | None:
+    """The first key, in order, that differs and is not free to change between runs of one work directory, or None.
+
+    Those in `FREE_TO_CHANGE` are free, and those in `free`.
+    """
     ours, theirs = dict(flat_items(config)), dict(flat_items(other))
     for name, value in ours.items():
-        free = any(name == key or name.startswith(key + ".") for key in FREE_TO_CHANGE)
-        if not free and theirs.get(name) != value:
+        may_change = any(name == key or name.startswith(key + ".") for key in (*FREE_TO_CHANGE, *free))
+        if not may_change and theirs.get(name) != value:
             return name
     return None

@@ -3,7 +3,7 @@
     python -m diffpose_jax.prepare SOURCE --source PATH --output data/NAME.npz
 
     synthetic      needs no source: embedded people, seen by random cameras
-    cmu            the CMU archive cmu_h36m17.npz, filmed by Human3.6M's cameras
+    cmu            the CMU archive cmu_h36m17.npz, or another of its form, filmed by Human3.6M's cameras
     mocap          a folder of .asf/.amc and .bvh files, likewise
     human36m       a folder with VideoPose3D's data_3d_h36m.npz and data_2d_h36m_{detections}.npz
     humaneva       a folder with VideoPose3D's data_3d_humaneva15.npz and data_2d_humaneva15_{detections}.npz
@@ -53,13 +53,13 @@ _COMMON = ("source", "output", "seed", "simulate_detector", "strength", "samples
 # What each source is read with, and the flags that mean something for it.
 SOURCES: Mapping[str, tuple[Callable[..., dict[str, ClipSet]], tuple[str, ...]]] = {
     "synthetic": (load_synthetic, ("seed", "subjects", "takes", "frames", "cameras_per_clip")),
-    "cmu": (load_cmu, ("seed", "valid_subjects", "cameras_per_clip")),
+    "cmu": (load_cmu, ("seed", "valid_subjects", "test_subjects", "cameras_per_clip")),
     "mocap": (
         load_mocap,
         ("seed", "valid_subjects", "test_subjects", "cameras_per_clip", "unit", "amc_fps", "name_pattern"),
     ),
     "human36m": (load_human36m, ("detections", "layout", "valid_subjects")),
-    "humaneva": (load_humaneva, ("detections", "valid_share")),
+    "humaneva": (load_humaneva, ("detections", "valid_share", "actions")),
     "mpi_inf_3dhp": (load_mpi_inf_3dhp, ("annotation", "valid_subjects")),
     "keypoints": (load_keypoints, ("layout", "target")),
 }
@@ -72,11 +72,12 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("integer", "seed", 0, "Seed of synthetic motion, cameras, simulated detections and the sheet."),
     ("string", "detections", "gt", "human36m, humaneva: which 2D file, gt, cpn, detectron_pt_coco, ..."),
     ("string", "annotation", None, "mpi_inf_3dhp: the 3D targets, annot3 or univ_annot3; not comparable."),
-    ("float", "valid_share", None, "humaneva: the share of every training piece for the valid split."),
+    ("float", "valid_share", None, "humaneva: the share of every training piece for the valid split, or 0."),
+    ("list", "actions", None, "humaneva: the actions to read; all if not given."),
     ("string", "layout", None, "keypoints: the file's joint layout; human36m: h36m17 or h36m16."),
     ("string", "target", H36M_17.name, "keypoints: the joint layout to convert to."),
-    ("list", "valid_subjects", None, "cmu, mocap, human36m, mpi_inf_3dhp: the subjects of valid."),
-    ("list", "test_subjects", None, "mocap: the subjects of the test split."),
+    ("list", "valid_subjects", None, "cmu, mocap, human36m, mpi_inf_3dhp: those of valid, or none."),
+    ("list", "test_subjects", None, "cmu, mocap: the subjects of the test split, or none."),
     ("integer", "cameras_per_clip", None, "synthetic, cmu, mocap: how many cameras see each clip."),
     ("float", "unit", None, "mocap: the length unit of the BVH files in metres; CMU's if not given."),
     ("float", "amc_fps", None, "mocap: the frame rate of the AMC files; 120 if not given."),
@@ -224,6 +225,7 @@ def _options(kind: str, given: flags.FlagValues) -> dict[str, Any]:
     if "target" in options:
         options["target"] = get_skeleton(options["target"])
     options = {name: value for name, value in options.items() if value is not None}
+    options |= {name: [] for name in ("valid_subjects", "test_subjects") if options.get(name) == ["none"]}
     if kind == "mocap":
         of_files = {name: options.pop(name) for name in FileOptions._fields if name in options}
         options["files"] = FileOptions(**of_files)

@@ -14,7 +14,6 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.registry import DATA_SETS, config_for
 
 SIZES = ("small", "hour", "day")
-HUMAN36M_FRAMES = 1_559_752  # training frames, with which the papers' epochs become steps
 
 
 class Argument(NamedTuple):
@@ -126,23 +125,24 @@ def _source(argument: Argument) -> str:
     return f"data/{argument.dataset}{'_' if argument.keypoints else ''}{argument.keypoints}.npz"
 
 
-def train_epochs(config: ConfigDict, number: int, examples: int, batch_size: int, *, decay_rate: float = 1.0) -> int:
-    """Sets the training to a number of epochs and returns the steps of one, rounded to a multiple of `inner_steps`.
+def train_epochs(
+    config: ConfigDict, number: int, batch_size: int, *, mirrored: bool = False, decay_rate: float = 1.0
+) -> None:
+    """Sets the training to a number of a paper's epochs; how many steps those are depends on the data.
 
     Args:
         config: The config to change; validation and checkpoints come after every epoch too.
         number: The number of epochs.
-        examples: Windows of one epoch.
         batch_size: Windows in a batch.
+        mirrored: Whether the paper's epoch has every window as it is and mirrored. It is two of ours then, in which
+            windows are mirrored at random.
         decay_rate: Factor of the learning rate after every epoch.
     """
-    inner = config.training.inner_steps
-    epoch = max(1, round(examples / batch_size / inner)) * inner
-    config.training.update(steps=number * epoch, batch_size=batch_size, log_every=max(1, epoch // 20 // inner) * inner)
-    config.training.update(validate_every=epoch, checkpoint_every=epoch)
+    passes = 2 if mirrored else 1
+    config.training.update(steps=0, epochs=passes * number, batch_size=batch_size)
+    config.training.update(validate_every=0, validate_epochs=passes, checkpoint_every=0)
     if decay_rate != 1.0:
-        config.training.update(decay="exponential", decay_rate=decay_rate, decay_every=epoch)
-    return epoch
+        config.training.update(decay="exponential", decay_rate=decay_rate, decay_every=0, decay_epochs=passes)
 
 
 def train_small(config: ConfigDict, steps: int, batch_size: int, learning_rate: float) -> None:

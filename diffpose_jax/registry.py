@@ -17,6 +17,7 @@ from diffpose_jax.data.detector.keypoint_noise import add_keypoint_noise
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import ContextLifter, Lifter
+from diffpose_jax.lifters.cross_fitted import CrossFitted
 from diffpose_jax.lifters.d3dp import D3DP
 from diffpose_jax.lifters.diff3dhpe import Diff3DHPE
 from diffpose_jax.lifters.diffhpe import DiffHPE
@@ -130,7 +131,8 @@ def validate(config: ConfigDict) -> None:
         if not isinstance(config[key], kind) or isinstance(config[key], bool):
             raise UserError(f"config.{key}: expected {expected}, found {config[key]!r}")
     for key in ("lifter", "context") if config.context else ("lifter",):
-        read_options(get_method(config[key].get("name")).options_type, config[key], key)
+        options = {name: value for name, value in config[key].items() if (key, name) != ("context", "folds")}
+        read_options(get_method(config[key].get("name")).options_type, options, key)
     for name, section in SECTIONS.items():
         read_options(section, config[name], name)
 
@@ -151,7 +153,9 @@ def _build_context(config: ConfigDict) -> ContextLifter:
             "config.lifter.context: expected the work directory of a trained lifter (mixste, graformer, ...), found "
             f"{config.lifter.context!r}; train or convert one first"
         )
-    inner = ConfigDict({**config.to_dict(), "lifter": config.context.to_dict(), "context": {}})
+    section = config.context.to_dict()
+    folds = section.pop("folds", [])
+    inner = ConfigDict({**config.to_dict(), "lifter": section, "context": {}})
     inner.data.view = "screen"  # it is given what its method sees
     unfit = UserError(f"config.lifter.context: expected a supervised lifter, found {config.context.name}")
     if not hasattr(get_method(config.context.name), "features"):
@@ -159,15 +163,19 @@ def _build_context(config: ConfigDict) -> ContextLifter:
     context = build_lifter(inner)
     if context.stochastic or not isinstance(context, ContextLifter):
         raise unfit
-    return context
+    # The wrapper has the methods of what it wraps.
+    return CrossFitted(context, len(folds)) if folds else context  # type: ignore[return-value]
 
 
-def load_source(data: ConfigDict, splits: Sequence[str]) -> dict[str, ClipSet]:
-    """The named splits of a config's `data.source` as they are there: in their own layout, with their own keypoints."""
+def load_source(data: ConfigDict, splits: Sequence[str], optional: Collection[str] = ()) -> dict[str, ClipSet]:
+    """The named splits of a config's `data.source` as they are there: in their own layout, with their own keypoints.
+
+    Those that are `optional` may be missing.
+    """
     if data.source == "synthetic":
         everything = load_synthetic(seed=data.synthetic_seed)
         return {split: everything[split] for split in splits}
-    return load_archive(data.source, splits)
+    return load_archive(data.source, splits, optional)
 
 
 def source_layout(data: ConfigDict, split: str) -> Skeleton:
@@ -180,13 +188,21 @@ def source_layout(data: ConfigDict, split: str) -> Skeleton:
     return layouts[split]
 
 
-def load_dataset(data: ConfigDict, splits: Sequence[str], without_mixtures: Collection[str] = ()) -> dict[str, ClipSet]:
+def load_dataset(
+    data: ConfigDict, splits: Sequence[str], without_mixtures: Collection[str] = (), optional: Collection[str] = ()
+) -> dict[str, ClipSet]:
     """The named splits of the dataset a config's `data` section describes, with the detector simulation it asks for.
 
-    Splits `without_mixtures` need none, whatever the config says: fitting them takes its time. Raises UserError where
-    the data have no mixtures and should.
+    Args:
+        data: The section.
+        splits: Their names.
+        without_mixtures: Those that need no mixtures, whatever the config says: fitting them takes its time.
+        optional: Those that may be missing.
+
+    Raises:
+        UserError: The data cannot be read, have not all splits, or no mixtures and should.
     """
-    clips = load_source(data, splits)
+    clips = load_source(data, splits, optional)
     clips = {split: part.to_layout(get_skeleton(data.layout)) for split, part in clips.items()}
     for split, part in clips.items():
         mixtures = data.mixtures and split not in without_mixtures

@@ -20,6 +20,7 @@ class DataOptions(Options):
     )
     synthetic_seed: int = option(0, "seed of the embedded generator", low=0)
     layout: str = option("h36m17", "joints that the lifter works on; data in another layout are mapped to it")
+    leave_out: str = option("", "subjects that are left out of the training split, separated by commas")
     flip: bool = option(True, "mirror a random half of every training batch")
     view: Literal["screen", "person"] = option(
         "screen",
@@ -100,17 +101,24 @@ class DiffusionOptions(Options):
 class TrainingOptions(Options):
     """The optimiser, its learning rate, the moving average, and how often is logged, validated and saved."""
 
-    steps: int = option(10_000, "training steps", low=1)
+    steps: int = option(10_000, "training steps; 0: those of `epochs`", low=0)
+    epochs: int = option(0, "passes over the training windows, where `steps` is 0", low=0)
     batch_size: int = option(1024, "windows in a batch, over all devices", low=1)
     inner_steps: int = option(20, "steps per dispatch; steps and every `*_every` must be a multiple of it", low=1)
     learning_rate: float = option(4e-5, "learning rate after warm-up", above=0)
     decay: Literal["constant", "cosine", "exponential", "plateau"] = option("constant", "course of the learning rate")
     decay_rate: float = option(0.96, "factor of 'exponential'", above=0, high=1)
-    decay_every: int = option(100_000, "steps between two factors of 'exponential'", low=1)
+    decay_every: int = option(100_000, "steps between two factors of 'exponential'; 0: those of `decay_epochs`", low=0)
+    decay_epochs: int = option(1, "epochs between two of them, where `decay_every` is 0", low=1)
     plateau_factor: float = option(0.5, "factor of 'plateau'", above=0, high=1)
     plateau_patience: int = option(11, "validations in a row that may fail to lower the error before the factor", low=0)
-    plateau_threshold: float = option(0.1, "relative decrease of the valid MPJPE that counts as one", low=0, high=0.999)
+    plateau_threshold: float = option(0.1, "relative decrease of the error that counts as one", low=0, high=0.999)
     plateau_min_rate: float = option(0.0, "least learning rate of 'plateau'", low=0)
+    plateau_error: Literal["mpjpe", "loss"] = option(
+        "mpjpe",
+        "what 'plateau' calls the error: the MPJPE on the valid split, or the loss there",
+        source="loss: DiffHPE's release",
+    )
     plateau_feed: Literal["current", "best"] = option(
         "current", "error judged by 'plateau': the current one, or the lowest so far", source="best: DiffHPE's release"
     )
@@ -137,11 +145,13 @@ class TrainingOptions(Options):
     ema_every: int = option(1, "steps between two updates of the average", low=1)
     ema_start: int = option(0, "step up to which the average is a copy", low=0)
     log_every: int = option(100, "steps between two lines of the log", low=1)
-    validate_every: int = option(1000, "steps between two validations", low=1)
-    checkpoint_every: int = option(1000, "steps between two checkpoints", low=1)
+    validate_every: int = option(1000, "steps between two validations; 0: those of `validate_epochs`", low=0)
+    validate_epochs: int = option(1, "epochs between two validations, where `validate_every` is 0", low=1)
+    checkpoint_every: int = option(1000, "steps between two checkpoints; 0: one after every validation", low=0)
     keep: int = option(3, "checkpoints that are kept", low=1)
     valid_frames: int = option(2048, "frames of the valid split, evenly spread, that are measured", low=1)
     valid_hypotheses: int = option(1, "hypotheses per frame in validation", low=1)
+    init_from: str = option("", "work directory whose best weights training starts from, with a new optimiser")
     distributed: bool = option(False, "join the processes of a cluster (TPU pod, SLURM, MPI, Kubernetes)")
 
     def check(self) -> None:
@@ -150,6 +160,23 @@ class TrainingOptions(Options):
             value = getattr(self, name)
             if value % self.inner_steps:
                 raise OptionError(name, f"a multiple of training.inner_steps={self.inner_steps}", value)
+        if not self.steps and not self.epochs:
+            raise OptionError("steps", "at least 1 with training.epochs=0", self.steps)
+
+    def count_epochs(self, windows: int) -> TrainingOptions:
+        """The same options with steps in place of epochs of so many training windows.
+
+        An epoch is rounded to a multiple of `inner_steps`.
+        """
+        epoch = max(1, round(windows / self.batch_size / self.inner_steps)) * self.inner_steps
+        validate_every = self.validate_every or self.validate_epochs * epoch
+        return dataclasses.replace(
+            self,
+            steps=self.steps or self.epochs * epoch,
+            decay_every=self.decay_every or self.decay_epochs * epoch,
+            validate_every=validate_every,
+            checkpoint_every=self.checkpoint_every or validate_every,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

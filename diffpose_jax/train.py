@@ -6,6 +6,7 @@ SIGINT save a checkpoint, then the program ends with exit code 0.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not at import, where several programs would claim the same names."""
     help_text = "Path of a config file, with arguments after a colon."
     config_flags.DEFINE_config_file("config", None, help_text, flag_values=values)
+    help_text = "Work directory whose best weights training starts from: --config.training.init_from in short."
+    flags.DEFINE_string("init_from", None, help_text, flag_values=values)
+    help_text = "Also train so many versions without a fold of the subjects each, for use as a context."
+    flags.DEFINE_integer("cross_fit", None, help_text, lower_bound=2, flag_values=values)
     flags.DEFINE_string("workdir", None, "Directory for checkpoints, metrics and results.", flag_values=values)
 
 
@@ -31,23 +36,32 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, trains, and says where everything is."""
     cli.require(argv, given, "config", "workdir")
     logging.set_verbosity(logging.WARNING)
-    summary = _train(given.config, given.workdir)
+    if given.init_from is not None:
+        given.config.training.init_from = given.init_from
+    summary = _train(given.config, given.workdir, given.cross_fit)
     if summary.stopped:
         print(f"stopped at step {summary.step}; a checkpoint is saved; the same command continues from there")
     else:
-        print(f"trained {summary.step} steps; best valid MPJPE {summary.best_mpjpe:.1f} mm at step {summary.best_step}")
+        print(f"trained {summary.step} steps; {_best(summary)}")
     print(f"checkpoints: {given.workdir}/best, {given.workdir}/checkpoints   "
           f"metrics: {given.workdir}/metrics.jsonl, {given.workdir}/tensorboard")  # fmt: skip
     return 0
 
 
-def _train(config: ConfigDict, workdir: str) -> Summary:
+def _best(summary: Summary) -> str:
+    if math.isnan(summary.best_mpjpe):
+        return "the data have no valid split: nothing was selected, the last weights are kept as the best"
+    return f"best valid MPJPE {summary.best_mpjpe:.1f} mm at step {summary.best_step}"
+
+
+def _train(config: ConfigDict, workdir: str, folds: int | None) -> Summary:
     if config.get("training", {}).get("distributed", False):
         _join_cluster()
     # Imported here because jax.distributed must come before anything that touches a device.
+    from diffpose_jax.training.cross_fit import cross_fit
     from diffpose_jax.training.loop import train
 
-    return train(config, workdir)
+    return train(config, workdir) if folds is None else cross_fit(config, workdir, folds)
 
 
 def _join_cluster() -> None:

@@ -45,10 +45,15 @@ also need `--config.lifter.context`, the work directory of a trained supervised 
 | `config.json` | the resolved config; the directory belongs to it |
 | `checkpoints/`, `best/` | the newest states, and the averaged weights that did best on the valid split |
 | `metrics.jsonl`, `tensorboard/` | losses, validation error, steps/s, poses/s |
+| `folds.json`, `folds/` | with `--cross_fit`: the subjects of each fold, and a work directory without each |
 | `calibration.json` | what `calibrate` found: temperature, scales of the spread, conformal regions |
 | `results.json`, `results.md`, `figures/` | what `evaluate` found |
 
 The same training command continues, bit for bit as if it had never stopped. SIGTERM and SIGINT save a checkpoint first.
+With more `training.steps` (or `epochs`) it goes on beyond its end, as if it had been asked for them at first; not with
+`decay="cosine"`, which has brought the learning rate to zero. `train --init_from WORKDIR` starts another run from the
+best weights of a work directory, with a new optimiser. An epoch is one pass over the training windows, each mirrored
+with probability one half (`data.flip`): papers that count every window as it is and mirrored have half as many.
 
 ## GPUs, TPUs, clusters
 

@@ -28,7 +28,14 @@ from diffpose_jax.registry import METHODS, complete_config, config_for, validate
 from diffpose_jax.sections import SECTIONS
 
 # Words that name something outside the config: a file, a work directory, or an entry of a table that plug-ins extend.
-FREE_WORDS = {"data.source", "data.layout", "evaluation.protocol", "lifter.context"}
+FREE_WORDS = {
+    "data.source",
+    "data.layout",
+    "evaluation.protocol",
+    "lifter.context",
+    "training.init_from",
+    "data.leave_out",
+}
 
 
 class Place(typing.NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -57,6 +58,18 @@ def test_keypoints_without_3d_are_prepared_for_another_layout(prepare_program, k
     clips = load_archive(output)["test"]
     assert (clips.skeleton.name, clips.poses, clips.fps.tolist()) == ("h36m16", None, [25.0])
     assert output.with_suffix(".png").read_bytes()[:4] == PNG
+
+
+def test_no_valid_split_is_made_where_it_is_to_have_no_subjects(prepare_program, tmp_path):
+    positions = np.full((20, 17, 3), 500, np.int16) + np.arange(17, dtype=np.int16)[None, :, None] * 50
+    clips = {name: {"subject": name, "activity": "stand", "frames": 20} for name in ("07", "49", "127", "1")}
+    meta = {"fps": 50, "scale_to_metres": 0.001, "splits": {"train": list(clips)}, "clips": clips}
+    np.savez(tmp_path / "motion.npz", meta=json.dumps(meta), **dict.fromkeys(clips, positions))
+    given = ("cmu", f"--source={tmp_path / 'motion.npz'}", "--cameras_per_clip=1", "--samples=1")
+    for flags, splits in (((), ["train", "valid"]), (("--valid_subjects=none",), ["train"])):
+        code, _, error = prepare_program(*given, *flags, f"--output={tmp_path / 'a.npz'}")
+        assert (code, error) == (0, "")
+        assert list(load_archive(tmp_path / "a.npz")) == splits
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,17 @@ def save_archive(path: str | os.PathLike, splits: Mapping[str, ClipSet]) -> None
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def load_archive(path: str | os.PathLike, splits: Sequence[str] | None = None) -> dict[str, ClipSet]:
+def load_archive(
+    path: str | os.PathLike, splits: Sequence[str] | None = None, optional: Collection[str] = ()
+) -> dict[str, ClipSet]:
     """Read an archive written by `save_archive`; with `splits`, only these are read from disk.
 
-    Raises UserError for a missing or damaged file, a foreign format or a missing split.
+    Splits that are `optional` may be missing, here and in what is returned. Raises UserError for a missing or
+    damaged file, a foreign format or another missing split.
     """
     with _open_archive(path) as (archive, described):
         wanted = list(described) if splits is None else splits
+        wanted = [split for split in wanted if split in described or split not in optional]
         missing = [split for split in wanted if split not in described]
         if missing:
             raise UserError(f"{path}: expected split '{missing[0]}', found {', '.join(described)}")

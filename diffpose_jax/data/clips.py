@@ -204,10 +204,9 @@ class ClipSet:
 
 
 def check_valid_subjects(named: Collection[str], training: Collection[str]) -> None:
-    """Raise UserError unless some, not all, of the training subjects are named for the valid split."""
-    if not named or not set(named) < set(training):
-        found = ", ".join(named) or "none"
-        raise UserError(f"valid_subjects: expected some, not all, of {', '.join(training)}, found {found}")
+    """Raise UserError unless not all of the training subjects are named for the valid split, and nobody else."""
+    if not set(named) < set(training):
+        raise UserError(f"valid_subjects: expected some, not all, of {', '.join(training)}, found {', '.join(named)}")
 
 
 def frame_shapes(frames: int, joints: int, mixture: np.ndarray | None = None) -> dict[str, tuple[int, ...]]:

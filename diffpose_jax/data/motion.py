@@ -81,14 +81,15 @@ def film_splits(
 
     Args:
         motions: The motions of all splits.
-        split_of_subject: 'train', 'valid' or 'test' for each subject.
+        split_of_subject: 'train', 'valid', 'test' or another name for each subject.
         cameras: The K cameras.
         filming: How they are filmed.
 
     Returns:
-        `{split: ClipSet}` with all three splits, which may be empty.
+        `{split: ClipSet}` with these three, which may be empty, and the splits of other names.
     """
-    by_split = {split: [m for m in motions if split_of_subject[m.subject] == split] for split in SPLITS}
+    names = dict.fromkeys((*SPLITS, *split_of_subject.values()))
+    by_split = {split: [m for m in motions if split_of_subject[m.subject] == split] for split in names}
     return {split: film(part, cameras, filming) for split, part in by_split.items()}
 
 

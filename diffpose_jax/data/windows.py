@@ -29,6 +29,7 @@ class Batch(NamedTuple):
         mixture: `[B, F, J, M]`, the mixture of each joint's heatmap in the units of the keypoints, or None.
         camera: `[B]`, the camera of each window, or None where no camera is known.
         root: `[B, F, 3]` metres, camera frame, the root's path where it is asked for, or None.
+        fold: `[B]` int32, the fold of each example's subject where a context is cross-fitted, or None.
     """
 
     keypoints: jax.Array
@@ -38,13 +39,15 @@ class Batch(NamedTuple):
     mixture: Mixture | None = None
     camera: Camera | None = None
     root: jax.Array | None = None
+    fold: jax.Array | None = None
 
 
 class DeviceClips(NamedTuple):
     """The frames of a split on the device.
 
     keypoints `[N, J, 2]`; poses `[N, J, 3]`; mixture `[N, J, M, 6]` as `mixtures.packing` stores it, or None; the K
-    cameras or None, and which of them filmed a frame, `[N]`; root `[N, 3]`, m, or None where nothing asks for it.
+    cameras or None, and which of them filmed a frame, `[N]`; root `[N, 3]`, m, or None where nothing asks for it;
+    fold `[N]`, of each frame's subject, or None.
     """
 
     keypoints: jax.Array
@@ -53,6 +56,7 @@ class DeviceClips(NamedTuple):
     cameras: Camera | None = None
     camera: jax.Array | None = None
     root: jax.Array | None = None
+    fold: jax.Array | None = None
 
 
 class Windows(NamedTuple):
@@ -221,7 +225,8 @@ def gather(clips: DeviceClips, windows: Windows, ids: jax.Array, frames: int) ->
     if clips.cameras is not None and clips.camera is not None:
         chosen = _take(clips.camera, index[:, 0])
         camera = jax.tree.map(lambda field: field[chosen], clips.cameras)
-    return Batch(keypoints, _take(clips.poses, index), mask, ids, mixture, camera, root)
+    fold = None if clips.fold is None else _take(clips.fold, index[:, 0])
+    return Batch(keypoints, _take(clips.poses, index), mask, ids, mixture, camera, root, fold)
 
 
 def _take(array: jax.Array, index: jax.Array) -> jax.Array:

@@ -14,7 +14,17 @@ from diffpose_jax.lifters.sampling import Sampling
 from diffpose_jax.sections import DiffusionOptions
 from diffpose_jax.skeleton import Skeleton
 
-__all__ = ["Aux", "Batch", "Context", "ContextLifter", "Lifter", "MeasuringLifter", "Sampling", "Variables"]
+__all__ = [
+    "Aux",
+    "Batch",
+    "Context",
+    "ContextLifter",
+    "Lifter",
+    "MeasuringLifter",
+    "Sampling",
+    "ValidatingLifter",
+    "Variables",
+]
 
 Variables = Mapping[str, Any]
 
@@ -111,8 +121,8 @@ class Lifter(Protocol):
 class ContextLifter(Lifter, Protocol):
     """A lifter whose features another method can be conditioned on."""
 
-    def features(self, variables: Variables, keypoints: Array) -> Array:
-        """Features `[B, F, J, C]` of keypoints `[B, F, J, 2]`."""
+    def features(self, variables: Variables, batch: Batch) -> Array:
+        """Features `[B, F, J, C]` of a batch's keypoints."""
         ...
 
 
@@ -126,4 +136,13 @@ class MeasuringLifter(Protocol):
 
     def measure(self, frozen: Variables, train: Iterable[Batch], valid: Iterable[Batch]) -> Variables:
         """`variables['frozen']` of the context's variables and of batches that are spread over both splits."""
+        ...
+
+
+@runtime_checkable
+class ValidatingLifter(Lifter, Protocol):
+    """A lifter whose loss can be measured on the valid split, for the learning rate schedule 'plateau'."""
+
+    def valid_loss(self, variables: Variables, key: Array, batch: Batch) -> Array:
+        """The loss of a batch, a scalar, without dropout and with running statistics."""
         ...

@@ -24,7 +24,7 @@ from diffpose_jax.diffusion.process import align, at_step, diffuse, draw_timeste
 from diffpose_jax.diffusion.samplers import Denoiser, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
-from diffpose_jax.keys import example_keys
+from diffpose_jax.keys import example_keys, fold_in
 from diffpose_jax.lifters.base import Aux, Batch, Context, ContextLifter, Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import check_batch, subtract_root
 from diffpose_jax.lifters.building import PRECISION_DOC, Precision, make_process
@@ -36,6 +36,9 @@ from diffpose_jax.sections import DiffusionOptions
 from diffpose_jax.skeleton import Skeleton
 
 Encoding = Literal["concat", "sum"]
+
+# Timesteps between two at which the noise loss is validated, as in the release.
+_VALID_STRIDE = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +147,17 @@ class DiffHPE(Lifter):
         total = denoising_loss(predicted, noise)
         return total, Aux({"loss": total}, batch_stats)
 
+    def valid_loss(self, variables: Variables, key: Array, batch: Batch) -> Array:
+        """The same error at every tenth timestep, without dropout: what the release's plateau judges."""
+        keys, condition = example_keys(key, batch.index), self.encode(variables, batch).condition
+
+        def error_at(k: Array) -> Array:
+            noise, steps = initial_noise(fold_in(keys, k), batch.poses.shape), jnp.full(len(keys), k)
+            x_k = diffuse(self.schedule, batch.poses, steps, noise)
+            return denoising_loss(apply_network(self.network, variables, x_k, condition, steps), noise)
+
+        return jnp.mean(jax.lax.map(error_at, jnp.arange(0, self.schedule.num_steps, _VALID_STRIDE, dtype=jnp.int32)))
+
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         encoded = self.encode(variables, batch)
         denoiser = sampling.wrap(self.denoiser(variables, encoded.condition))
@@ -181,7 +195,7 @@ class DiffHPE(Lifter):
         # The context is deterministic: which key it gets does not matter.
         pose = self.context.sample(frozen, jax.random.key(0), batch, Sampling())[0]
         takes_pose = self.options.condition == "pose"
-        condition = pose if takes_pose else self.context.features(frozen, batch.keypoints)
+        condition = pose if takes_pose else self.context.features(frozen, batch)
         return Encoded(condition, pose if self.options.start == "context" else None)
 
 

@@ -37,8 +37,10 @@ class PersonCentred(Wrapper):
         return decode_poses(self.lifter.sample(variables, key, batch, sampling), view)
 
     def __getattr__(self, name: str) -> Any:
-        # Only a lifter that measures has the method, so that wrapping one that does not gives none.
+        # Only some lifters have these methods, so that wrapping one that does not gives none.
         found = super().__getattr__(name)
+        if name == "valid_loss":
+            return lambda variables, key, batch: found(variables, key, encode(batch)[0])
         return _measure_encoded(found) if name == "measure" else found
 
 

@@ -100,9 +100,9 @@ class Supervised(Lifter):
         poses = subtract_root(poses, self.skeleton) if self.options.root_relative else poses
         return jnp.broadcast_to(poses[None], (sampling.hypotheses, *poses.shape))
 
-    def features(self, variables: Variables, keypoints: Array) -> Array:
-        """The activations `[B, F, J, C]` before the last layer, of keypoints `[B, F, J, 2]`."""
-        features: Any = self.network.apply(variables, keypoints, train=False, features=True)
+    def features(self, variables: Variables, batch: Batch) -> Array:
+        """The activations `[B, F, J, C]` before the last layer, of a batch's keypoints."""
+        features: Any = self.network.apply(variables, batch.keypoints, train=False, features=True)
         return features
 
 

@@ -15,6 +15,10 @@ from diffpose_jax.models.normalisation import BatchNorm, Dropout, index_rows
 
 Norm = Literal["batch", "layer"]
 
+# The last layer starts small. At Kaiming's std, the release's, the first poses are metres large: after 1,000 steps of
+# `residual_mlp:cmu,small` the training error is then 55 mm instead of 37.
+SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "normal")
+
 
 class LinearUnit(nn.Module):
     """Linear layer, normalisation, ReLU and dropout: `[N, C] -> [N, features]`; the fields are `ResidualMLP`'s."""
@@ -91,5 +95,5 @@ class ResidualMLP(nn.Module):
         if features:
             per_frame = x.astype(jnp.float32).reshape(*leading, 1, self.width)
             return jnp.broadcast_to(per_frame, (*leading, self.num_joints, self.width))
-        pose = Linear(3 * self.num_joints, KAIMING, None, self.dtype, max_norm=self.max_norm, name="output")(x)
+        pose = Linear(3 * self.num_joints, SMALL, None, self.dtype, max_norm=self.max_norm, name="output")(x)
         return pose.astype(jnp.float32).reshape(*leading, self.num_joints, 3)

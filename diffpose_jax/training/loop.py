@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import read_options, save_config
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.windows import Batch, DeviceClips, Windows, device_clips, gather, training_windows
+from diffpose_jax.data.windows import device_clips, training_windows
 from diffpose_jax.errors import UserError
-from diffpose_jax.lifters.base import Lifter, MeasuringLifter, Variables
+from diffpose_jax.lifters.base import Lifter, MeasuringLifter, ValidatingLifter, Variables
 from diffpose_jax.lifters.batches import example_batch
+from diffpose_jax.lifters.cross_fitted import frame_folds
 from diffpose_jax.lifters.wrappers import with_occlusion
 from diffpose_jax.parallel import AXIS, local_device_count, pmap_step, replicate
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, complete_config, load_dataset, validate
 from diffpose_jax.sections import DataOptions, TrainingOptions
+from diffpose_jax.training.initial import start_from
 from diffpose_jax.training.logging import MetricAverages, MetricsLog
 from diffpose_jax.training.state import TrainState, create_state, make_optimizer, update_plateau
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
-from diffpose_jax.training.validation import CheckpointManager, Validation
+from diffpose_jax.training.validation import CheckpointManager, Validation, spread_batches
 from diffpose_jax.workdir.directory import open_workdir
 from diffpose_jax.workdir.trained import resolve_context
 
@@ -38,8 +39,8 @@ class Summary(NamedTuple):
 
     Attributes:
         step: Its last step.
-        best_step: The step with the lowest MPJPE on the valid split.
-        best_mpjpe: That error, mm.
+        best_step: The step with the lowest MPJPE on the valid split, the last one where there is no such split.
+        best_mpjpe: That error, mm; NaN where there is no such split.
         stopped: Whether a signal stopped it before its end.
         state: The state after the last step, replicated over the devices.
     """
@@ -69,27 +70,28 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     """
     config = complete_config(config) if set(config.lifter) == {"name"} else config
     validate(config)
-    training = read_options(TrainingOptions, config.training, "training")
+    given = read_options(TrainingOptions, config.training, "training")
     data_options = read_options(DataOptions, config.data, "data")
-    _check_batch_size(training.batch_size)
+    _check_batch_size(given.batch_size)
     config, context = resolve_context(config, workdir)
     path = open_workdir(workdir, config)
     lifter = build_lifter(config, AXIS)
+    splits = _load_splits(config)
+    _check_plateau(given, lifter, config.data.source, "valid" in splits)
+    save_config(config, path / "config.json")
+    data = _make_data(splits["train"], lifter, data_options, config.context.get("folds", []))
+    training = given.count_epochs(len(data.windows.start))
 
     def create() -> TrainState:
         plateau = training.decay == "plateau"
         key, batch = jax.random.key(config.seed), example_batch(lifter)
         return create_state(lifter, make_optimizer(training), key, batch, plateau)
 
-    splits = _load_splits(config)
-    save_config(config, path / "config.json")
-    validation = Validation.of(config, splits["valid"])
+    validation = Validation.of(config, splits["valid"]) if "valid" in splits else None
     manager = CheckpointManager(path, training.keep, validation)
     first, state = manager.restore(create)
-    data = TrainData(
-        device_clips(splits["train"], root=data_options.cameras == "random"),
-        training_windows(splits["train"], lifter.frames, data_options.windows),
-    )
+    if given.init_from and not first:
+        state = start_from(state, given.init_from)
     if context and not first:  # a continued run has it in its checkpoint
         state = state._replace(frozen=_freeze(lifter, context, data, validation))
     log = MetricsLog(path, first, enabled=jax.process_index() == 0)
@@ -109,8 +111,21 @@ def _compile_step(lifter: Lifter, seed: int, data: DataOptions, training: Traini
     return pmap_step(make_step(lifter, make_optimizer(training), seed, data, training))
 
 
+def _make_data(clips: ClipSet, lifter: Lifter, options: DataOptions, folds: Sequence[Sequence[str]]) -> TrainData:
+    on_device = device_clips(clips, root=options.cameras == "random")
+    if folds:
+        on_device = on_device._replace(fold=frame_folds(clips, folds))
+    return TrainData(on_device, training_windows(clips, lifter.frames, options.windows))
+
+
 def _load_splits(config: ConfigDict) -> dict[str, ClipSet]:
-    splits = load_dataset(config.data, ["train", "valid"])
+    splits = load_dataset(config.data, ["train", "valid"], optional=["valid"])
+    if left_out := [name for name in config.data.leave_out.split(",") if name]:
+        train = splits["train"]
+        if unknown := sorted(set(left_out) - set(train.subject)):
+            raise UserError(f"config.data.leave_out: expected subjects of {', '.join(sorted(set(train.subject)))}, "
+                            f"found {', '.join(unknown)}")  # fmt: skip
+        splits["train"] = train.select(i for i, name in enumerate(train.subject) if name not in left_out)
     for split, clips in splits.items():
         if not clips.num_frames or clips.poses is None:
             found = "no frames" if not clips.num_frames else "no 3D poses"
@@ -123,21 +138,30 @@ def _count_poses(lifter: Lifter) -> int:
     return 1 if lifter.middle_frame else lifter.frames
 
 
-def _freeze(lifter: Lifter, context: Variables, train: TrainData, valid: Validation) -> Variables:
+def _check_plateau(training: TrainingOptions, lifter: Lifter, source: str, has_valid: bool) -> None:
+    if training.decay != "plateau":
+        return
+    if not has_valid:
+        raise UserError(f"config.training.decay: 'plateau' judges the valid split, and {source} has none")
+    if training.plateau_error == "loss" and not isinstance(lifter, ValidatingLifter):
+        raise UserError("config.training.plateau_error: expected 'mpjpe' for a method whose loss cannot be measured on "
+                        "the valid split, found 'loss'")  # fmt: skip
+
+
+def _freeze(lifter: Lifter, context: Variables, train: TrainData, valid: Validation | None) -> Variables:
     """The frozen variables of a run: the context's, and what the lifter measures with them before training."""
     if not isinstance(lifter, MeasuringLifter):
         return context
-    batches = (_spread_batches(part.clips, part.windows, lifter.frames) for part in (train, valid))
-    return lifter.measure(context, *batches)
-
-
-def _spread_batches(clips: DeviceClips, windows: Windows, frames: int, limit: int = 8192) -> Iterator[Batch]:
-    """Batches of one size from windows that are evenly spread over a split, about `limit` frames in all."""
-    count = min(max(1, limit // frames), len(windows.start))
-    size = min(max(1, 512 // frames), count)
-    ids = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
-    for part in np.split(ids[: count // size * size], count // size):
-        yield gather(clips, windows, jnp.asarray(part), frames)
+    if valid is None and train.clips.fold is None:
+        raise UserError("config.data.source: expected a valid split to measure the context's errors on, or a context "
+                        "trained with --cross_fit, found neither")  # fmt: skip
+    # Versions of a cross-fitted context have not seen the subjects that they estimate.
+    unseen = valid or train
+    return lifter.measure(
+        context,
+        spread_batches(train.clips, train.windows, lifter.frames),
+        spread_batches(unseen.clips, unseen.windows, lifter.frames),
+    )
 
 
 class Run(NamedTuple):
@@ -182,7 +206,8 @@ class Run(NamedTuple):
                     progress.update(done, f"loss {values['loss']:.4f}, {values['poses_per_second']:.0f} poses/s")
                 if done % training.validate_every == 0 or last:
                     state, error = self._validate(done, state)
-                    progress.say(f"step {done}: valid MPJPE {error:.1f} mm ({manager.best_text()})")
+                    if manager.selects:
+                        progress.say(f"step {done}: valid MPJPE {error:.1f} mm ({manager.best_text()})")
                     averages.restart(done)  # the rate is that of training alone
                 # After the validation of the same step: the checkpoint notes which step is the best.
                 if done % training.checkpoint_every == 0 or last or stop:
@@ -191,9 +216,15 @@ class Run(NamedTuple):
 
     def _validate(self, done: int, state: TrainState) -> tuple[TrainState, float]:
         error = self.manager.validate(done, state)
+        if not self.manager.selects:
+            return state, error
         self.log.write(done, {"valid_mpjpe_mm": error})
         if state.plateau is not None:
-            plateau = replicate(update_plateau(state.plateau, error, self.training))
+            judged = error
+            if self.training.plateau_error == "loss":
+                judged = self.manager.valid_loss(state)
+                self.log.write(done, {"valid_loss": judged})
+            plateau = replicate(update_plateau(state.plateau, judged, self.training))
             state = state._replace(plateau=plateau)
             self.log.write(done, {"learning_rate_scale": float(np.asarray(plateau.scale))})
         return state, error

@@ -19,8 +19,8 @@ class Plateau(NamedTuple):
 
     Attributes:
         scale: The factor of the learning rate, float32.
-        best: The error to improve on, float32, mm: that of the last validation that counted as progress.
-        lowest: The lowest error so far, float32, mm.
+        best: The error to improve on, float32: that of the last validation that counted as progress.
+        lowest: The lowest error so far, float32.
         waited: Validations in a row without progress, int32.
     """
 
@@ -117,7 +117,7 @@ def make_optimizer(training: TrainingOptions) -> optax.GradientTransformation:
 
 
 def update_plateau(plateau: Plateau, error: float, training: TrainingOptions) -> Plateau:
-    """The state of the schedule 'plateau' after a validation with an error (mm).
+    """The state of the schedule 'plateau' after a validation with an error, the MPJPE (mm) or the loss.
 
     It is torch's ReduceLROnPlateau with mode 'min', a relative threshold and no cooldown. The releases differ in what
     they give it, the error of the validation or the lowest so far: `training.plateau_feed`.

@@ -1,19 +1,24 @@
-"""Validation on the valid split, and the checkpoints that a run keeps: the newest, and the best by validation."""
+"""Validation on the valid split, and the checkpoints that a run keeps: the newest, and the best by validation.
+
+Where there is no valid split nothing is selected: the latest variables are kept as the best.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.windows import DeviceClips, Windows, device_clips
+from diffpose_jax.data.windows import Batch, DeviceClips, Windows, device_clips, gather
 from diffpose_jax.evaluation.jobs import Job, predict_windows, spread_windows
-from diffpose_jax.lifters.base import Lifter, Sampling, Variables
+from diffpose_jax.lifters.base import Lifter, Sampling, ValidatingLifter, Variables
 from diffpose_jax.parallel import assert_replicated
 from diffpose_jax.registry import build_lifter
 from diffpose_jax.training.state import TrainState
@@ -51,6 +56,28 @@ class Validation(NamedTuple):
         target = np.asarray(self.clips.poses)[frames]
         return float(1000 * np.mean(np.linalg.norm(poses["mean"] - target, axis=-1)))
 
+    def loss(self, variables: Variables) -> float:
+        """The loss on the windows, as a lifter that has one for validation measures it, always with the same noise."""
+        lifter, key = self.lifter, jax.random.key(self.job.seed)
+        assert isinstance(lifter, ValidatingLifter)  # checked before training
+        batches = spread_batches(self.clips, self.windows, lifter.frames)
+        compute = _compile_loss(lifter)  # type: ignore[arg-type]  # mypy: protocols have no __hash__
+        return float(np.mean([compute(variables, key, batch) for batch in batches]))
+
+
+@lru_cache(maxsize=2)
+def _compile_loss(lifter: ValidatingLifter) -> Callable:
+    return jax.jit(lifter.valid_loss)
+
+
+def spread_batches(clips: DeviceClips, windows: Windows, frames: int, limit: int = 8192) -> Iterator[Batch]:
+    """Batches of one size from windows that are evenly spread over a split, about `limit` frames in all."""
+    count = min(max(1, limit // frames), len(windows.start))
+    size = min(max(1, 512 // frames), count)
+    ids = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
+    for part in np.split(ids[: count // size * size], count // size):
+        yield gather(clips, windows, jnp.asarray(part), frames)
+
 
 class CheckpointManager:
     """Saves the newest states, to continue from, and the averaged variables with the lowest error on the valid split.
@@ -58,14 +85,19 @@ class CheckpointManager:
     Args:
         workdir: The work directory.
         keep: How many of the newest states are kept.
-        validation: Measures the error.
+        validation: Measures the error; None where there is no valid split.
     """
 
-    def __init__(self, workdir: Path, keep: int, validation: Validation):
+    def __init__(self, workdir: Path, keep: int, validation: Validation | None):
         self._newest = Checkpoints(workdir / "checkpoints", keep)
         self._best = Checkpoints(workdir / "best", 1)
         self._validation = validation
         self.best_mpjpe, self.best_step = float("inf"), -1
+
+    @property
+    def selects(self) -> bool:
+        """Whether there is a valid split to select the best by."""
+        return self._validation is not None
 
     def restore(self, create: Callable[[], TrainState]) -> tuple[int, TrainState]:
         """The step and state of the newest checkpoint that can be read, or step 0 and the state that `create` makes."""
@@ -78,12 +110,24 @@ class CheckpointManager:
         return step, state
 
     def validate(self, step: int, state: TrainState) -> float:
-        """Measures the averaged variables, saves them where they are the best so far, and returns their error in mm."""
+        """Measures the averaged variables, saves them where they are the best so far, and returns their error in mm.
+
+        Without a valid split they are saved, and the error is NaN.
+        """
+        if self._validation is None:
+            self.best_mpjpe, self.best_step = float("nan"), step
+            self._best.replace(step, state.ema_variables())
+            return self.best_mpjpe
         error = self._validation.mpjpe(state.ema_variables())
         if error < self.best_mpjpe:
             self.best_mpjpe, self.best_step = error, step
             self._best.replace(step, state.ema_variables(), {"valid_mpjpe_mm": error})
         return error
+
+    def valid_loss(self, state: TrainState) -> float:
+        """The loss of the averaged variables on the valid split."""
+        assert self._validation is not None
+        return self._validation.loss(state.ema_variables())
 
     def best_text(self) -> str:
         """The lowest error so far and its step, for a progress report."""

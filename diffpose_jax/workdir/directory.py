@@ -13,6 +13,9 @@ from diffpose_jax.config import first_difference, load_config
 from diffpose_jax.errors import UserError
 from diffpose_jax.registry import complete_config, validate
 
+# The keys of a run's length.
+LENGTH = ("training.steps", "training.epochs")
+
 
 def writable_directory(path: str | os.PathLike) -> Path:
     """Makes a directory for results where there is none. Raises UserError where it cannot be made or written."""
@@ -33,9 +36,11 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
         workdir: The directory.
         config: The config, complete and valid.
 
+    A run may be made longer, except where its learning rate is a function of its length.
+
     Raises:
         UserError: It cannot be written, its config is missing or unknown here, or differs in more than
-            `config.FREE_TO_CHANGE`.
+            `config.FREE_TO_CHANGE` and its length.
     """
     path = writable_directory(workdir)
     if not is_trained(path):
@@ -44,9 +49,16 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
     if not stored.exists():
         raise UserError(f"--workdir {path}: expected config.json beside its checkpoints, found none")
     before = read_config(path)
-    name = first_difference(config, before)
+    falls_to_zero = config.training.decay == "cosine"
+    name = first_difference(config, before, () if falls_to_zero else LENGTH)
     if name is not None:
         ours, theirs = (_lookup(one, name) for one in (config, before))
+        if name in LENGTH:
+            raise UserError(
+                f"{stored}: this workdir was made with {name}={theirs!r}, at whose end decay='cosine' brings the "
+                f"learning rate to zero, so the run cannot go on to {ours!r}; start another --workdir from its weights "
+                f"with --init_from={path}"
+            )
         raise UserError(
             f"{stored}: this workdir was made with {name}={theirs!r}, the config now says {ours!r}; "
             "use another --workdir"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import copy_config
@@ -20,6 +21,7 @@ from diffpose_jax.registry import build_lifter
 from diffpose_jax.workdir.calibration import Calibration, read_calibration
 from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
 from diffpose_jax.workdir.directory import is_trained, read_config
+from diffpose_jax.workdir.folds import fold_directory, read_folds
 
 
 class Trained(NamedTuple):
@@ -85,7 +87,8 @@ def resolve_context(config: ConfigDict, workdir: str | os.PathLike) -> tuple[Con
 
     Returns:
         The config with the section, and the variables of the context to be frozen: `{}` where no context is named, or
-        where the run has them.
+        where the run has them. Of a cross-fitted context the section has `folds`, the subjects of each, and the
+        variables are those of `lifters.cross_fitted.CrossFitted`.
 
     Raises:
         UserError: The context cannot be loaded, or works on another layout.
@@ -100,6 +103,11 @@ def resolve_context(config: ConfigDict, workdir: str | os.PathLike) -> tuple[Con
         ours, theirs = config.data[key], trained.config.data[key]
         if ours != theirs:
             raise UserError(f"config.lifter.context: expected a lifter of {key} {ours}, found {theirs} in {source}")
+    if folds := read_folds(source):
+        versions = [load_trained(fold_directory(source, fold)).variables for fold in range(len(folds))]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *versions)
+        section = ConfigDict({**trained.config.lifter.to_dict(), "folds": folds})
+        return _set_context(config, section), {"full": trained.variables, "folds": stacked}
     return _set_context(config, trained.config.lifter), trained.variables
 
 

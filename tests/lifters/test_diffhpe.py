@@ -68,6 +68,23 @@ def lifter_2d(denoiser=None, plan=PLAN, context=None, **options) -> DiffHPE:
     return DiffHPE(network, H36M_17, SCHEDULE, plan, options, context)
 
 
+class Steps(nn.Module):
+    """A network that answers with the timestep."""
+
+    @nn.compact
+    def __call__(self, x, condition, k, *, train):
+        return jnp.broadcast_to(k.astype(jnp.float32)[:, None, None, None], x.shape)
+
+
+def test_the_plateau_judges_the_noise_loss_at_every_tenth_timestep(batch):
+    lifter = dataclasses.replace(lifter_2d(), network=Steps(), schedule=cosine(25, max_beta=0.5))
+    loss = lifter.valid_loss({}, KEY, batch)
+    # The mean of (k - noise)^2 at k = 0, 10 and 20.
+    assert loss == pytest.approx((0 + 100 + 400) / 3 + 1, rel=0.03)
+    assert loss == lifter.valid_loss({}, KEY, batch)
+    assert lifter.valid_loss({}, KEY, batch._replace(index=batch.index + 1)) != loss
+
+
 def wrapper(context: Lifter = CONTEXT, **options) -> DiffHPE:
     return lifter_2d(context=context, **options)
 
@@ -188,7 +205,9 @@ def test_a_context_encoded_once_gives_the_samples_of_one_encoded_in_every_step(c
 
     def every_time(x, k, *, train, index=None):
         pose = x[..., :3] @ encoder["kernel"] + encoder["bias"][None, None, None]
-        given = jnp.concatenate([pose, CONTEXT.features(wrapped["frozen"], x[..., 3:])], axis=-1)
+        given = jnp.concatenate(
+            [pose, CONTEXT.features(wrapped["frozen"], batch._replace(keypoints=x[..., 3:]))], axis=-1
+        )
         return Tiny().apply(own, given, k, train=train)
 
     expected = sample(lifter_2d(every_time), {}, batch, 3)
@@ -199,8 +218,8 @@ def test_a_context_encoded_once_gives_the_samples_of_one_encoded_in_every_step(c
 class Marked(MixSTELifter):
     """A context whose features are taken from an operation that occurs nowhere else."""
 
-    def features(self, variables, keypoints):
-        return jnp.arccosh(2 + jnp.abs(super().features(variables, keypoints)))
+    def features(self, variables, batch):
+        return jnp.arccosh(2 + jnp.abs(super().features(variables, batch)))
 
 
 def test_the_context_is_encoded_outside_the_steps_and_the_hypotheses(wrapped, batch):

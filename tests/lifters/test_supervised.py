@@ -116,11 +116,11 @@ def test_features_are_what_the_last_layer_reads(lifter, width):
     batch = pose_batch(2, lifter.frames)
     variables = jax.jit(lifter.init)(jax.random.key(0), batch)
     features_of = jax.jit(lifter.features)
-    features = features_of(variables, batch.keypoints)
+    features = features_of(variables, batch)
     assert features.shape == (2, lifter.frames, 17, width)
     # Another last layer changes the poses, not the features.
     params = variables["params"]
     other = {**variables, "params": {**params, "output": jax.tree.map(lambda leaf: 2 * leaf, params["output"])}}
-    np.testing.assert_array_equal(features_of(other, batch.keypoints), features)
+    np.testing.assert_array_equal(features_of(other, batch), features)
     poses = [sample(lifter, one, jax.random.key(1), batch, Sampling()) for one in (variables, other)]
     assert not np.allclose(*poses)

@@ -70,6 +70,19 @@ def test_a_run_of_version_0_1_is_continued_by_the_config_it_has_today(tmp_path):
         open_workdir(workdir, copy_config(config, lifter={"flip_inside": False}))
 
 
+def test_a_run_may_be_made_longer_unless_its_rate_falls_to_zero_at_its_end(tmp_path):
+    workdir = tmp_path / "run"
+    for decay in ("constant", "exponential", "plateau", "cosine"):
+        made = make_workdir(workdir / decay, "d3dp", training={"decay": decay, "steps": 40})
+        longer = copy_config(read_config(made), training={"steps": 100})
+        if decay != "cosine":
+            assert open_workdir(made, longer) == made
+            continue
+        with pytest.raises(UserError, match=r"training\.steps=40, at whose end .*'cosine'.* --init_from=") as refused:
+            open_workdir(made, longer)
+        assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value"), [("lifter", "widht", 64), ("training", "momentum", 0.9), ("diffusion", "steps", 0)]
 )

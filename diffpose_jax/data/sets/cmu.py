@@ -1,4 +1,9 @@
-"""The CMU motion capture archive in the Human3.6M layout: real human motion, filmed by Human3.6M's cameras."""
+"""The CMU motion capture archive in the Human3.6M layout: real human motion, filmed by Human3.6M's cameras.
+
+An archive of other motion in the same form is read too: a .npz of int16 positions `[T, 17, 3]`, one array for each
+clip, z up, and a JSON text `meta` with `fps`, `scale_to_metres`, `splits` `{split: [subjects]}` under any names, and
+`clips` `{array: {subject, activity, frames}}`.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +22,6 @@ from diffpose_jax.data.motion import Filming, Motion, film_splits
 from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import get_skeleton
 
-ARCHIVE_NAME = "CMU mocap in Human3.6M-17 joint layout"
-
 # What reading a file that is no archive, or a damaged one, can raise.
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 
@@ -30,18 +33,21 @@ VALID_SUBJECTS = ("07", "49", "127")
 def load_cmu(
     path: str | os.PathLike,
     *,
-    valid_subjects: Collection[str] = VALID_SUBJECTS,
+    valid_subjects: Collection[str] | None = None,
+    test_subjects: Collection[str] | None = None,
     seed: int = 0,
     cameras_per_clip: int = 4,
 ) -> dict[str, ClipSet]:
-    """Read the CMU archive as 2D-3D pairs in Human3.6M's 17 joints, 50 Hz, split by subject.
+    """Read the CMU archive, or one of its form, as 2D-3D pairs in Human3.6M's 17 joints, split by subject.
 
-    The cameras stand at a random yaw (a function of the seed and the clip's name) around the person. The test subjects
-    are the archive's own. The action of a clip is the archive's coarse activity.
+    The cameras stand at a random yaw (a function of the seed and the clip's name) around the person. The action of a
+    clip is the archive's coarse activity.
 
     Args:
         path: The archive, cmu_h36m17.npz.
-        valid_subjects: Those of the archive's train subjects that make the valid split.
+        valid_subjects: Those of the archive's train subjects that make the valid split. None: CMU's `VALID_SUBJECTS`
+            where they are among them, otherwise no more than the archive says; none: all of them train.
+        test_subjects: Subjects that make the test split; None: the archive's own.
         seed: Seed of the cameras.
         cameras_per_clip: How many of Human3.6M's four real cameras film each clip.
 
@@ -49,22 +55,29 @@ def load_cmu(
         `{split: ClipSet}`.
 
     Raises:
-        UserError: For a file that is not this archive, and subjects that are not for training.
+        UserError: For a file that is not such an archive, and subjects that are not in it or not for training.
     """
-    motions, split_of_subject = read_cmu(path)
-    train = sorted(subject for subject, split in split_of_subject.items() if split == "train")
+    motions, splits = read_cmu(path)
+    if test_subjects is not None:
+        if unknown := sorted(set(test_subjects) - splits.keys()):
+            raise UserError(f"test_subjects: expected some of {', '.join(sorted(splits))}, found {', '.join(unknown)}")
+        splits = {subject: "train" if split == "test" else split for subject, split in splits.items()}
+        splits |= dict.fromkeys(test_subjects, "test")
+    train = sorted(subject for subject, split in splits.items() if split == "train")
+    if valid_subjects is None:
+        valid_subjects = VALID_SUBJECTS if set(VALID_SUBJECTS) < set(train) else ()
     if unknown := sorted(set(valid_subjects) - set(train)):
         raise UserError(f"valid_subjects: expected train subjects ({', '.join(train)}), found {', '.join(unknown)}")
-    if not set(train) - set(valid_subjects):
+    if valid_subjects and not set(train) - set(valid_subjects):
         raise UserError("valid_subjects: expected some train subjects to remain, found all of them named")
-    split_of_subject = split_of_subject | dict.fromkeys(valid_subjects, "valid")
-    return film_splits(motions, split_of_subject, h36m_cameras(), Filming(seed, cameras_per_clip))
+    splits |= dict.fromkeys(valid_subjects, "valid")
+    return film_splits(motions, splits, h36m_cameras(), Filming(seed, cameras_per_clip))
 
 
 def read_cmu(path: str | os.PathLike) -> tuple[list[Motion], dict[str, str]]:
-    """Read the motions of the archive (metres, world frame, z up) and the split, train or test, of every subject.
+    """Read the motions of the archive (metres, world frame, z up) and the name of every subject's split.
 
-    Raises UserError for a missing or damaged file and for a file that is not this archive.
+    Raises UserError for a missing or damaged file and for a file that is not such an archive.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,25 +85,16 @@ def read_cmu(path: str | os.PathLike) -> tuple[list[Motion], dict[str, str]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             meta = json.loads(str(archive["meta"])) if "meta" in archive else {}
-            if not isinstance(meta, dict) or meta.get("name") != ARCHIVE_NAME:
-                raise UserError(f"{path}: expected the archive '{ARCHIVE_NAME}', found another kind of .npz file")
+            if not isinstance(meta, dict) or not {"clips", "splits", "fps", "scale_to_metres"} <= meta.keys():
+                raise UserError(f"{path}: expected the CMU archive or one of its form, found another kind of .npz file")
             motions = [_motion(path, key, archive[key], meta) for key in meta["clips"]]
             splits = {subject: split for split, subjects in meta["splits"].items() for subject in subjects}
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        OSError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _DAMAGE as error:
         line = str(error).splitlines()[0] if str(error) else ""
         raise UserError(f"{path}: expected the CMU archive, found {type(error).__name__}: {line}") from error
     for motion in motions:
-        if splits.get(motion.subject) not in ("train", "test"):
-            raise UserError(f"{path}: expected a train or test split for subject {motion.subject}, found none")
+        if motion.subject not in splits:
+            raise UserError(f"{path}: expected a split for subject {motion.subject}, found none")
     return motions, splits
 
 

@@ -2,9 +2,9 @@
 
 The 3D file holds, per subject and action, 32 mocap joints in the world (m); the 2D files hold, per subject, action and
 camera, the pixels of a detector or of the projected mocap (`gt`). 50 Hz, no down-sampling. Test subjects are S9 and
-S11; valid is carved out of the training subjects S1, S5, S6, S7, S8 by `valid_subjects` (published runs train on all
-five and select on the test split, which this loader does not offer). S11's `Directions` is left out: its mocap is
-corrupt.
+S11; valid is carved out of the training subjects S1, S5, S6, S7, S8 by `valid_subjects`. Published runs train on all
+five, as empty `valid_subjects` do too, and select on the test split, which nothing here does. S11's `Directions` is
+left out: its mocap is corrupt.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def load_human36m(
         detections: The 2D file, 'gt', 'cpn' (for 'cpn_ft_h36m_dbb'), 'hr', ...
         layout: 'h36m17' or 'h36m16'; None takes the 16-joint layout for files of 16 joints (HRNet, SemGCN's 'gt') and
             the 17-joint one for all others. 2D of another layout is converted (17 to 16 drops joint 9).
-        valid_subjects: Those of the training subjects that make the valid split.
+        valid_subjects: Those of the training subjects that make the valid split; none: all of them train.
 
     Returns:
         `{split: ClipSet}`. Clips are named by their action without its take; `cameras` holds the four cameras of all

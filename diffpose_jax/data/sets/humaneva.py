@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -48,32 +49,46 @@ EXTRINSICS = {
 }
 
 
-def load_humaneva(folder: str | os.PathLike, *, detections: str = "gt", valid_share: float = 0.1) -> dict[str, ClipSet]:
+def load_humaneva(
+    folder: str | os.PathLike,
+    *,
+    detections: str = "gt",
+    valid_share: float = 0.1,
+    actions: Collection[str] | None = None,
+) -> dict[str, ClipSet]:
     """Read HumanEva-I as 2D-3D pairs, layout `humaneva15`, one clip per piece and camera.
 
     Args:
         folder: Where the two files are.
         detections: The 2D file, 'gt', 'detectron_pt_coco', ...; 2D of COCO's joints is converted.
         valid_share: The share of the frames of every training piece, from its end, that make the valid split; pieces of
-            fewer than two frames train.
+            fewer than two frames train. 0: there is none.
+        actions: The actions to read, such as 'Walking', 'Jog' and 'Box'; None: all.
 
     Returns:
         `{split: ClipSet}`. Clips are named by their action alone ('Walking'), and their cameras are unknown.
 
     Raises:
-        UserError: For files that are missing, damaged or of another form, and for a share outside 0 to 1.
+        UserError: For files that are missing, damaged or of another form, a share outside 0 to 1, and actions that are
+            not in the files.
     """
     subjects = [f"{part}/{subject}" for part in PARTS for subject in SUBJECTS]
     found = read_recordings(Path(folder), "humaneva15", detections, subjects, (HUMANEVA_15, COCO_17))
-    if not 0 < valid_share < 1:
-        raise UserError(f"valid_share: expected a share between 0 and 1, found {valid_share}")
+    if not 0 <= valid_share < 1:
+        raise UserError(f"valid_share: expected a share from 0 to below 1, found {valid_share}")
     clips: dict[str, list[Clip]] = {split: [] for split in SPLITS}
+    known = {_action(name) for pieces in found.world.values() for name in pieces}
+    wanted = known if actions is None else set(actions)
+    if not wanted or wanted - known:
+        missing = ", ".join(sorted(wanted - known)) or "none"
+        raise UserError(f"actions: expected some of {', '.join(sorted(known))}, found {missing}")
     for subject in SUBJECTS:
         for clip in _part_clips(found, f"Train/{subject}"):
             for split, piece in zip(("train", "valid"), _split_end(clip, valid_share), strict=True):
                 clips[split] += [piece] if len(piece.keypoints) else []
         clips["test"] += _part_clips(found, f"Validate/{subject}")
-    return {split: ClipSet.build(part, HUMANEVA_15) for split, part in clips.items()}
+    chosen = {split: [clip for clip in part if clip.action in wanted] for split, part in clips.items()}
+    return {split: ClipSet.build(part, HUMANEVA_15) for split, part in chosen.items()}
 
 
 def humaneva_cameras(subject: str) -> Camera:
@@ -106,9 +121,13 @@ def _part_clips(found: Recordings, part: str) -> list[Clip]:
             camera = Camera(*(field[index] for field in cameras))
             names = f"{found.path_3d}: {part}/{name}", f"{where}, camera {index}"
             clip = pair_view(names, positions, view, camera, (_MOCAP, found.layout, HUMANEVA_15))
-            action = re.sub(r"( \d+)?( chunk\d+)?$", "", str(name))
-            clips.append(clip._replace(subject=subject, action=action, fps=FPS))
+            clips.append(clip._replace(subject=subject, action=_action(name), fps=FPS))
     return clips
+
+
+def _action(name: object) -> str:
+    """The action of a piece: 'Walking' of 'Walking 1 chunk0'."""
+    return re.sub(r"( \d+)?( chunk\d+)?$", "", str(name))
 
 
 def _split_end(clip: Clip, share: float) -> tuple[Clip, Clip]:

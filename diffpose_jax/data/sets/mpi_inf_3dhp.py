@@ -102,7 +102,7 @@ def load_mpi_inf_3dhp(
     Args:
         folder: Where the files are.
         annotation: The 3D targets, 'annot3' or 'univ_annot3'; there is no default.
-        valid_subjects: Those of S1 to S8 that make the valid split.
+        valid_subjects: Those of S1 to S8 that make the valid split; none: all of them train.
         release: Take the test cameras as the release of Shan et al. 2023 does (`mpi_inf_3dhp_cameras`).
 
     Returns:

@@ -248,7 +248,7 @@ class DiffPose(Lifter):
         """The condition `[B, F, ...]` of a batch, made once per input; no component of it is drawn yet."""
         frozen, options = variables["frozen"], self.options
         estimate = estimate_pose(self.context, frozen["context"], batch, flip)
-        features = self.context.features(frozen["context"], batch.keypoints) if options.features else None
+        features = self.context.features(frozen["context"], batch) if options.features else None
         initial = make_initial_distribution(
             batch.keypoints, batch.mixture, estimate, frozen, options.depth, options.covariance
         )

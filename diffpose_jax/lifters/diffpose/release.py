@@ -33,6 +33,7 @@ from diffpose_jax.keys import example_keys, split, standard_normal
 from diffpose_jax.lifters.base import Aux, Batch, Context, Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import check_batch, subtract_root
 from diffpose_jax.lifters.building import GraFormerOptions, make_process
+from diffpose_jax.lifters.cross_fitted import CrossFitted
 from diffpose_jax.lifters.diffpose.initial_distribution import estimate_pose
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
@@ -98,10 +99,12 @@ class DiffPoseRelease(Lifter):
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = GraFormer(**options.network_fields(skeleton), out_channels=5, step=True)
         # The video release takes the context's pose with the root where its network puts it.
-        inner: Any = context
+        inner: Any = context.lifter if isinstance(context, CrossFitted) else context
         if hasattr(inner.options, "root_relative"):
             inner_options = dataclasses.replace(inner.options, root_relative=options.centre_estimate)
             inner = dataclasses.replace(inner, options=inner_options)
+        if isinstance(context, CrossFitted):
+            inner = dataclasses.replace(context, lifter=inner)
         return cls(network, skeleton, *make_process(config, "eps"), inner, options)
 
     @property

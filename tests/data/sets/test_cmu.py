@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax import geometry
-from diffpose_jax.data.sets.cmu import ARCHIVE_NAME, VALID_SUBJECTS, load_cmu, read_cmu
+from diffpose_jax.data.sets.cmu import VALID_SUBJECTS, load_cmu, read_cmu
 from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import H36M_17
 
@@ -46,13 +46,14 @@ def write_archive(path: Path, **changes: object) -> Path:
     drift = np.arange(20)[:, None, None] * np.array([10, 5, 0])
     clips = {f"{subject}_{trial}": (standing_pose() + drift).astype(np.int16) for subject in "abc" for trial in "12"}
     meta = {
-        "name": ARCHIVE_NAME,
         "fps": 50,
         "scale_to_metres": 0.001,
         "splits": {"train": ["a", "b"], "test": ["c"]},
         "clips": {key: {"subject": key[0], "activity": "stand", "frames": 20} for key in clips},
     }
-    np.savez(path, **(clips | {"meta": json.dumps(meta | changes.pop("meta", {}))} | changes))
+    if isinstance(changes.get("meta", {}), dict):
+        changes = {**changes, "meta": json.dumps(meta | changes.get("meta", {}))}
+    np.savez(path, **(clips | changes))
     return path
 
 
@@ -104,7 +105,7 @@ def test_fewer_cameras_give_fewer_clips(archive: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"meta": {"name": "something else"}}, "expected the archive"),
+        ({"meta": json.dumps({"fps": 50})}, "expected the CMU archive or one of its form"),
         ({"a_1": np.zeros((20, 16, 3), np.int16)}, r"clip a_1: .* found int16 \(20, 16, 3\)"),
         ({"a_1": np.zeros((7, 17, 3), np.int16)}, "clip a_1: expected 20 frames, found 7"),
         ({"a_1": np.array([{"os": "system"}], dtype=object)}, "expected the CMU archive, found ValueError"),
@@ -132,6 +133,30 @@ def test_valid_subjects_come_from_the_train_subjects(archive: Path):
         load_cmu(archive, valid_subjects=["c"])
     with pytest.raises(UserError, match="some train subjects to remain"):
         load_cmu(archive, valid_subjects=["a", "b"])
+
+
+def subjects_of(splits: dict) -> dict[str, set[str]]:
+    return {name: set(clips.subject) for name, clips in splits.items() if clips.num_clips}
+
+
+def test_all_train_subjects_train_where_no_valid_ones_are_named(archive: Path):
+    assert subjects_of(load_cmu(archive, valid_subjects=[])) == {"train": {"a", "b"}, "test": {"c"}}
+    assert subjects_of(load_cmu(archive)) == {"train": {"a", "b"}, "test": {"c"}}  # CMU's three are not here
+
+
+def test_an_archive_of_this_form_may_have_other_splits(tmp_path: Path):
+    trial = write_archive(
+        tmp_path / "trial.npz", meta={"name": "another laboratory", "splits": {"trial": ["a", "b", "c"]}}
+    )
+    assert subjects_of(load_cmu(trial)) == {"trial": {"a", "b", "c"}}
+    assert subjects_of(load_cmu(trial, test_subjects=["b"])) == {"trial": {"a", "c"}, "test": {"b"}}
+
+
+def test_test_subjects_are_those_that_are_named(archive: Path):
+    found = subjects_of(load_cmu(archive, test_subjects=["a"], valid_subjects=["b"]))
+    assert found == {"train": {"c"}, "valid": {"b"}, "test": {"a"}}
+    with pytest.raises(UserError, match="test_subjects: expected some of a, b, c, found d"):
+        load_cmu(archive, test_subjects=["d"])
 
 
 @pytest.mark.slow

@@ -89,6 +89,12 @@ def test_the_standard_split_and_the_labels(folder, world):
     assert train.num_frames == 4 * 4 * frames
 
 
+def test_all_five_training_subjects_train_where_none_is_held_out(folder):
+    splits = load_human36m(folder[0], valid_subjects=())
+    assert set(splits["train"].subject) == {"S1", "S5", "S6", "S7", "S8"}
+    assert splits["valid"].num_frames == 0
+
+
 def test_the_corrupt_recording_is_left_out(folder):
     test = load_human36m(folder[0])["test"]
     directions = [subject for subject, action in zip(test.subject, test.action, strict=True) if action == "Directions"]
@@ -199,7 +205,7 @@ def test_unknown_layouts_missing_files_and_wrong_options(folder, pixels, tmp_pat
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"data_3d_h36m.npz: expected VideoPose3D's 3D file"):
         load_human36m(tmp_path / "empty")
-    for subjects in (("S9",), (), ("S1", "S5", "S6", "S7", "S8")):
+    for subjects in (("S9",), ("S1", "S5", "S6", "S7", "S8")):
         with pytest.raises(UserError, match="valid_subjects: expected some, not all, of S1"):
             load_human36m(path, valid_subjects=subjects)
     with pytest.raises(UserError, match="layout: expected h36m17 or h36m16"):

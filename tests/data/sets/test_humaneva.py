@@ -76,6 +76,20 @@ def test_validate_is_the_test_split_and_valid_ends_every_training_piece(folder):
     assert set(splits["test"].action) == {"Walking", "ThrowCatch", "Box"}
 
 
+def test_all_of_the_training_part_trains_at_a_share_of_0(folder):
+    splits = load_humaneva(folder[0], valid_share=0.0)
+    assert (splits["train"].num_frames, splits["valid"].num_frames) == (9 * 36, 0)
+
+
+def test_only_the_actions_that_are_asked_for_are_read(folder):
+    everything, walking = load_humaneva(folder[0]), load_humaneva(folder[0], actions=["Walking"])
+    for split, clips in walking.items():
+        assert set(clips.action) == {"Walking"}
+        assert clips.num_clips == everything[split].action.count("Walking")
+    with pytest.raises(UserError, match=r"actions: expected some of .*Walking.*, found Dancing"):
+        load_humaneva(folder[0], actions=["Walking", "Dancing"])
+
+
 def test_valid_continues_where_train_stops(folder, pixels):
     splits = load_humaneva(folder[0], valid_share=0.2)
     together = np.concatenate([splits["train"].clip(0).keypoints, splits["valid"].clip(0).keypoints])
@@ -180,8 +194,8 @@ def test_hostile_truncated_and_missing_files_and_wrong_options(folder, tmp_path)
     path, _ = folder
     with pytest.raises(UserError, match="found detections gt"):
         load_humaneva(path, detections="cpn")
-    for share in (0.0, 1.0):
-        with pytest.raises(UserError, match="valid_share: expected a share between 0 and 1"):
+    for share in (-0.1, 1.0):
+        with pytest.raises(UserError, match="valid_share: expected a share from 0 to below 1"):
             load_humaneva(path, valid_share=share)
     with pytest.raises(UserError, match="found no such folder"):
         load_humaneva(tmp_path / "nowhere")

@@ -207,7 +207,7 @@ def test_missing_truncated_and_hostile_files_and_wrong_subjects(folder, tmp_path
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"expected data_train_3dhp.npz, data_test_3dhp.npz or TS1/annot_data.mat"):
         load_mpi_inf_3dhp(tmp_path / "empty", annotation="univ_annot3")
-    for subjects in (("TS1",), (), tuple(f"S{n}" for n in range(1, 9))):
+    for subjects in (("TS1",), tuple(f"S{n}" for n in range(1, 9))):
         with pytest.raises(UserError, match="valid_subjects: expected some, not all, of S1"):
             load_mpi_inf_3dhp(folder, annotation="annot3", valid_subjects=subjects)
     path = folder / "data_test_3dhp_ori.npz"

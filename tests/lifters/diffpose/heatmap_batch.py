@@ -93,8 +93,8 @@ class RoughLifter(Lifter):
         poses = self.estimate(batch)
         return jnp.broadcast_to(poses[None], (sampling.hypotheses, *poses.shape))
 
-    def features(self, variables: Any, keypoints: jax.Array) -> jax.Array:
-        return jnp.concatenate([keypoints, keypoints**2], axis=-1)
+    def features(self, variables: Any, batch: Batch) -> jax.Array:
+        return jnp.concatenate([batch.keypoints, batch.keypoints**2], axis=-1)
 
 
 CONTEXT = RoughLifter()

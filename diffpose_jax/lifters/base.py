@@ -67,6 +67,11 @@ class Lifter(Protocol):
         """
         return getattr(getattr(self, "options", None), "flip_inside", False)
 
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the network is told which joints were not seen: an option `visibility` other than 'ignore'."""
+        return getattr(getattr(self, "options", None), "visibility", "ignore") != "ignore"
+
     @classmethod
     def build(
         cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
@@ -112,7 +117,7 @@ class ContextLifter(Lifter, Protocol):
     """A lifter whose features another method can be conditioned on."""
 
     def features(self, variables: Variables, keypoints: Array) -> Array:
-        """Features `[B, F, J, C]` of keypoints `[B, F, J, 2]`."""
+        """Features `[B, F, J, C]` of keypoints `[B, F, J, 2]`, or of what `visibility.context_input` makes of them."""
         ...
 
 

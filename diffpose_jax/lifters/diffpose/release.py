@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import option, read_options
+from diffpose_jax.config import OptionError, option, read_options
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.diffusion.process import at_step, diffuse, draw_timesteps, predictions
 from diffpose_jax.diffusion.samplers import Denoiser, sample
@@ -64,6 +64,12 @@ class DiffPoseReleaseOptions(GraFormerOptions):
     noise_estimate: bool = option(
         False, "diffuse the estimate to the first timestep before sampling", source="a line that the releases leave out"
     )
+
+    def check(self) -> None:
+        """What is diffused has the keypoints in it: there is no place for one that was not seen."""
+        super().check()
+        if self.visibility != "ignore":
+            raise OptionError("visibility", "'ignore' for DiffPose as released", self.visibility)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from diffpose_jax.evaluation.aggregation import ALL, RANK, check_aggregates, is_
 from diffpose_jax.geometry import Camera
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import lifted_frames, lifted_part
-from diffpose_jax.lifters.visibility import widen_unseen
+from diffpose_jax.lifters.visibility import believe_guesses, widen_unseen
 from diffpose_jax.lifters.wrappers import Drawn, Flipped, hide_joints, with_flips
 from diffpose_jax.progress import Progress
 
@@ -231,7 +231,8 @@ def _compile_job(
     def lift(variables: Variables, data: JobData, ids: Array) -> dict[str, Array]:
         batch = gather(data.clips, data.windows, ids, lifter.frames)
         # The index of the window's first frame, not of the window: the noise of a frame does not depend on the stride.
-        batch = hide_joints(data.key, batch._replace(index=data.windows.start[ids]), lifter.skeleton, occlusion, rate)
+        batch = believe_guesses(lifter, batch._replace(index=data.windows.start[ids]))
+        batch = hide_joints(data.key, batch, lifter.skeleton, occlusion, rate)
         if data.sampling.noise == "clip":
             # Only now: what is hidden is part of the input, and one pattern for all single frames of a clip would be
             # another input than the pattern's name says.

@@ -19,6 +19,7 @@ from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
 from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
 from diffpose_jax.evaluation.protocols import default_protocol, get_protocol
 from diffpose_jax.evaluation.report import write_results
+from diffpose_jax.evaluation.warnings import warn_of_keypoints
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.lifters.building import make_plan, make_schedule_of
 from diffpose_jax.registry import load_dataset, load_source, source_layout, validate
@@ -83,6 +84,7 @@ class Evaluation:
         measured = Measured.of(clips, section.stride, protocol, self._load_target(data, layout, protocol))
         chosen, notes = _choose(self.aggregations, trained.lifter, clips)
         notes += self._list_notes(measured, trained, section, train is not None)
+        warn_of_keypoints(trained, clips)
         ranked = job.sampling.hypotheses > 1
         job = job.replace(outputs=(*chosen, RANK) if ranked else chosen)
         label = Path(self.workdir).name

@@ -61,6 +61,13 @@ def append_mask(features: Array, batch: Batch, visibility: Visibility) -> Array:
     return jnp.concatenate([features, mask[..., None]], axis=-1)
 
 
+def believe_guesses(lifter: Any, batch: Batch) -> Batch:
+    """The batch in which joints that were not seen count as seen where the lifter cannot be told: it reads the guesses
+    in their place (`data.gaps`).
+    """
+    return batch if lifter.takes_mask else batch._replace(mask=jnp.ones_like(batch.mask))
+
+
 def context_input(context: Any, batch: Batch) -> Array:
     """What the network of a frozen lifter is given of a batch, `[B, F, J, 2 or 3]`, by that lifter's own option."""
     return visible_keypoints(batch, getattr(context.options, "visibility", "ignore"))

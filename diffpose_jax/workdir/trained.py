@@ -13,6 +13,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import copy_config
+from diffpose_jax.data.plausibility import KeypointRecord, load_record
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Lifter, Variables
 from diffpose_jax.lifters.batches import example_batch
@@ -33,6 +34,7 @@ class Trained(NamedTuple):
         variables: The averaged variables, replicated over the devices.
         step: The step that they are of.
         temperature: The temperature that `calibrate` found for them, None if they were not calibrated.
+        keypoints: What the keypoints are like that it was trained on, None where no record of it was kept.
     """
 
     config: ConfigDict
@@ -40,6 +42,7 @@ class Trained(NamedTuple):
     variables: Variables
     step: int
     temperature: float | None = None
+    keypoints: KeypointRecord | None = None
 
 
 def load_trained(workdir: str | os.PathLike) -> Trained:
@@ -60,7 +63,8 @@ def load_trained(workdir: str | os.PathLike) -> Trained:
         checkpoints.close()
     assert restored is not None  # there is one, and a damaged one has raised
     step, variables, _ = restored
-    return Trained(config, lifter, replicate(variables), step, _read_temperature(path / CALIBRATION, step))
+    temperature = _read_temperature(path / CALIBRATION, step)
+    return Trained(config, lifter, replicate(variables), step, temperature, load_record(path))
 
 
 # Tracing a network takes about a second: equal lifters, of evaluation and prediction say, are traced once.

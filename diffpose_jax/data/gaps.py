@@ -41,7 +41,7 @@ def fill_gaps(clips: ClipSet) -> ClipSet:
             raise UserError(
                 f"{where}: expected a joint of {clips.skeleton.name} that was seen in some frame, found none"
             )
-        keypoints[frames] = _fill_from_body(_fill_in_time(keypoints[frames], seen), seen.any(axis=0), clips.skeleton)
+        keypoints[frames] = _fill_from_body(_fill_in_time(keypoints[frames], seen), seen, clips.skeleton)
     return dataclasses.replace(clips, keypoints=keypoints)
 
 
@@ -86,13 +86,13 @@ def _fill_in_time(keypoints: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _fill_from_body(keypoints: np.ndarray, known: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Keypoints `[T, J, 2]` of one clip with guesses for the joints that are not `known [J]`, from those that are."""
-    filled, known = np.array(keypoints), known.copy()
+def _fill_from_body(keypoints: np.ndarray, seen: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Keypoints `[T, J, 2]` of one clip with guesses for the joints that no frame shows (`seen [T, J]`)."""
+    filled, known = np.array(keypoints), np.array(seen.any(axis=0))
     down = _find_down(filled, known, skeleton)
     while not known.all():
-        found = {}
-        for joint in np.flatnonzero(~known):
+        found: dict[int, np.ndarray] = {}
+        for joint in map(int, np.flatnonzero(~known)):
             parent, partner = skeleton.parents[joint], skeleton.flip_order[joint]
             if parent < 0 or not known[parent]:
                 continue

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from diffpose_jax.config import copy_config, current_value
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.gaps import fill_gaps
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES, RANK, check_aggregates
 from diffpose_jax.evaluation.description import describe_data, describe_job, draw_example
@@ -78,13 +79,14 @@ class Evaluation:
         output = writable_directory(self.output or self.workdir)
         job = self._make_job(trained, section)
         clips, train = self._load(trained.config)
+        warn_of_keypoints(trained, clips)
+        clips, train = fill_gaps(clips), None if train is None else fill_gaps(train)
         data = copy_config(trained.config, data={"source": self.data or trained.config.data.source}).data
         layout = source_layout(data, self.split)
         protocol = section.protocol or default_protocol(layout)
         measured = Measured.of(clips, section.stride, protocol, self._load_target(data, layout, protocol))
         chosen, notes = _choose(self.aggregations, trained.lifter, clips)
         notes += self._list_notes(measured, trained, section, train is not None)
-        warn_of_keypoints(trained, clips)
         ranked = job.sampling.hypotheses > 1
         job = job.replace(outputs=(*chosen, RANK) if ranked else chosen)
         label = Path(self.workdir).name

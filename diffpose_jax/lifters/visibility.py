@@ -11,6 +11,7 @@ from jax import Array
 
 from diffpose_jax.config import Options, option
 from diffpose_jax.data.windows import Batch
+from diffpose_jax.diffusion.hypotheses import hypothesis_keys
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import example_keys, standard_normal
 from diffpose_jax.skeleton import Skeleton
@@ -94,9 +95,8 @@ def widen_unseen(poses: Array, gap: Array, key: Array, clip: Array, skeleton: Sk
         skeleton: The joint layout.
     """
     std = TURN * jnp.sqrt(-jnp.expm1(-gap / TURN_TIME))[None, ..., None]
-    keys = example_keys(jax.random.fold_in(key, _TURN_STREAM), clip)
-    draws = [jax.vmap(lambda one, h=h: jax.random.fold_in(one, h))(keys) for h in range(len(poses))]
-    turns = jnp.stack([standard_normal(one, (len(clip), 1, *poses.shape[-2:])) for one in draws])
+    keys = hypothesis_keys(example_keys(jax.random.fold_in(key, _TURN_STREAM), clip), len(poses))
+    turns = jax.vmap(lambda one: standard_normal(one, (len(clip), 1, *poses.shape[-2:])))(keys)
     moved = [poses[..., joint, :] for joint in range(skeleton.num_joints)]
     for joint in _from_root(skeleton):
         parent = skeleton.parents[joint]

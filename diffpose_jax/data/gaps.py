@@ -24,7 +24,8 @@ def fill_gaps(clips: ClipSet) -> ClipSet:
 
     Between two frames that show the joint it moves in a straight line; before the first and after the last it stays. A
     joint that no frame of its clip shows lies as far from its parent, and in the same direction, as its partner on the
-    other side from its own; with neither side seen, limbs hang down. Scores stay as they are: 0.
+    other side from its own, hips and shoulders in the opposite one; with neither side seen, limbs hang down. Scores
+    stay as they are: 0.
 
     Raises UserError for a clip of which no joint was seen in any frame.
     """
@@ -96,10 +97,12 @@ def _fill_from_body(keypoints: np.ndarray, seen: np.ndarray, skeleton: Skeleton)
             parent, partner = skeleton.parents[joint], skeleton.flip_order[joint]
             if parent < 0 or not known[parent]:
                 continue
+            kind = skeleton.joints[joint].removeprefix("left_").removeprefix("right_")
             if partner != joint and known[partner] and known[skeleton.parents[partner]]:
-                found[joint] = filled[:, parent] + filled[:, partner] - filled[:, skeleton.parents[partner]]
+                offset = filled[:, partner] - filled[:, skeleton.parents[partner]]
+                across = kind in ("hip", "shoulder") and skeleton.joints[parent] in ("pelvis", "thorax", "neck")
+                found[joint] = filled[:, parent] + (-offset if across else offset)
             else:
-                kind = skeleton.joints[joint].removeprefix("left_").removeprefix("right_")
                 found[joint] = filled[:, parent] + _HANGING.get(kind, 0.0) * down
         if not found:  # the known joints hang from unknown ones
             found = {joint: filled[:, near].mean(axis=1) for joint, near in _known_children(known, skeleton).items()}

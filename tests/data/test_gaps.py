@@ -61,6 +61,11 @@ def test_a_leg_that_no_frame_shows_is_parallel_to_the_other():
         np.testing.assert_allclose(left, right, atol=1e-5)
 
 
+def test_a_hip_that_no_frame_shows_is_opposite_to_the_other():
+    filled = fill_gaps(hide(moving(), range(6), [LEFT["hip"], LEFT["knee"]])).keypoints
+    np.testing.assert_allclose(filled[:, LEFT["hip"]] - filled[:, 0], filled[:, 0] - filled[:, RIGHT["hip"]], atol=1e-5)
+
+
 def test_where_neither_leg_is_shown_both_hang_down_the_torso():
     clips = moving()
     legs = [side[name] for side in (LEFT, RIGHT) for name in ("knee", "ankle")]

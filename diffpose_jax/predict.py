@@ -213,7 +213,8 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, predicts, and says what was written where."""
     cli.require(argv, given, "workdir", "input", "output")
     writable_directory(given.output)
-    names = ("layout", "split", "min_score", "hypotheses", "aggregation", "seed", "focal", "flip", "noise", "batch_size")
+    names = ("layout", "split", "min_score", "hypotheses", "aggregation", "seed", "focal", "flip", "noise",
+             "batch_size")  # fmt: skip
     options: dict[str, Any] = {name: given[name].value for name in names}
     result = predict(given.workdir, given.input, **options)
     paths = save_result(result, given.output, given.json)

@@ -22,6 +22,8 @@ from .toys import KEY, pose_batch, sample
 
 TINY = {
     "modulated_gcn": {"width": 16, "num_layers": 1},
+    "residual_mlp": {"width": 8, "num_layers": 1},
+    "mixture_density": {"width": 8, "num_layers": 1, "components": 2},
     "diffupose": {"width": 32, "num_layers": 1},
     "diffpose": {"width": 8, "num_layers": 1, "num_heads": 1, "feature_width": 4},
     "diffhpe": {"frames": 2, "width": 4, "num_layers": 1, "step_width": 8},
@@ -108,10 +110,10 @@ def test_a_context_that_ignores_hidden_joints_serves_no_method_that_is_told_of_t
 
 
 def test_the_release_of_diffpose_has_no_place_for_a_mask():
-    from diffpose_jax.lifters.diffpose.release import DiffPoseReleaseOptions
-
-    with pytest.raises(UserError, match="visibility: expected 'ignore' for DiffPose as released, found 'zeros'"):
-        DiffPoseReleaseOptions(visibility="zeros")
+    context = {"name": "modulated_gcn", **TINY["modulated_gcn"]}
+    config = complete_config({"lifter": {"name": "diffpose_release", "visibility": "zeros"}, "context": context})
+    with pytest.raises(UserError, match=r"config\.lifter\.visibility: expected 'ignore' for DiffPose as released"):
+        build_lifter(config)
 
 
 def test_in_hk_a_hidden_joint_has_the_contexts_estimate_with_its_errors():

@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import OptionError, option, read_options
+from diffpose_jax.config import option, read_options
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.diffusion.process import at_step, diffuse, draw_timesteps, predictions
 from diffpose_jax.diffusion.samplers import Denoiser, sample
@@ -65,12 +65,6 @@ class DiffPoseReleaseOptions(GraFormerOptions):
         False, "diffuse the estimate to the first timestep before sampling", source="a line that the releases leave out"
     )
 
-    def check(self) -> None:
-        """What is diffused has the keypoints in it: there is no place for one that was not seen."""
-        super().check()
-        if self.visibility != "ignore":
-            raise OptionError("visibility", "'ignore' for DiffPose as released", self.visibility)
-
 
 @dataclasses.dataclass(frozen=True)
 class DiffPoseRelease(Lifter):
@@ -98,6 +92,9 @@ class DiffPoseRelease(Lifter):
     def __post_init__(self) -> None:
         if self.context.stochastic or self.context.middle_frame:
             raise UserError("DiffPose context: expected a lifter that gives one pose for every frame")
+        if self.takes_mask:  # what is diffused has the keypoints in it, with no place for one that was not seen
+            raise UserError("config.lifter.visibility: expected 'ignore' for DiffPose as released, found "
+                            f"{self.options.visibility!r}")  # fmt: skip
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffPoseRelease:

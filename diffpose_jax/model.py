@@ -14,12 +14,14 @@ from ml_collections import ConfigDict
 
 from diffpose_jax.config import current_value
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.gaps import fill_gaps
 from diffpose_jax.data.sets.keypoints import convert_keypoints
 from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES, ALL, check_aggregates
 from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
 from diffpose_jax.evaluation.metrics import spread
+from diffpose_jax.evaluation.warnings import warn_of_keypoints
 from diffpose_jax.geometry import solve_root
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.sections import Noise
@@ -35,7 +37,8 @@ class Result(NamedTuple):
         hypotheses: The samples, `[M, H, J, 3]`, m.
         spread: The standard deviation of each joint over the hypotheses, `[M, J]`, m.
         root: The position of the root, `[M, 3]`, m, by least squares on the keypoints; None without a known camera.
-        clips: The input in the model's layout; `clips.keypoints` are `[M, J, 2]`, normalised image units.
+        clips: The input in the model's layout; `clips.keypoints` are `[M, J, 2]`, normalised image units, with guesses
+            where a joint was not seen.
         settings: The step of the weights and the options of sampling.
         radius_50: The radius of each joint's 50 % region around the mean of the hypotheses, `[M, J]`, m
             (docs/calibration.md says what is guaranteed); None without a calibration.
@@ -55,6 +58,11 @@ class Result(NamedTuple):
     def skeleton(self) -> Skeleton:
         """The joints of the poses."""
         return self.clips.skeleton
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Which joints were seen, `[M, J]` bool."""
+        return self.clips.seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +106,7 @@ class Model:
 
         Args:
             keypoints: Pixels `[M, J, 2]` of the frames of one clip, x right and y down, with scores `[M, J, 3]`; or the
-                clips that `read_keypoints` gives.
+                clips that `read_keypoints` gives. A joint that is NaN, or of a score below 0.1, was not seen.
             layout: The joint layout of pixels, such as 'coco17'; clips have their own.
             image_size: Width and height of the image in pixels; clips have normalised keypoints.
             hypotheses: How many poses are drawn for each frame.
@@ -116,10 +124,11 @@ class Model:
         _check(hypotheses, aggregation)
         if not isinstance(keypoints, ClipSet):
             keypoints = convert_keypoints(keypoints, layout, image_size, self.skeleton)
-        clips = keypoints.to_layout(self.skeleton)
+        clips = fill_gaps(keypoints.to_layout(self.skeleton))
         clips = clips if focal is None else add_pinhole(clips, focal)
         if AGGREGATES[aggregation].needs_camera and not has_cameras(clips):
             raise UserError(f"aggregation {aggregation}: expected a known camera (focal), found none")
+        warn_of_keypoints(self.trained, clips)
         # An equal job on an equal lifter is compiled already: a second call, or a second model, only computes.
         flip = self.config.evaluation.flip if flip is None else flip
         count = hypotheses if self.trained.lifter.stochastic else 1

@@ -7,6 +7,7 @@ joints:
     hypotheses   [M, H, J, 3] metres      poses    [M, J, 3] metres, the aggregate of the hypotheses
     spread_mm    [M, J] millimetres, the standard deviation of each joint over the hypotheses
     keypoints    [M, J, 2] the input in the lifter's layout, normalised image units (x/w*2-1, y/w*2-h/w)
+    seen         [M, J] whether a joint was seen; where it was not, its keypoint is a guess
     clip_start, clip_length [C]; subject, action, fps [C]; joints [J] names; parents [J]; meta, a JSON text
     radius_50_mm, radius_90_mm   [M, J] millimetres, only after `calibrate`: the balls around the mean of the
                  hypotheses that hold the joint with that probability
@@ -33,6 +34,7 @@ from diffpose_jax.data.archives import load_archive
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.sets.keypoints import read_keypoints
 from diffpose_jax.evaluation.aggregation import AGGREGATES
+from diffpose_jax.formats.keypoint_files import MIN_SCORE
 from diffpose_jax.model import Result, load
 from diffpose_jax.sections import Noise
 from diffpose_jax.skeleton import Skeleton
@@ -49,6 +51,7 @@ def predict(
     *,
     layout: str | None = None,
     split: str = "test",
+    min_score: float | None = None,
     batch_size: int | None = None,
     **options: Any,
 ) -> Result:
@@ -59,6 +62,7 @@ def predict(
         source: The keypoint file or archive.
         layout: The joint order, where a keypoint file does not name it.
         split: The one that is taken from an archive.
+        min_score: Joints of a lower score were not seen; None: 0.1 in keypoint files, as in the archive otherwise.
         batch_size: Windows per device and compiled call; that of the config by default.
         **options: Those of `Model.lift`, such as `hypotheses=20`.
 
@@ -66,11 +70,13 @@ def predict(
         UserError: A mistake of the user, in one line.
     """
     model = load(workdir, batch_size)
-    result = model.lift(read_input(source, model.skeleton, layout, split), **options)
+    result = model.lift(read_input(source, model.skeleton, layout, split, min_score), **options)
     return result._replace(settings={"workdir": str(workdir), "input": str(source), **result.settings})
 
 
-def read_input(path: str | os.PathLike, skeleton: Skeleton, layout: str | None, split: str) -> ClipSet:
+def read_input(
+    path: str | os.PathLike, skeleton: Skeleton, layout: str | None, split: str, min_score: float | None = None
+) -> ClipSet:
     """The clips of a keypoint file, or of one split of a project archive, in the layout `skeleton`.
 
     Args:
@@ -78,6 +84,7 @@ def read_input(path: str | os.PathLike, skeleton: Skeleton, layout: str | None, 
         skeleton: The layout to convert to.
         layout: The joint order, where a keypoint file does not name it.
         split: The one that is taken from an archive.
+        min_score: Joints of a lower score were not seen; None: 0.1 in keypoint files, as in the archive otherwise.
 
     Raises:
         UserError: A file or a split that is missing, or that cannot be read.
@@ -87,8 +94,9 @@ def read_input(path: str | os.PathLike, skeleton: Skeleton, layout: str | None, 
         with zipfile.ZipFile(path) as archive:
             ours = "meta.npy" in archive.namelist()
         if ours:
-            return load_archive(path, [split])[split].to_layout(skeleton)
-    return read_keypoints(path, layout=layout, target=skeleton)
+            return load_archive(path, [split])[split].hide_below(min_score or 0.0).to_layout(skeleton)
+    least = MIN_SCORE if min_score is None else min_score
+    return read_keypoints(path, layout=layout, target=skeleton, min_score=least)
 
 
 def save_result(result: Result, directory: str | os.PathLike, json_too: bool = True) -> list[Path]:
@@ -127,6 +135,7 @@ def _arrays(result: Result) -> dict[str, np.ndarray]:
         "poses": result.poses,
         "spread_mm": 1000 * result.spread,
         "keypoints": clips.keypoints,
+        "seen": result.seen,
         "clip_start": clips.clip_start,
         "clip_length": clips.clip_length,
         "subject": np.array(clips.subject),
@@ -152,6 +161,7 @@ def _document(result: Result) -> dict[str, Any]:
         "pose": _round(result.poses, 4),
         "spread_mm": _round(1000 * result.spread, 1),
         "keypoints": _round(clips.keypoints, 5),
+        "seen": result.seen.tolist(),
         "hypotheses": _round(result.hypotheses, 4),
     }
     columns |= {name: _round(1000 * radius, 1) for name, radius in _radii(result).items()}
@@ -206,6 +216,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     integer("seed", None, "Seed of the noise; that of the config if not given.")
     focal = "Focal length in halves of the image's width (Human3.6M: 2.29); gives the root."
     flags.DEFINE_float("focal", None, focal, flag_values=values)
+    score = f"Joints of a lower score were not seen; {MIN_SCORE} in keypoint files, 0 in archives if not given."
+    flags.DEFINE_float("min_score", None, score, lower_bound=0, flag_values=values)
     cli.define_flip(values)
     flags.DEFINE_enum("noise", "clip", get_args(Noise), "Whether a hypothesis keeps its noise through a clip.",
                       flag_values=values)  # fmt: skip
@@ -217,7 +229,8 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, predicts, and says what was written where."""
     cli.require(argv, given, "workdir", "input", "output")
     writable_directory(given.output)
-    names = ("layout", "split", "hypotheses", "aggregation", "seed", "focal", "flip", "noise", "batch_size")
+    names = ("layout", "split", "min_score", "hypotheses", "aggregation", "seed", "focal", "flip", "noise",
+             "batch_size")  # fmt: skip
     options: dict[str, Any] = {name: given[name].value for name in names}
     result = predict(given.workdir, given.input, **options)
     paths = save_result(result, given.output, given.json)

@@ -45,10 +45,16 @@ class DataOptions(Options):
         "each anywhere in its clip, anew every epoch), 'random_release' (which never takes a clip's last start)",
         source="centred: VideoPose3D; tiled: MixSTE; random: DiffHPE",
     )
-    occlusion: Literal["none", "random", "arm_leg", "leg_gap", "frame_gap", "any"] = option(
-        "none", "pattern that hides joints in training and evaluation", source="DiffHPE, section 4.3"
+    occlusion: Literal[
+        "none", "random", "arm_leg", "leg_gap", "frame_gap", "any", "leg", "arm", "lower_body", "partial"
+    ] = option(
+        "none",
+        "pattern that hides joints in training and evaluation: DiffHPE's to 'any', which mixes them; 'leg', 'arm', "
+        "'lower_body' hide these throughout; 'partial' mixes what users meet with whole people, for training with "
+        "`lifter.visibility`",
+        source="DiffHPE, section 4.3",
     )
-    occlusion_rate: float = option(0.0, "rate of the pattern; 0: the published one", low=0, high=0.99)
+    occlusion_rate: float = option(0.0, "rate of the pattern; 0: its own", low=0, high=0.99)
     detector_strength: float = option(0.0, "strength of the simulated keypoint noise on every split; 0: none", low=0)
     heatmaps: bool = option(
         False, "keypoints are the estimates of simulated heatmaps, unless the archive already holds fitted mixtures"

@@ -243,6 +243,16 @@ def convert_layout(array: SameArray, source: Skeleton, target: Skeleton) -> Same
     return (jnp if isinstance(array, jax.Array) else np).stack(joints, axis=-2)
 
 
+def convert_scores(scores: np.ndarray, source: Skeleton, target: Skeleton) -> np.ndarray:
+    """Converts confidences `[..., J_source]` to `[..., J_target]`, float32.
+
+    A joint that is constructed from others is as badly seen as the worst of them, and missing (0) if one of them is.
+    Raises `UserError` where no map exists.
+    """
+    used = layout_matrix(source, target) != 0
+    return np.where(used, np.asarray(scores)[..., None, :], np.inf).min(axis=-1).astype(np.float32)
+
+
 def mirror(array: SameArray, skeleton: Skeleton) -> SameArray:
     """Mirrors keypoints or poses `[..., J, C]`: x changes sign, left and right joints are exchanged."""
     sign = np.ones(array.shape[-1], array.dtype)

@@ -140,10 +140,35 @@ def test_a_mistake_is_one_line(diffupose_workdir, pixels, options, message):
 
 def test_pixels_that_are_no_keypoints_are_one_line(diffupose_workdir, pixels):
     model = dp.load(diffupose_workdir)
-    for wrong in (pixels[0, 0], pixels[..., :1], np.where(pixels > 600, np.nan, pixels), "points.json"):
+    for wrong in (pixels[0, 0], pixels[..., :1], np.where(pixels > 600, np.inf, pixels), "points.json"):
         with pytest.raises(dp.UserError, match="keypoints") as caught:
             model.lift(wrong, layout="coco17", image_size=SIZE)
         assert "\n" not in str(caught.value)
+
+
+def lift_without_a_leg(workdir, pixels, stand_in, score=None):
+    """A result whose left knee and ankle were not seen, said by a stand-in for the keypoint or by the score."""
+    keypoints = np.concatenate([pixels, np.ones((FRAMES, 17, 1))], axis=-1)
+    keypoints[:, [13, 15], :2] = stand_in
+    keypoints[:, [13, 15], 2] = 1 if score is None else score
+    return dp.load(workdir).lift(keypoints, layout="coco17", image_size=SIZE, hypotheses=4)
+
+
+def test_a_keypoint_at_the_origin_with_score_zero_changes_nothing_that_nan_would_not(
+    result, diffupose_workdir, pixels, caplog
+):
+    with caplog.at_level("WARNING", logger="absl"):
+        found = lift_without_a_leg(diffupose_workdir, pixels, np.nan)
+    assert "24 of 102 joints" not in caplog.text
+    assert "12 of 102 joints (11.8%) were not seen (left_knee, left_ankle)" in caplog.text
+    for stand_in, score in (((0, 0), 0), ((640, 123), 0), ((640, 123), 0.05)):
+        same = lift_without_a_leg(diffupose_workdir, pixels, stand_in, score)
+        np.testing.assert_array_equal(same.hypotheses, found.hypotheses)
+        np.testing.assert_array_equal(same.seen, found.seen)
+    leg = [result.skeleton.joints.index(name) for name in ("left_knee", "left_ankle")]
+    assert np.flatnonzero(~found.seen.all(axis=0)).tolist() == leg
+    # The model cannot be told; the spread of what was not seen grows nevertheless.
+    assert (found.spread[:, leg].mean(axis=0) > 1.05 * result.spread[:, leg].mean(axis=0)).all()
 
 
 def test_a_missing_work_directory_is_one_line(tmp_path):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from diffpose_jax.data.clips import FRAME_ARRAYS, VISIBILITY, ClipSet, frame_shapes
+from diffpose_jax.data.clips import FRAME_ARRAYS, VISIBILITY, ClipSet, frame_shapes, mark_missing
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import Skeleton, get_skeleton
@@ -67,6 +67,8 @@ def load_archive(
 ) -> dict[str, ClipSet]:
     """Read an archive written by `save_archive`; with `splits`, only these are read from disk.
 
+    A keypoint that is NaN, or whose score is NaN, was not seen: it becomes (0, 0) with a score of 0.
+
     Splits that are `optional` may be missing, here and in what is returned. Raises UserError for a missing or
     damaged file, a foreign format or another missing split.
     """
@@ -111,6 +113,7 @@ def _read_split(archive: Mapping[str, np.ndarray], split: str, meta: Mapping[str
     for name in (*FRAME_ARRAYS, *_CLIP_ARRAYS):
         found = archive.get(f"{split}/{name}")
         arrays[name] = archive.get(f"{split}/{_OLD_NAMES[name]}") if found is None and name in _OLD_NAMES else found
+    arrays["keypoints"], arrays["scores"] = mark_missing(arrays["keypoints"], arrays["scores"])
     has_cameras = f"{split}/camera_{Camera._fields[0]}" in archive
     clips = ClipSet(
         **arrays,

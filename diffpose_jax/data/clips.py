@@ -11,7 +11,7 @@ import numpy as np
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
 from diffpose_jax.mixtures.packing import NUMBERS as MIXTURE_NUMBERS
-from diffpose_jax.skeleton import Skeleton, convert_layout, layout_matrix
+from diffpose_jax.skeleton import Skeleton, convert_layout, convert_scores, layout_matrix
 
 SPLITS = ("train", "valid", "test")
 VISIBILITY = ("visible", "occluded", "confused")  # what the codes 0, 1, 2 of `ClipSet.visibility` stand for
@@ -29,7 +29,7 @@ FRAME_ARRAYS: dict[str, type[np.generic]] = {
 }
 # What the frames of a clip without such an array get where another clip of the set has one. Without a value here the
 # whole set goes without the array: nothing can stand for an unknown pose.
-_UNMARKED = {"valid_frame": True, "activity": 0, "visibility": VISIBILITY.index("visible")}
+_UNMARKED = {"scores": 1.0, "valid_frame": True, "activity": 0, "visibility": VISIBILITY.index("visible")}
 
 
 class Clip(NamedTuple):
@@ -68,7 +68,8 @@ class ClipSet:
         fps: `[C]` frames per second.
         cameras: The K cameras, fields with a leading axis `[K]`, or None.
         skeleton: The joint layout.
-        scores: `[N, J]` confidences of the detector, or None.
+        scores: `[N, J]` confidences of the detector, or None where all joints were seen. A joint of score 0 was not
+            seen: its keypoint is a finite number that nothing reads (`data.gaps` fills it in).
         valid_frame: `[N]` bool, or None where all are. A frame that is not valid is lifted like the others, as part of
             its clip, but no error is measured on it.
         activity: `[N]` int32, or None: a benchmark's class of what is done in a frame, where that changes within a
@@ -101,6 +102,8 @@ class ClipSet:
     def build(cls, clips: Sequence[Clip], skeleton: Skeleton, cameras: Camera | None = None, note: str = "") -> ClipSet:
         """Store clips end to end; no clips give a set of no frames.
 
+        A keypoint that is NaN was not seen: it becomes (0, 0) with a score of 0.
+
         Args:
             clips: The clips, all of the same skeleton.
             skeleton: Their joint layout.
@@ -108,8 +111,13 @@ class ClipSet:
             note: What a report must say about the data.
 
         Raises:
-            UserError: For arrays that do not fit together, NaN or infinity, and mixtures of different sizes.
+            UserError: For arrays that do not fit together, infinity, NaN in other arrays than keypoints, and mixtures
+                of different sizes.
         """
+        marked = (mark_missing(clip.keypoints, clip.scores) for clip in clips)
+        clips = [
+            clip._replace(keypoints=array, scores=scores) for clip, (array, scores) in zip(clips, marked, strict=True)
+        ]
         for clip in clips:
             _check_clip(clip, skeleton)
         if len(components := {clip.mixture.shape[2] for clip in clips if clip.mixture is not None}) > 1:
@@ -131,6 +139,17 @@ class ClipSet:
             skeleton=skeleton,
             note=note,
         )
+
+    def hide_below(self, least_score: float) -> ClipSet:
+        """The same frames in which joints of a lower score count as not seen."""
+        if self.scores is None:
+            return self
+        return dataclasses.replace(self, scores=np.where(self.scores < least_score, np.float32(0), self.scores))
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Which joints were seen, `[N, J]` bool."""
+        return np.ones(self.keypoints.shape[:2], bool) if self.scores is None else self.scores > 0
 
     @property
     def num_frames(self) -> int:
@@ -186,7 +205,7 @@ class ClipSet:
             keypoints=convert(self.keypoints),
             poses=poses,
             root=root,
-            scores=None if self.scores is None else convert(self.scores[..., None])[..., 0],
+            scores=None if self.scores is None else convert_scores(self.scores, self.skeleton, skeleton),
             skeleton=skeleton,
             visibility=visibility,
             mixture=mixture,
@@ -201,6 +220,23 @@ class ClipSet:
         if self.cameras is None or (self.camera < 0).any():
             return None
         return Camera(*(np.asarray(field)[self.camera[self.frame_clip()]] for field in self.cameras))
+
+
+def mark_missing(keypoints: Any, scores: Any) -> tuple[Any, Any]:
+    """Keypoints `[N, J, 2]` and scores `[N, J]` or None, in which joints with a NaN are (0, 0) of score 0.
+
+    Arrays that are not of this form are left as they are, for the checks to tell.
+    """
+    keypoints = np.asarray(keypoints)
+    fits = keypoints.ndim == 3 and keypoints.dtype.kind == "f" and np.shape(scores) in ((), keypoints.shape[:2])
+    if not fits:
+        return keypoints, scores
+    missing = np.isnan(keypoints).any(axis=-1)
+    missing = missing if scores is None else missing | np.isnan(scores)
+    if not missing.any():
+        return keypoints, scores
+    scores = np.where(missing, 0, 1 if scores is None else scores).astype(np.float32)
+    return np.where(missing[..., None], 0, keypoints).astype(keypoints.dtype), scores
 
 
 def check_valid_subjects(named: Collection[str], training: Collection[str]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.gaps import fill_gaps, measure_gaps
 from diffpose_jax.data.views import ASSUMED_FOCAL, pinhole
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
@@ -23,7 +24,8 @@ class Batch(NamedTuple):
     Attributes:
         keypoints: `[B, F, J, 2]` normalised image units.
         poses: `[B, F, J, 3]` metres, camera frame, root-relative.
-        mask: `[B, F, J]`, 1 where a joint is observed, 0 where it is hidden.
+        mask: `[B, F, J]` in 0..1, the confidence with which a joint was seen: 0 where it was not, 1 where it was and no
+            scores are known. Where it is 0, what the keypoints hold means nothing.
         index: `[B]` int32, the global index of each example, from which all its noise derives, so that results depend
             neither on batch size nor on the number of devices.
         mixture: `[B, F, J, M]`, the mixture of each joint's heatmap in the units of the keypoints, or None.
@@ -45,8 +47,10 @@ class Batch(NamedTuple):
 class DeviceClips(NamedTuple):
     """The frames of a split on the device.
 
-    keypoints `[N, J, 2]`; poses `[N, J, 3]`; mixture `[N, J, M, 6]` as `mixtures.packing` stores it, or None; the K
-    cameras or None, and which of them filmed a frame, `[N]`; root `[N, 3]`, m, or None where nothing asks for it;
+    keypoints `[N, J, 2]`, with guesses for joints that were not seen (`data.gaps`); poses `[N, J, 3]`; mixture `[N, J,
+    M, 6]` as `mixtures.packing` stores it, or None; the K cameras or None, and which of them filmed a frame, `[N]`;
+    root `[N, 3]`, m, or None where nothing asks for it; scores `[N, J]` in 0..1, 0 where a joint was not seen, or None;
+    gap `[N, J]`, s, how far a joint is from a frame that shows it, infinite without one, or None where all were seen;
     fold `[N]`, of each frame's subject, or None.
     """
 
@@ -56,6 +60,8 @@ class DeviceClips(NamedTuple):
     cameras: Camera | None = None
     camera: jax.Array | None = None
     root: jax.Array | None = None
+    scores: jax.Array | None = None
+    gap: jax.Array | None = None
     fold: jax.Array | None = None
 
 
@@ -79,7 +85,7 @@ def device_clips(clips: ClipSet, dtype: DTypeLike = jnp.float32, *, root: bool =
         root: Whether to take the root's path along.
 
     Raises:
-        UserError: The set is empty, or has no root and should.
+        UserError: The set is empty, has no root and should, or has a clip of which no joint was seen.
     """
     if clips.num_frames == 0:
         raise UserError("data: expected at least one clip, found none")
@@ -88,7 +94,10 @@ def device_clips(clips: ClipSet, dtype: DTypeLike = jnp.float32, *, root: bool =
     if root and clips.root is None:
         raise UserError("data: expected the root's path in the camera's frame, found none")
     path = jnp.asarray(clips.root, dtype) if root else None
-    return DeviceClips(jnp.asarray(clips.keypoints, dtype), jnp.asarray(poses, dtype), mixture, *_cameras(clips), path)
+    scores = None if clips.scores is None else jnp.asarray(np.minimum(clips.scores, 1), dtype)
+    gap = None if clips.seen.all() else jnp.asarray(measure_gaps(clips), dtype)
+    arrays = jnp.asarray(fill_gaps(clips).keypoints, dtype), jnp.asarray(poses, dtype), mixture
+    return DeviceClips(*arrays, *_cameras(clips), path, scores, gap)
 
 
 def _cameras(clips: ClipSet) -> tuple[Camera | None, jax.Array | None]:
@@ -214,13 +223,14 @@ def gather(clips: DeviceClips, windows: Windows, ids: jax.Array, frames: int) ->
         frames: F, the length of a window.
 
     Returns:
-        The batch, with `ids` as its index and a mask of 1 throughout: `occlude` hides joints later.
+        The batch, with `ids` as its index and a mask of the scores, 1 where there are none: `occlude` hides joints
+        later.
     """
     index, _ = window_frames(windows, ids, frames)
     keypoints, mixture = _take(clips.keypoints, index), None
     if clips.mixture is not None:
         mixture = unpack_mixture(_take(clips.mixture, index), keypoints)
-    mask = jnp.ones(keypoints.shape[:-1], keypoints.dtype)
+    mask = jnp.ones(keypoints.shape[:-1], keypoints.dtype) if clips.scores is None else _take(clips.scores, index)
     camera, root = None, None if clips.root is None else _take(clips.root, index)
     if clips.cameras is not None and clips.camera is not None:
         chosen = _take(clips.camera, index[:, 0])

@@ -32,7 +32,8 @@ from diffpose_jax.evaluation.aggregation import MEASURES, check_aggregates, is_e
 from diffpose_jax.geometry import Camera
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import lifted_frames, lifted_part
-from diffpose_jax.lifters.wrappers import Flipped, hide_joints, with_flips
+from diffpose_jax.lifters.visibility import believe_guesses, widen_unseen
+from diffpose_jax.lifters.wrappers import Drawn, Flipped, hide_joints, with_flips
 from diffpose_jax.progress import Progress
 
 
@@ -229,13 +230,16 @@ def _compile_job(
     def lift(variables: Variables, data: JobData, ids: Array) -> dict[str, Array]:
         batch = gather(data.clips, data.windows, ids, lifter.frames)
         # The index of the window's first frame, not of the window: the noise of a frame does not depend on the stride.
-        batch = hide_joints(data.key, batch._replace(index=data.windows.start[ids]), lifter.skeleton, occlusion, rate)
+        batch = believe_guesses(lifter, batch._replace(index=data.windows.start[ids]))
+        batch = hide_joints(data.key, batch, lifter.skeleton, occlusion, rate)
         if data.sampling.noise == "clip":
             # Only now: what is hidden is part of the input, and one pattern for all single frames of a clip would be
             # another input than the pattern's name says.
             batch = batch._replace(index=data.windows.low[ids])
         camera = None if data.cameras is None else data.cameras.of(ids)
         drawn, part = lifter.draw(variables, data.key, batch, data.sampling), lifted_part(lifter.lifter, batch)
+        if data.clips.gap is not None and lifter.stochastic and not lifter.takes_mask:
+            drawn = _widen(drawn, lifter, data, ids)
         if drawn.samples is drawn.averaged:
             return reduce_hypotheses(outputs, drawn.samples, part, lifter.skeleton, camera)
         # Averages over flips have too little spread to say anything about the distribution.
@@ -245,6 +249,16 @@ def _compile_job(
         }
 
     return parallel.pmap_each(lift)
+
+
+def _widen(drawn: Drawn, lifter: Flipped, data: JobData, ids: Array) -> Drawn:
+    """The hypotheses of windows `[B]`, widened at joints that were not seen, of which the lifter cannot be told."""
+    assert data.clips.gap is not None
+    index, _ = window_frames(data.windows, ids, lifter.frames)
+    gap = data.clips.gap[index][:, lifted_frames(lifter.lifter)]
+    place = gap, data.key, data.windows.low[ids], lifter.skeleton
+    samples = widen_unseen(drawn.samples, *place)
+    return Drawn(samples, samples if drawn.samples is drawn.averaged else widen_unseen(drawn.averaged, *place))
 
 
 def has_cameras(clips: ClipSet) -> bool:

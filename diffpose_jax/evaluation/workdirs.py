@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from diffpose_jax.config import copy_config, current_value
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.gaps import fill_gaps
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES, CENTRE, RANK, SPREAD, check_aggregates
 from diffpose_jax.evaluation.description import describe_data, describe_job, draw_example
@@ -26,6 +27,7 @@ from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
 from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
 from diffpose_jax.evaluation.protocols import default_protocol, get_protocol
 from diffpose_jax.evaluation.report import write_results
+from diffpose_jax.evaluation.warnings import warn_of_keypoints
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.lifters.building import make_plan, make_schedule_of
 from diffpose_jax.registry import load_dataset, load_source, source_layout, validate
@@ -87,6 +89,8 @@ class Evaluation:
         output = writable_directory(self.output or self.workdir)
         job = self._make_job(trained, section)
         clips, train = self._load(trained.config)
+        warn_of_keypoints(trained, clips)
+        clips, train = fill_gaps(clips), None if train is None else fill_gaps(train)
         data = copy_config(trained.config, data={"source": self.data or trained.config.data.source}).data
         layout = source_layout(data, self.split)
         protocol = section.protocol or default_protocol(layout)

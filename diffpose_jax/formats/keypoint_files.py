@@ -6,14 +6,18 @@ One recording is a set of these entries; in a `.npz` file they are the members, 
                  the score. [J, 2] or [J, 3] is a single image. [P, T, J, ...] holds P persons, one clip each.
     image_size   [width, height] of the image in pixels
     layout       the name of the joint order: coco17, blazepose33, h36m17, h36m16, humaneva15, mpi_inf_3dhp17
-    scores       optional [T, J] (or [P, T, J]): confidence of every joint, not negative
+    scores       optional [T, J] (or [P, T, J]): confidence of every joint, not negative; 1 where none is given
     fps          optional frames per second; 50 if not given
     subject      optional name of the person; the name of the file if not given
     action       optional name of what is done
 
 A JSON file may also be a list of such objects. `layout` may be left out of the file and given by the caller instead.
-A joint that was not detected cannot be stored: a NaN or null is an error, not an occlusion. Nothing in either format is
-executed; pickled members other than plain data are refused.
+
+A joint was not seen where its coordinates or its score are NaN or null, where null stands in place of the joint or of
+the whole frame, or where its score is below a threshold: `MIN_SCORE` where the caller says nothing else, and 0 always
+is. What then stands in its place is not read.
+
+Nothing in either format is executed; pickled members other than plain data are refused.
 """
 
 from __future__ import annotations
@@ -32,13 +36,16 @@ from diffpose_jax.skeleton import SKELETONS, Skeleton
 
 KEYS = ("keypoints", "image_size", "layout", "scores", "fps", "subject", "action")
 DEFAULT_FPS = 50.0
+# Detectors give every joint some place. Of the simulated detector, whose scores fall with the scale of the error
+# (`data.detector.keypoint_noise`), a score of 0.1 means about 18 cm: more than half of a forearm.
+MIN_SCORE = 0.1
 
 
 class KeypointClip(NamedTuple):
     """The 2D keypoints of one person in T frames of one recording, as a detector found them."""
 
-    keypoints: np.ndarray  # [T, J, 2] pixels, x right, y down
-    scores: np.ndarray | None  # [T, J] confidence, 0 or more
+    keypoints: np.ndarray  # [T, J, 2] pixels, x right, y down; (0, 0) where a joint was not seen
+    scores: np.ndarray | None  # [T, J] confidence, 0 where a joint was not seen; None: all were, no scores are known
     image_size: np.ndarray  # [2] width, height in pixels
     skeleton: Skeleton  # the layout of J joints
     fps: float
@@ -46,16 +53,19 @@ class KeypointClip(NamedTuple):
     action: str
 
 
-def read_keypoint_file(path: str | os.PathLike, layout: str | None = None) -> list[KeypointClip]:
+def read_keypoint_file(
+    path: str | os.PathLike, layout: str | None = None, min_score: float = MIN_SCORE
+) -> list[KeypointClip]:
     """Reads a `.npz` or `.json` keypoint file (its entries: the module's docstring), one clip per person.
 
     Args:
         path: The file.
         layout: Name of the joint order; needed where the file names none.
+        min_score: A joint of a lower score, or of 0, was not seen.
 
     Raises:
         UserError: The file is missing, damaged or of another kind, an entry is missing, unknown, of the wrong shape or
-            not finite, or the file names another layout than the caller.
+            infinite, no joint was seen, or the file names another layout than the caller.
     """
     path = Path(path)
     recordings = _read_recordings(path)
@@ -64,14 +74,13 @@ def read_keypoint_file(path: str | os.PathLike, layout: str | None = None) -> li
         where = str(path) if len(recordings) == 1 else f"{path}, clip {index}"
         if not isinstance(entries, Mapping):
             raise UserError(f"{where}: expected an object with {', '.join(KEYS)}, found {type(entries).__name__}")
-        clips += parse_recording(where, entries, layout, path.stem if len(recordings) == 1 else f"{path.stem}-{index}")
-    if len({clip.scores is None for clip in clips}) > 1:
-        raise UserError(f"{path}: expected scores in all clips or in none, found them in some")
+        subject = path.stem if len(recordings) == 1 else f"{path.stem}-{index}"
+        clips += parse_recording(where, entries, layout, subject, min_score)
     return clips
 
 
 def parse_recording(
-    where: str, entries: Mapping[str, Any], layout: str | None, default_subject: str
+    where: str, entries: Mapping[str, Any], layout: str | None, default_subject: str, min_score: float = MIN_SCORE
 ) -> list[KeypointClip]:
     """Checks the entries of one recording and gives one clip per person.
 
@@ -80,12 +89,13 @@ def parse_recording(
         entries: The entries that the module's docstring lists, arrays or nested lists.
         layout: Name of the joint order; needed where the entries name none.
         default_subject: Name of the person where the entries have none.
+        min_score: A joint of a lower score, or of 0, was not seen.
 
     Returns:
         One clip per person. Where there are several, their names end in `-0`, `-1`, ...
 
     Raises:
-        UserError: An entry is missing, unknown, of the wrong shape or not finite.
+        UserError: An entry is missing, unknown, of the wrong shape or infinite, or no joint was seen.
     """
     if unknown := sorted(set(map(str, entries)) - set(KEYS)):
         raise UserError(f"{where}: expected the keys {', '.join(KEYS)}, found '{unknown[0]}'")
@@ -97,11 +107,13 @@ def parse_recording(
     skeleton = _parse_layout(where, entries, layout, keypoints.shape[-2])
     if keypoints.size == 0:
         raise UserError(f"{where}: expected at least one frame, found keypoints of shape {list(keypoints.shape)}")
-    _refuse_not_finite(where, "keypoints", keypoints)
-    size = _parse_image_size(where, entries, keypoints)
-
+    _refuse_infinity(where, "keypoints", keypoints)
     persons = keypoints.reshape((-1, *keypoints.shape[-3:]) if keypoints.ndim > 2 else (1, 1, *keypoints.shape))
     scores = _parse_scores(where, entries, persons)
+    seen = _find_seen(where, persons, scores, min_score)
+    size = _parse_image_size(where, entries, persons[..., :2][seen])
+    persons = np.where(seen[..., None], persons[..., :2], 0.0)
+    scores = None if scores is None and seen.all() else np.where(seen, 1.0 if scores is None else scores, 0.0)
     fps = float(_parse_single(where, entries, "fps", DEFAULT_FPS, (int, float)))
     if not 0 < fps < np.inf:
         raise UserError(f"{where}: expected a positive fps, found {fps:g}")
@@ -109,7 +121,7 @@ def parse_recording(
     action = _parse_single(where, entries, "action", "keypoints", (str,))
     names = [subject] if len(persons) == 1 else [f"{subject}-{index}" for index in range(len(persons))]
     return [
-        KeypointClip(person[..., :2], None if scores is None else scores[index], size, skeleton, fps, name, action)
+        KeypointClip(person, None if scores is None else scores[index], size, skeleton, fps, name, action)
         for index, (person, name) in enumerate(zip(persons, names, strict=True))
     ]
 
@@ -134,7 +146,7 @@ def _parse_array(where: str, entries: Mapping[str, Any], key: str, ndims: tuple[
     if key not in entries:
         return None
     try:
-        array = np.asarray(entries[key], dtype=np.float64)
+        array = np.asarray(_expand_nulls(entries[key], _list_shape(entries[key])), dtype=np.float64)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: expected {key} as an array of numbers, found lists of unequal length or text") from (
             error
@@ -154,8 +166,34 @@ def _parse_single(where: str, entries: Mapping[str, Any], key: str, default: Any
     return value
 
 
-def _refuse_not_finite(where: str, key: str, array: np.ndarray) -> None:
-    bad = np.argwhere(~np.isfinite(array))
+def _list_shape(value: Any) -> tuple[int, ...]:
+    """The lengths of nested lists along their first deepest branch; () of anything else."""
+    if not isinstance(value, list):
+        return ()
+    return len(value), *max(map(_list_shape, value), key=len, default=())
+
+
+def _expand_nulls(value: Any, shape: tuple[int, ...]) -> Any:
+    """Nested lists in which a null in place of a list, such as a joint or a frame, has become lists of NaN."""
+    if value is None:
+        return np.full(shape, np.nan).tolist()
+    return [_expand_nulls(part, shape[1:]) for part in value] if isinstance(value, list) and len(shape) > 1 else value
+
+
+def _find_seen(where: str, persons: np.ndarray, scores: np.ndarray | None, min_score: float) -> np.ndarray:
+    """Which joints of keypoints `[P, T, J, C]` were seen, `[P, T, J]` bool; each person has to be, in some frame."""
+    seen = np.isfinite(persons[..., :2]).all(axis=-1)
+    if scores is not None:
+        seen &= (scores >= min_score) & (scores > 0)  # false for NaN
+    if not seen.any(axis=(1, 2)).all():
+        highest = "" if scores is None or np.isnan(scores).all() else f", scores of {np.nanmax(scores):.3g} at most"
+        raise UserError(f"{where}: expected joints that were seen (finite, score of at least {min_score:g}), "
+                        f"found none of a person{highest}")  # fmt: skip
+    return seen
+
+
+def _refuse_infinity(where: str, key: str, array: np.ndarray) -> None:
+    bad = np.argwhere(np.isinf(array))
     if len(bad):
         raise UserError(f"{where}: expected finite {key}, found {array[tuple(bad[0])]} at index {bad[0].tolist()}")
 
@@ -177,7 +215,8 @@ def _parse_layout(where: str, entries: Mapping[str, Any], layout: str | None, jo
     return SKELETONS[named]
 
 
-def _parse_image_size(where: str, entries: Mapping[str, Any], keypoints: np.ndarray) -> np.ndarray:
+def _parse_image_size(where: str, entries: Mapping[str, Any], seen: np.ndarray) -> np.ndarray:
+    """The size `[2]` of the image, pixels, in which the keypoints `[K, 2]` were seen."""
     size = _parse_array(where, entries, "image_size", ndims=(1,))
     if size is None:
         raise UserError(f"{where}: expected 'image_size' as [width, height] in pixels, found none")
@@ -185,7 +224,7 @@ def _parse_image_size(where: str, entries: Mapping[str, Any], keypoints: np.ndar
         raise UserError(f"{where}: expected image_size as [width, height] in pixels, found {size.tolist()}")
     # Normalised image units lie within -1 and 1 (0 and 1 in some tools). Taken for pixels they would be lifted without
     # a complaint, as a person of two pixels in the corner of the image.
-    reach = np.abs(keypoints[..., :2]).max()
+    reach = np.abs(seen).max()
     if reach <= 2 and size.min() > 20:
         raise UserError(f"{where}: expected keypoints in pixels, found none beyond {reach:.3g} (normalised already?)")
     return size
@@ -201,7 +240,7 @@ def _parse_scores(where: str, entries: Mapping[str, Any], persons: np.ndarray) -
             raise UserError(f"{where}: expected scores of shape {expected}, found {list(given.shape)}")
         scores = given.reshape(persons.shape[:3])
     if scores is not None:
-        _refuse_not_finite(where, "scores", scores)
+        _refuse_infinity(where, "scores", scores)
         if (scores < 0).any():
-            raise UserError(f"{where}: expected scores of 0 or more, found {scores.min():g}")
+            raise UserError(f"{where}: expected scores of 0 or more, found {np.nanmin(scores):g}")
     return scores

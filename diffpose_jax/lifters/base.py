@@ -77,6 +77,11 @@ class Lifter(Protocol):
         """
         return getattr(getattr(self, "options", None), "flip_inside", False)
 
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the network is told which joints were not seen: an option `visibility` other than 'ignore'."""
+        return getattr(getattr(self, "options", None), "visibility", "ignore") != "ignore"
+
     @classmethod
     def build(
         cls, config: ConfigDict, skeleton: Skeleton, context: ContextLifter | None, axis_name: str | None
@@ -122,7 +127,7 @@ class ContextLifter(Lifter, Protocol):
     """A lifter whose features another method can be conditioned on."""
 
     def features(self, variables: Variables, batch: Batch) -> Array:
-        """Features `[B, F, J, C]` of a batch's keypoints."""
+        """Features `[B, F, J, C]` of a batch's keypoints, as the lifter's own `network_input` has them."""
         ...
 
 

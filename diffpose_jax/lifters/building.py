@@ -9,10 +9,11 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import OptionError, Options, option
+from diffpose_jax.config import OptionError, option
 from diffpose_jax.diffusion.plans import Plan, ddim_plan, ddpm_plan
 from diffpose_jax.diffusion.schedules import Schedule, make_schedule
 from diffpose_jax.errors import UserError
+from diffpose_jax.lifters.visibility import VisibilityOptions
 from diffpose_jax.skeleton import Skeleton
 
 Precision = Literal["float32", "bfloat16"]
@@ -20,7 +21,7 @@ PRECISION_DOC = "type that the network computes in; parameters, statistics and l
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerOptions(Options):
+class TransformerOptions(VisibilityOptions):
     """The sizes of MixSTE and of the networks that descend from it."""
 
     frames: int = option(243, "frames of a window", low=1, unit="frames")
@@ -48,7 +49,7 @@ class TransformerOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class GraFormerOptions(Options):
+class GraFormerOptions(VisibilityOptions):
     """The sizes of GraFormer."""
 
     width: int = option(96, "channels of a joint", low=4)

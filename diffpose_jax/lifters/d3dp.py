@@ -29,6 +29,7 @@ from diffpose_jax.lifters.building import TransformerOptions, clip_bound, make_p
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.pose_losses import mpjpe
 from diffpose_jax.lifters.sampling import draw_hypotheses
+from diffpose_jax.lifters.visibility import visible_keypoints
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.sections import DiffusionOptions
 from diffpose_jax.skeleton import Skeleton, mirror
@@ -46,7 +47,10 @@ class D3DPOptions(TransformerOptions):
 
 @dataclasses.dataclass(frozen=True)
 class D3DP(Lifter):
-    """D3DP around `network(x [B, F, J, 5], k [B]) -> poses [B, F, J, 3]`, m; x is keypoints, then noisy poses."""
+    """D3DP around `network(x [B, F, J, 5], k [B]) -> poses [B, F, J, 3]`, m; x is keypoints, then noisy poses.
+
+    With a channel of `visibility` between them x is `[B, F, J, 6]`.
+    """
 
     options_type: ClassVar[type[D3DPOptions]] = D3DPOptions
     diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(
@@ -67,7 +71,7 @@ class D3DP(Lifter):
         return cls(network, skeleton, *make_process(config, "x0"), options, clip_bound(config))
 
     def init(self, key: Array, batch: Batch) -> Variables:
-        x = jnp.concatenate([batch.keypoints, batch.poses], axis=-1)
+        x = jnp.concatenate([visible_keypoints(batch, self.options.visibility), batch.poses], axis=-1)
         return self.network.init(key, x, jnp.zeros(len(batch.index), jnp.int32), train=False)
 
     def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
@@ -79,14 +83,15 @@ class D3DP(Lifter):
         k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
         noise = initial_noise(keys, batch.poses.shape)
         x_k = diffuse(self.schedule, self.options.signal_scale * batch.poses, k, noise)
-        x = self.network_input(batch.keypoints, x_k)
+        x = self.network_input(visible_keypoints(batch, self.options.visibility), x_k)
         poses, batch_stats = apply_in_training(self.network, variables, key, batch.index, x, k)
         total = mpjpe(poses, batch.poses)
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         check_batch(batch, self.skeleton, self.frames)
-        denoiser = sampling.wrap(self.denoiser(variables, batch.keypoints, sampling.averages_flips))
+        keypoints = visible_keypoints(batch, self.options.visibility)
+        denoiser = sampling.wrap(self.denoiser(variables, keypoints, sampling.averages_flips))
 
         def draw_one(keys: Array) -> Array:
             noise = sampling.draw_noise(keys, batch.poses.shape)
@@ -96,7 +101,7 @@ class D3DP(Lifter):
         return draw_hypotheses(draw_one, key, batch.index, sampling)
 
     def denoiser(self, variables: Variables, keypoints: Array, flip: bool = False) -> Denoiser:
-        """The denoiser of keypoints `[B, F, J, 2]`, averaged over both views in each call where `flip` says so."""
+        """The denoiser of keypoints `[B, F, J, 2 or 3]`, averaged over both views in each call where `flip` says so."""
         both = jnp.concatenate([keypoints, mirror(keypoints, self.skeleton)]) if flip else keypoints
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
@@ -110,6 +115,6 @@ class D3DP(Lifter):
         return clip_x0(averaged, self.schedule.alpha_bar, -limit, limit)
 
     def network_input(self, keypoints: Array, x_k: Array) -> Array:
-        """The network's input `[B, F, J, 5]`: the keypoints, then the noisy poses, clamped and in metres."""
+        """The network's input `[B, F, J, 5 or 6]`: the keypoints, then the noisy poses, clamped and in metres."""
         limit = self.clip * self.options.signal_scale
         return jnp.concatenate([keypoints, jnp.clip(x_k, -limit, limit) / self.options.signal_scale], axis=-1)

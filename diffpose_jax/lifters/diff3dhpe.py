@@ -36,6 +36,7 @@ from diffpose_jax.lifters.batches import check_batch, zero_root
 from diffpose_jax.lifters.building import TransformerOptions, clip_bound, make_process
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
+from diffpose_jax.lifters.visibility import visible_keypoints
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.poseformer import PoseFormer
 from diffpose_jax.sections import DiffusionOptions
@@ -92,7 +93,7 @@ class Diff3DHPE(Lifter):
         return self.options.backbone != "mixste"
 
     def init(self, key: Array, batch: Batch) -> Variables:
-        x = network_input(batch.keypoints, self.clean_poses(batch))
+        x = network_input(visible_keypoints(batch, self.options.visibility), self.clean_poses(batch))
         return self.network.init(key, x, jnp.zeros(len(batch.index), jnp.int32), train=False)
 
     def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
@@ -102,7 +103,8 @@ class Diff3DHPE(Lifter):
         check_batch(batch, self.skeleton, self.frames)
         x0, keys = self.clean_poses(batch), example_keys(key, batch.index)
         k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
-        x = network_input(batch.keypoints, diffuse(self.schedule, x0, k, initial_noise(keys, x0.shape)))
+        keypoints = visible_keypoints(batch, self.options.visibility)
+        x = network_input(keypoints, diffuse(self.schedule, x0, k, initial_noise(keys, x0.shape)))
         output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x, k)
         weight = snr_weight(self.schedule, self.options.k_clip, release=self.options.weight_release)
         total = weighted_square(output, x0, at_step(weight, k, x0))
@@ -110,7 +112,8 @@ class Diff3DHPE(Lifter):
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         check_batch(batch, self.skeleton, self.frames)
-        denoiser = sampling.wrap(self.denoiser(variables, batch.keypoints, sampling.averages_flips))
+        keypoints = visible_keypoints(batch, self.options.visibility)
+        denoiser = sampling.wrap(self.denoiser(variables, keypoints, sampling.averages_flips))
         shape = self.clean_poses(batch).shape
 
         def draw_one(keys: Array) -> Array:
@@ -120,7 +123,7 @@ class Diff3DHPE(Lifter):
         return draw_hypotheses(draw_one, key, batch.index, sampling)
 
     def denoiser(self, variables: Variables, keypoints: Array, flip: bool = False) -> Denoiser:
-        """The denoiser of keypoints `[B, F, J, 2]`, averaged over both views in each call where `flip` says so."""
+        """The denoiser of keypoints `[B, F, J, 2 or 3]`, averaged over both views in each call where `flip` says so."""
         both = jnp.concatenate([keypoints, mirror(keypoints, self.skeleton)]) if flip else keypoints
         alpha_bar = self.schedule.alpha_bar
 
@@ -139,7 +142,7 @@ class Diff3DHPE(Lifter):
 
 
 def network_input(keypoints: Array, x_k: Array) -> Array:
-    """The network's input `[B, F, J, 5]`: keypoints, then noisy poses; those of a middle frame stand in every frame."""
+    """The network's input `[B, F, J, 5 or 6]`: keypoints, then noisy poses, those of a middle frame in every frame."""
     return jnp.concatenate([keypoints, jnp.broadcast_to(x_k, (*keypoints.shape[:-1], x_k.shape[-1]))], axis=-1)
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import OptionError, Options, option, read_options
+from diffpose_jax.config import OptionError, option, read_options
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.diffusion.process import align, at_step, diffuse, draw_timesteps, predictions
 from diffpose_jax.diffusion.samplers import Denoiser, initial_noise, sample
@@ -30,6 +30,7 @@ from diffpose_jax.lifters.batches import check_batch, subtract_root
 from diffpose_jax.lifters.building import PRECISION_DOC, Precision, make_process
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
+from diffpose_jax.lifters.visibility import VisibilityOptions, append_mask, check_context_visibility, visible_keypoints
 from diffpose_jax.models.csdi_gcn import CSDIGCN
 from diffpose_jax.models.linear import Linear
 from diffpose_jax.sections import DiffusionOptions
@@ -42,7 +43,7 @@ _VALID_STRIDE = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffHPEOptions(Options):
+class DiffHPEOptions(VisibilityOptions):
     """What a config says of DiffHPE."""
 
     frames: int = option(27, "frames of a window", low=1, unit="frames")
@@ -109,6 +110,7 @@ class DiffHPE(Lifter):
     def __post_init__(self) -> None:
         if self.options.start == "context" and self.context is None:
             raise UserError("DiffHPE start: expected 'noise' where there is no context, found 'context'")
+        check_context_visibility(self.options.visibility, self.context)
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffHPE:
@@ -190,12 +192,13 @@ class DiffHPE(Lifter):
         """The condition, made once per input, and where sampling starts."""
         check_batch(batch, self.skeleton, self.frames)
         if self.context is None:
-            return Encoded(batch.keypoints, None)
+            return Encoded(visible_keypoints(batch, self.options.visibility), None)
         frozen = variables["frozen"]
         # The context is deterministic: which key it gets does not matter.
         pose = self.context.sample(frozen, jax.random.key(0), batch, Sampling())[0]
         takes_pose = self.options.condition == "pose"
         condition = pose if takes_pose else self.context.features(frozen, batch)
+        condition = append_mask(condition, batch, self.options.visibility)
         return Encoded(condition, pose if self.options.start == "context" else None)
 
 

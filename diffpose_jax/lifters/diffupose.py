@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import OptionError, Options, option, read_options
+from diffpose_jax.config import OptionError, option, read_options
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.diffusion.process import at_step, diffuse, draw_timesteps, predictions, target
 from diffpose_jax.diffusion.samplers import Denoiser, clip_x0, initial_noise, sample
@@ -28,13 +28,14 @@ from diffpose_jax.lifters.building import PRECISION_DOC, Precision, clip_bound, 
 from diffpose_jax.lifters.joint_weights import JointWeights, joint_weights
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
+from diffpose_jax.lifters.visibility import VisibilityOptions, visible_keypoints
 from diffpose_jax.models.modulated_gcn import StepModulatedGCN
 from diffpose_jax.models.unet import UNetDenoiser
 from diffpose_jax.skeleton import Skeleton
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffuPoseOptions(Options):
+class DiffuPoseOptions(VisibilityOptions):
     """What a config says of DiffuPose."""
 
     variant: Literal["gcn", "unet"] = option(
@@ -56,7 +57,7 @@ class DiffuPoseOptions(Options):
 
 @dataclasses.dataclass(frozen=True)
 class DiffuPose(Lifter):
-    """DiffuPose around `network(x [B, 1, J, 3], keypoints [B, 1, J, 2], k [B]) -> [B, 1, J, 5]`.
+    """DiffuPose around `network(x [B, 1, J, 3], keypoints [B, 1, J, 2 or 3], k [B]) -> [B, 1, J, 5]`.
 
     The first three channels of the output are what `predict` names; x0 is clipped to plus and minus `clip` metres.
     """
@@ -83,7 +84,7 @@ class DiffuPose(Lifter):
 
     def init(self, key: Array, batch: Batch) -> Variables:
         k = jnp.zeros(len(batch.index), jnp.int32)
-        return self.network.init(key, batch.poses, batch.keypoints, k, train=False)
+        return self.network.init(key, batch.poses, visible_keypoints(batch, self.options.visibility), k, train=False)
 
     def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
         """Absolute error of the prediction and of the reconstructed keypoints, see `denoising_loss`."""
@@ -92,15 +93,16 @@ class DiffuPose(Lifter):
         k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
         noise = initial_noise(keys, batch.poses.shape)
         x_k = diffuse(self.schedule, batch.poses, k, noise)
-        output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x_k, batch.keypoints, k)
+        keypoints = visible_keypoints(batch, self.options.visibility)
+        output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x_k, keypoints, k)
         wanted = target(self.predict, batch.poses, noise, at_step(self.schedule.alpha_bar, k, noise))
         weights = jnp.asarray(joint_weights(self.options.joint_weights, self.skeleton))
-        total, displayed = denoising_loss(output, wanted, batch.keypoints, weights, self.options.weight_2d)
+        total, displayed = denoising_loss(output, wanted, keypoints[..., :2], weights, self.options.weight_2d)
         return total, Aux({"loss": total, "loss_unweighted": displayed}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         check_batch(batch, self.skeleton, self.frames)
-        denoiser = sampling.wrap(self.denoiser(variables, batch.keypoints))
+        denoiser = sampling.wrap(self.denoiser(variables, visible_keypoints(batch, self.options.visibility)))
 
         def draw_one(keys: Array) -> Array:
             noise = sampling.draw_noise(keys, batch.poses.shape)
@@ -109,7 +111,7 @@ class DiffuPose(Lifter):
         return draw_hypotheses(draw_one, key, batch.index, sampling)
 
     def denoiser(self, variables: Variables, keypoints: Array) -> Denoiser:
-        """The denoiser of keypoints `[B, 1, J, 2]`."""
+        """The denoiser of keypoints `[B, 1, J, 2]`, or with the channel of `visibility` `[B, 1, J, 3]`."""
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
             output = apply_network(self.network, variables, x, keypoints, k)[..., :3]

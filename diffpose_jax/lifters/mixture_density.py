@@ -18,13 +18,14 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import Options, option, read_options
+from diffpose_jax.config import option, read_options
 from diffpose_jax.keys import fold_in
 from diffpose_jax.lifters.base import Aux, Batch, Context, Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import check_batch, zero_root
 from diffpose_jax.lifters.building import PRECISION_DOC, Precision
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
+from diffpose_jax.lifters.visibility import VisibilityOptions, visible_keypoints
 from diffpose_jax.models.linear import Linear
 from diffpose_jax.models.residual_mlp import ResidualMLP
 from diffpose_jax.skeleton import Skeleton
@@ -34,7 +35,7 @@ _COMPONENT_STREAM = 2**32 - 2
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureDensityOptions(Options):
+class MixtureDensityOptions(VisibilityOptions):
     """What a config says of the mixture density network."""
 
     width: int = option(384, "channels of the hidden layers", low=1)
@@ -95,12 +96,13 @@ class MixtureDensity(Lifter):
         return cls(MixtureDensityNetwork(skeleton, options), skeleton, options)
 
     def init(self, key: Array, batch: Batch) -> Variables:
-        return self.network.init(key, batch.keypoints, train=False)
+        return self.network.init(key, visible_keypoints(batch, self.options.visibility), train=False)
 
     def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
         """The negative log likelihood of the poses, per coordinate."""
         check_batch(batch, self.skeleton, self.frames)
-        found, batch_stats = apply_in_training(self.network, variables, key, batch.index, batch.keypoints)
+        keypoints = visible_keypoints(batch, self.options.visibility)
+        found, batch_stats = apply_in_training(self.network, variables, key, batch.index, keypoints)
         mixture = self._without_root(PoseMixture(*found))
         total = -jnp.mean(mixture.log_prob(self._moving(batch.poses))) / (3 * (self.skeleton.num_joints - 1))
         return total, Aux({"loss": total}, batch_stats)
@@ -108,7 +110,8 @@ class MixtureDensity(Lifter):
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         """Draws of the mixture; the temperature widens its Gaussians."""
         check_batch(batch, self.skeleton, self.frames)
-        mixture = PoseMixture(*apply_network(self.network, variables, batch.keypoints))
+        keypoints = visible_keypoints(batch, self.options.visibility)
+        mixture = PoseMixture(*apply_network(self.network, variables, keypoints))
 
         def draw_one(keys: Array) -> Array:
             component = jax.vmap(jax.random.categorical)(fold_in(keys, _COMPONENT_STREAM), mixture.log_weights)

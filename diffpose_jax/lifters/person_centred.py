@@ -54,7 +54,8 @@ def _measure_encoded(measure: Callable[..., Variables]) -> Callable[..., Variabl
 def encode(batch: Batch) -> tuple[Batch, View]:
     """A batch as virtual cameras see it that look at the people, and those views; unknown cameras are assumed."""
     camera = pinhole(ASSUMED_FOCAL, batch.index.shape) if batch.camera is None else batch.camera
-    view = find_view(batch.keypoints, batch.mask, camera)
+    # Seen or not, whatever the confidence: a detector's scores would move the view from what training showed.
+    view = find_view(batch.keypoints, (batch.mask > 0).astype(batch.mask.dtype), camera)
     return batch._replace(
         keypoints=encode_keypoints(batch.keypoints, batch.mask, view),
         poses=encode_poses(batch.poses, view),

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import Options, option, read_options
+from diffpose_jax.config import option, read_options
 from diffpose_jax.lifters.base import Aux, Batch, Context, Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import check_batch, subtract_root
 from diffpose_jax.lifters.building import PRECISION_DOC, GraFormerOptions, Precision, TransformerOptions
 from diffpose_jax.lifters.joint_weights import JointWeights, joint_weights
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.pose_losses import POSE_LOSSES, PoseLoss, mixste_loss
+from diffpose_jax.lifters.visibility import VisibilityOptions, visible_keypoints
 from diffpose_jax.models.graformer import GraFormer
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.modulated_gcn import VARIANTS, ModulatedGCN
@@ -34,7 +35,7 @@ Loss = Literal["mpjpe", "mean_squared", "squared_and_absolute", "distance_and_ab
 
 
 @dataclasses.dataclass(frozen=True)
-class SupervisedOptions(Options):
+class SupervisedOptions(VisibilityOptions):
     """What all supervised lifters have in common."""
 
     middle_frame: ClassVar[bool] = False
@@ -56,7 +57,7 @@ class SupervisedOptions(Options):
         return mixste_loss(weights, self.weight_consistency, self.weight_velocity)
 
     def make_network(self, skeleton: Skeleton, axis_name: str | None) -> nn.Module:
-        """The network `keypoints [B, F, J, 2] -> poses [B, F, J, 3]` of these options."""
+        """The network `keypoints [B, F, J, 2 or 3] -> poses [B, F, J, 3]` of these options."""
         raise TypeError(f"{type(self).__name__} describes no network")
 
 
@@ -84,11 +85,11 @@ class Supervised(Lifter):
         return False
 
     def init(self, key: Array, batch: Batch) -> Variables:
-        return self.network.init(key, batch.keypoints, train=False)
+        return self.network.init(key, self.network_input(batch), train=False)
 
     def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
         check_batch(batch, self.skeleton, self.frames)
-        poses, batch_stats = apply_in_training(self.network, variables, key, batch.index, batch.keypoints)
+        poses, batch_stats = apply_in_training(self.network, variables, key, batch.index, self.network_input(batch))
         middle = self.frames // 2
         target = batch.poses[:, middle : middle + 1] if self.middle_frame else batch.poses
         total = self.options.pose_loss(self.skeleton)(poses, target)
@@ -96,13 +97,17 @@ class Supervised(Lifter):
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         check_batch(batch, self.skeleton, self.frames)
-        poses = apply_network(self.network, variables, batch.keypoints)
+        poses = apply_network(self.network, variables, self.network_input(batch))
         poses = subtract_root(poses, self.skeleton) if self.options.root_relative else poses
         return jnp.broadcast_to(poses[None], (sampling.hypotheses, *poses.shape))
 
+    def network_input(self, batch: Batch) -> Array:
+        """The keypoints `[B, F, J, 2]`, or with a channel of `visibility`, `[B, F, J, 3]`."""
+        return visible_keypoints(batch, self.options.visibility)
+
     def features(self, variables: Variables, batch: Batch) -> Array:
-        """The activations `[B, F, J, C]` before the last layer, of a batch's keypoints."""
-        features: Any = self.network.apply(variables, batch.keypoints, train=False, features=True)
+        """The activations `[B, F, J, C]` before the last layer, of what `network_input` gives."""
+        features: Any = self.network.apply(variables, self.network_input(batch), train=False, features=True)
         return features
 
 

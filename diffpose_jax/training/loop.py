@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -10,13 +11,17 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import read_options, save_config
+from diffpose_jax.data.augmentation import augment
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.windows import device_clips, training_windows
+from diffpose_jax.data.plausibility import load_record, measure_keypoints, save_record
+from diffpose_jax.data.windows import centred_windows, device_clips, gather, training_windows
 from diffpose_jax.errors import UserError
+from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Lifter, MeasuringLifter, ValidatingLifter, Variables
 from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.lifters.cross_fitted import frame_folds
@@ -87,6 +92,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
         key, batch = jax.random.key(config.seed), example_batch(lifter)
         return create_state(lifter, make_optimizer(training), key, batch, plateau)
 
+    if jax.process_index() == 0 and load_record(path) is None:
+        save_record(measure_keypoints(_film_as_trained(splits["train"], data_options)), path)
     validation = Validation.of(config, splits["valid"]) if "valid" in splits else None
     manager = CheckpointManager(path, training.keep, validation)
     first, state = manager.restore(create)
@@ -131,6 +138,17 @@ def _load_splits(config: ConfigDict) -> dict[str, ClipSet]:
             found = "no frames" if not clips.num_frames else "no 3D poses"
             raise UserError(f"{config.data.source}: expected 3D poses to train with in split {split}, found {found}")
     return splits
+
+
+def _film_as_trained(clips: ClipSet, data: DataOptions) -> ClipSet:
+    """The frames of the training split with keypoints as training has them: filmed anew where cameras are random."""
+    if data.cameras != "random":
+        return clips
+    windows, count = centred_windows(clips, 1), clips.num_frames
+    batch = gather(device_clips(clips, root=True), windows, jnp.arange(count, dtype=jnp.int32), 1)
+    keys = example_keys(jax.random.key(0), batch.index)
+    filmed = jax.jit(augment, static_argnums=(2, 3))(keys, batch, clips.skeleton, data.bodies)
+    return dataclasses.replace(clips, keypoints=np.asarray(filmed.keypoints)[:, 0])
 
 
 def _count_poses(lifter: Lifter) -> int:

@@ -16,6 +16,7 @@ from diffpose_jax.data.windows import DeviceClips, Windows, draw_starts, gather
 from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Batch, Lifter
 from diffpose_jax.lifters.batches import flip_batch
+from diffpose_jax.lifters.visibility import believe_guesses
 from diffpose_jax.parallel import AXIS
 from diffpose_jax.sections import DataOptions, TrainingOptions
 from diffpose_jax.training.state import TrainState, update_average
@@ -94,7 +95,7 @@ def make_step(
         # The step is folded into a constant key: a continued run draws what one that never stopped would have drawn.
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         flip_key, loss_key = jax.random.split(key)
-        batch = gather_batch(train_data, examples, lifter.frames, data.windows, seed)
+        batch = believe_guesses(lifter, gather_batch(train_data, examples, lifter.frames, data.windows, seed))
         if data.cameras == "random":
             keys = example_keys(jax.random.fold_in(key, _AUGMENTATION_STREAM), batch.index)
             batch = augment(keys, batch, lifter.skeleton, data.bodies)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import copy_config
+from diffpose_jax.data.plausibility import KeypointRecord, load_record
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.base import Lifter, Variables
 from diffpose_jax.lifters.batches import example_batch
@@ -33,6 +34,7 @@ class Trained(NamedTuple):
         variables: The averaged variables, replicated over the devices.
         step: The step that they are of.
         calibration: What `calibrate` found for them, None if they were not calibrated.
+        keypoints: What the keypoints are like that it was trained on, None where no record of it was kept.
     """
 
     config: ConfigDict
@@ -40,6 +42,7 @@ class Trained(NamedTuple):
     variables: Variables
     step: int
     calibration: Calibration | None = None
+    keypoints: KeypointRecord | None = None
 
     @property
     def temperature(self) -> float | None:
@@ -68,7 +71,7 @@ def load_trained(workdir: str | os.PathLike, *, calibrated: bool = True) -> Trai
     step, variables, _ = restored
     calibration = read_calibration(path, step, lifter.skeleton.num_joints) if calibrated else None
     lifter = lifter if calibration is None else with_scales(lifter, calibration.scales)
-    return Trained(config, lifter, replicate(variables), step, calibration)
+    return Trained(config, lifter, replicate(variables), step, calibration, load_record(path))
 
 
 # Tracing a network takes about a second: equal lifters, of evaluation and prediction say, are traced once.

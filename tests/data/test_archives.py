@@ -158,7 +158,8 @@ def test_object_arrays_are_refused_and_nothing_in_them_runs(splits, tmp_path, mo
     ("member", "array", "said"),
     [
         ("train/keypoints", np.zeros((6, 16, 2), np.float32), "keypoints that is not (6, 17, 2) numbers"),
-        ("train/keypoints", np.full((6, 17, 2), np.nan, np.float32), "keypoints with NaN or infinity"),
+        ("train/keypoints", np.full((6, 17, 2), np.inf, np.float32), "keypoints with NaN or infinity"),
+        ("train/poses", np.full((6, 17, 3), np.nan, np.float32), "poses with NaN or infinity"),
         ("train/poses", np.zeros((5, 17, 3), np.float32), "poses that is not (6, 17, 3) numbers"),
         ("train/keypoints", np.full((6, 17, 2), "x"), "keypoints that is not (6, 17, 2) numbers"),
         ("train/clip_length", np.array([5, 2], np.int32), "clips that do not add up to the frames"),
@@ -204,3 +205,14 @@ def test_a_code_of_no_visibility_is_refused(tmp_path):
     codes = np.full((3, 17), 3, np.uint8)
     save_archive(tmp_path / "odd.npz", {"test": ClipSet.build([clip(3)._replace(visibility=codes)], COCO_17)})
     assert "visibility other than 0 to 2" in refused(tmp_path / "odd.npz")
+
+
+def test_a_keypoint_that_is_nan_was_not_seen(splits, tmp_path):
+    save_archive(tmp_path / "clips.npz", splits)
+    keypoints = splits["train"].keypoints.copy()
+    keypoints[3, 5] = np.nan
+    rewritten(tmp_path / "clips.npz", tmp_path / "holes.npz", **{"train/keypoints": keypoints})
+    found = load_archive(tmp_path / "holes.npz")["train"]
+    assert np.isfinite(found.keypoints).all()
+    assert np.argwhere(~found.seen).tolist() == [[3, 5]]
+    np.testing.assert_array_equal(found.keypoints[found.seen], keypoints[found.seen])

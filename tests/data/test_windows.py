@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -189,3 +191,16 @@ def test_mirroring_twice_is_nothing_and_once_swaps_the_sides(clips):
         left, right = H36M_17.joints.index("left_wrist"), H36M_17.joints.index("right_wrist")
         np.testing.assert_array_equal(once[:, left, 0], -array[:, right, 0])
         np.testing.assert_array_equal(once[:, left, 1:], array[:, right, 1:])
+
+
+def test_the_mask_is_the_score_and_no_stand_in_reaches_the_device(clips):
+    scores = np.random.default_rng(0).uniform(0.2, 1.5, clips.keypoints.shape[:2]).astype(np.float32)
+    scores[20:24, 3] = 0
+    windows, ids = centred_windows(clips, 3), jnp.arange(clips.num_frames, dtype=jnp.int32)
+    found = []
+    for rubbish in (0.0, 9.0):
+        keypoints = np.where(scores[..., None] > 0, clips.keypoints, rubbish).astype(np.float32)
+        hidden = device_clips(dataclasses.replace(clips, keypoints=keypoints, scores=scores))
+        found.append(gather(hidden, windows, ids, 3))
+    np.testing.assert_array_equal(found[0].keypoints, found[1].keypoints)
+    np.testing.assert_array_equal(found[0].mask[:, 1], np.minimum(scores, 1))

@@ -50,8 +50,8 @@ def test_both_formats_mean_the_same(pixels, tmp_path_factory):
 
 
 GOOD = {"keypoints": person(), "image_size": SIZE, "layout": "h36m17"}
-WITH_NAN = person()
-WITH_NAN[1, 3, 0] = np.nan
+WITH_INFINITY = person()
+WITH_INFINITY[1, 3, 0] = np.inf
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".json"])
@@ -61,7 +61,9 @@ WITH_NAN[1, 3, 0] = np.nan
         ({"keypoints": None}, "expected 'keypoints', found image_size, layout"),
         ({"keypoints": person(joints=16)}, "expected 17 joints in layout h36m17, found 16 (layouts of 16: h36m16)"),
         ({"keypoints": person(joints=14)}, "found 14 (layouts of 14: none)"),
-        ({"keypoints": WITH_NAN}, "expected finite keypoints, found nan at index [1, 3, 0]"),
+        ({"keypoints": WITH_INFINITY}, "expected finite keypoints, found inf at index [1, 3, 0]"),
+        ({"keypoints": np.full((4, 17, 2), np.nan)}, "expected joints that were seen (finite, score of at least 0.1)"),
+        ({"scores": np.full((4, 17), 0.04)}, "found none of a person, scores of 0.04 at most"),
         ({"keypoints": np.zeros((0, 17, 2))}, None),
         ({"keypoints": person() / 1000}, "expected keypoints in pixels"),
         ({"keypoints": np.zeros((4, 17, 5))}, "expected keypoints of shape [T, J, 2 or 3], found [4, 17, 5]"),
@@ -89,6 +91,50 @@ def test_mistakes_are_told_in_one_line(write, suffix, change, said):
     assert "\n" not in message
     # An empty list has lost its inner dimensions in JSON.
     assert (said or ("at least one frame" if suffix == ".npz" else "dimensions, found shape [0]")) in message
+
+
+def _missing(kind: str) -> dict:
+    """An ankle that was not seen in frame 1, said in one of the ways there are."""
+    keypoints, scores = person().tolist(), np.ones((4, 17)).tolist()
+    if kind in ("nan", "null"):
+        keypoints[1][3] = [float("nan")] * 2 if kind == "nan" else [None, None]
+    elif kind == "null joint":
+        keypoints[1][3] = None
+    elif kind == "half":
+        keypoints[1][3][1] = None
+    elif kind == "origin":
+        keypoints[1][3], scores[1][3] = [0, 0], 0
+    else:
+        scores[1][3] = {"score 0": 0, "low score": 0.099, "no score": None}[kind]
+    return GOOD | {"keypoints": keypoints, "scores": scores}
+
+
+@pytest.mark.parametrize("kind", ["null", "null joint", "half", "origin", "score 0", "low score", "no score"])
+def test_every_way_to_say_that_a_joint_was_not_seen_means_the_same(write, kind):
+    (expected,) = read_keypoint_file(write(".json", **_missing("nan")))
+    (found,) = read_keypoint_file(write(".json", **_missing(kind)))
+    np.testing.assert_array_equal(found.keypoints, expected.keypoints)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    assert np.argwhere(found.scores == 0).tolist() == [[1, 3]]
+    assert np.isfinite(found.keypoints).all()
+
+
+def test_a_whole_frame_may_be_null_and_scores_need_not_be_given(write):
+    keypoints = person().tolist()
+    keypoints[2] = None
+    (clip,) = read_keypoint_file(write(".json", **(GOOD | {"keypoints": keypoints})))
+    assert (clip.scores[2] == 0).all()
+    assert (np.delete(clip.scores, 2, axis=0) == 1).all()
+    (whole,) = read_keypoint_file(write(".json", **GOOD))
+    assert whole.scores is None
+
+
+def test_the_caller_may_set_the_threshold_but_a_score_of_zero_is_never_seen(write):
+    scores = np.linspace(0, 0.66, 68).reshape(4, 17)
+    path = write(".npz", **GOOD, scores=scores)
+    for threshold in (0.0, 0.1, 0.5):
+        (clip,) = read_keypoint_file(path, min_score=threshold)
+        np.testing.assert_array_equal(clip.scores > 0, (scores >= threshold) & (scores > 0))
 
 
 def test_a_layout_that_contradicts_the_file_is_refused(write):

@@ -98,6 +98,7 @@ def detect_in_heatmaps(
         for index, inside in _chunks(frames, CHUNK):
             found = (np.asarray(array)[: len(index)] for array in _detect(_part(heatmaps, inside)))
             keypoints[index], scores[index], visibility[index] = found
+    scores = np.where(clips.seen, scores, np.float32(0))
     return dataclasses.replace(clips, keypoints=keypoints, scores=scores, visibility=visibility)
 
 

@@ -100,7 +100,7 @@ def add_keypoint_noise(
         key, frames, *padded, fps = pad_clip(clips, index, seed)
         found = _simulate(key, *padded, clips.skeleton, settings, fps)
         keypoints[frames], scores[frames] = (np.asarray(array)[: frames.stop - frames.start] for array in found)
-    return dataclasses.replace(clips, keypoints=keypoints, scores=scores)
+    return dataclasses.replace(clips, keypoints=keypoints, scores=np.where(clips.seen, scores, np.float32(0)))
 
 
 def pad_clip(clips: ClipSet, index: int, seed: int) -> tuple[jax.Array, slice, np.ndarray, np.ndarray, float]:

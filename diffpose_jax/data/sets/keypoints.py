@@ -10,25 +10,38 @@ import os
 import numpy as np
 
 from diffpose_jax.data.clips import Clip, ClipSet
-from diffpose_jax.formats.keypoint_files import KeypointClip, parse_recording, read_keypoint_file
+from diffpose_jax.formats.keypoint_files import MIN_SCORE, KeypointClip, parse_recording, read_keypoint_file
 from diffpose_jax.geometry import normalise_screen
-from diffpose_jax.skeleton import H36M_17, Skeleton, convert_layout, layout_matrix
+from diffpose_jax.skeleton import H36M_17, Skeleton, convert_layout, convert_scores
 
 
 def load_keypoints(
-    path: str | os.PathLike, *, layout: str | None = None, target: Skeleton = H36M_17
+    path: str | os.PathLike, *, layout: str | None = None, target: Skeleton = H36M_17, min_score: float = MIN_SCORE
 ) -> dict[str, ClipSet]:
     """Reads a keypoint file as a data set of one split, `test`, without 3D poses. See `read_keypoints`."""
-    return {"test": read_keypoints(path, layout=layout, target=target)}
+    return {"test": read_keypoints(path, layout=layout, target=target, min_score=min_score)}
 
 
-def read_keypoints(path: str | os.PathLike, *, layout: str | None = None, target: Skeleton = H36M_17) -> ClipSet:
+def read_keypoints(
+    path: str | os.PathLike, *, layout: str | None = None, target: Skeleton = H36M_17, min_score: float = MIN_SCORE
+) -> ClipSet:
     """Reads a keypoint file and converts it to the `target` layout.
 
-    Gives keypoints `[N, J, 2]` in normalised image units and, where the file has them, scores `[N, J]`; a joint that is
-    constructed from others has the lowest of their scores. Poses, roots and cameras are None. Raises UserError.
+    Gives keypoints `[N, J, 2]` in normalised image units and, where the file has them or a joint was not seen, scores
+    `[N, J]`; a joint that is constructed from others has the lowest of their scores, and was not seen (0) if one of
+    them was not. Poses, roots and cameras are None.
+
+    Args:
+        path: The file.
+        layout: The joint order, where the file does not name it.
+        target: The layout to convert to.
+        min_score: A joint of a lower score, or of 0, was not seen.
+
+    Raises:
+        UserError: The file cannot be read, or no joint was seen.
     """
-    return ClipSet.build([_to_clip(clip, target) for clip in read_keypoint_file(path, layout)], target)
+    clips = read_keypoint_file(path, layout, min_score)
+    return ClipSet.build([_to_clip(clip, target) for clip in clips], target)
 
 
 def convert_keypoints(
@@ -38,7 +51,7 @@ def convert_keypoints(
 
     Args:
         keypoints: Pixels `[T, J, 2]`, x right and y down; `[P, T, J, 2]` of several persons. A third channel is a
-            score.
+            score. A joint that is NaN or of a score below `MIN_SCORE` was not seen.
         layout: Their joint layout, such as 'coco17'.
         image_size: Width and height of the image in pixels.
         target: The layout to convert to.
@@ -62,10 +75,5 @@ def _to_clip(clip: KeypointClip, target: Skeleton) -> Clip:
         clip.subject,
         clip.action,
         fps=clip.fps,
-        scores=None if clip.scores is None else _convert_scores(clip.scores, clip.skeleton, target),
+        scores=None if clip.scores is None else convert_scores(clip.scores, clip.skeleton, target),
     )
-
-
-def _convert_scores(scores: np.ndarray, source: Skeleton, target: Skeleton) -> np.ndarray:
-    used = layout_matrix(source, target) != 0
-    return np.where(used, scores[..., None, :], np.inf).min(axis=-1).astype(np.float32)

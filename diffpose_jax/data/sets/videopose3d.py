@@ -18,7 +18,7 @@ from diffpose_jax.data.clips import Clip
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.npz import read_npz
 from diffpose_jax.geometry import Camera
-from diffpose_jax.skeleton import Skeleton, convert_layout
+from diffpose_jax.skeleton import Skeleton, convert_layout, convert_scores
 
 _to_camera = jax.jit(geometry.world_to_camera)
 
@@ -93,14 +93,14 @@ def pair_view(
     if len(view) < frames:
         raise UserError(f"{where[1]}: expected at least {frames} frames as in the 3D file, found {len(view)}")
     keypoints, poses, root = camera_pairs(np.asarray(positions)[:, world.rows], view[..., :2], camera)
-    scores = np.asarray(view[:frames, :, 2:], np.float32) if view.shape[-1] == 3 else None
+    scores = np.asarray(view[:frames, :, 2], np.float32) if view.shape[-1] == 3 else None
     return Clip(
         convert_layout(keypoints, source, target),
         convert_layout(poses, world.skeleton, target),
         root,
         subject="",
         action="",
-        scores=None if scores is None else convert_layout(scores, source, target)[..., 0],
+        scores=None if scores is None else convert_scores(scores, source, target),
     )
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffpose_jax.data.occlusions import occlude
 from diffpose_jax.geometry import image_scale
 from diffpose_jax.lifters.base import Batch, Lifter, Sampling, Variables
 from diffpose_jax.lifters.wrappers import with_flips
@@ -97,6 +98,22 @@ def make_initial_distribution(
     return Mixture(weights, centre[..., None, :] + offsets, plane + own)
 
 
+def widen_hidden(initial: Mixture, mask: Array, estimate: Array, spread: Array) -> Mixture:
+    """H_K in which joints that were not seen have the context's estimate with the standard deviation of its errors.
+
+    Args:
+        initial: H_K, full covariances.
+        mask: `[B, F, J]`, 0 where a joint was not seen.
+        estimate: The context's poses `[B, F, J, 3]`, m.
+        spread: Root mean square of its errors at joints that it was not shown, `[J, 3]`, m.
+    """
+    seen = (mask > 0)[..., None, None]
+    wide = diagonal_matrix(jnp.square(spread))[None, None, :, None]
+    means = jnp.where(seen, initial.means, estimate[..., None, :])
+    covariances = jnp.where(seen[..., None], initial.covariances, wide.astype(initial.covariances.dtype))
+    return initial._replace(means=means, covariances=covariances)
+
+
 def make_base_distribution(kind: BaseDistribution, initial: Mixture) -> Mixture:
     """What poses are diffused towards: H_K itself, one Gaussian of its moments, or N(0, 1 m) in every channel."""
     if kind == "mixture":
@@ -139,9 +156,13 @@ def estimate_pose(context: Lifter, variables: Variables, batch: Batch, flip: boo
     )[0]
 
 
-def assume_statistics(frozen: Variables, joints: int) -> Variables:
-    """`variables['frozen']` of a context's variables before anything is measured: statistics that suit a person."""
+def assume_statistics(frozen: Variables, joints: int, hidden: bool = False) -> Variables:
+    """`variables['frozen']` of a context's variables before anything is measured: statistics that suit a person.
+
+    With `hidden`, 'hidden_spread' is one of them.
+    """
     return {
+        **({"hidden_spread": jnp.full((joints, 3), 0.2)} if hidden else {}),
         "context": frozen,
         "spread": jnp.full((joints, 3), 0.05),
         "depth_mean": jnp.zeros(joints),
@@ -149,7 +170,9 @@ def assume_statistics(frozen: Variables, joints: int) -> Variables:
     }
 
 
-def measure_statistics(context: Lifter, frozen: Variables, train: Iterable[Batch], valid: Iterable[Batch]) -> Variables:
+def measure_statistics(
+    context: Lifter, frozen: Variables, train: Iterable[Batch], valid: Iterable[Batch], hidden: bool = False
+) -> Variables:
     """`variables['frozen']` from a context's variables: its errors on valid, the depths of the poses of train.
 
     Root mean squares per joint and coordinate, those of both sides of the body together.
@@ -159,7 +182,9 @@ def measure_statistics(context: Lifter, frozen: Variables, train: Iterable[Batch
         frozen: Its variables.
         train: Batches of the training split.
         valid: Batches of the valid split: errors on the frames that the context was trained on would be too small.
+        hidden: Whether to measure 'hidden_spread' too, its errors at joints that are hidden (the pattern 'partial').
     """
+    valid = list(valid)
     sides = np.array(context.skeleton.flip_order)
 
     def average_sides(values: np.ndarray) -> np.ndarray:
@@ -177,7 +202,24 @@ def measure_statistics(context: Lifter, frozen: Variables, train: Iterable[Batch
         "depth_mean": mean,
         "depth_spread": np.sqrt(np.maximum(square - mean**2, _LEAST_STD**2)),
     }
+    if hidden:
+        found = average_sides(_measure_hidden(context, frozen, valid))
+        statistics["hidden_spread"] = np.maximum(np.sqrt(found), statistics["spread"])
     return {"context": frozen, **{name: jnp.asarray(value, jnp.float32) for name, value in statistics.items()}}
+
+
+def _measure_hidden(context: Lifter, frozen: Variables, batches: Iterable[Batch]) -> np.ndarray:
+    """Mean squared errors of a context at hidden joints, `[J, 3]`, m^2."""
+
+    @jax.jit
+    def sums(batch: Batch, index: Array) -> tuple[Array, Array]:
+        shown = occlude(jax.random.fold_in(jax.random.key(0), index), batch, "partial", context.skeleton, 0.99)
+        error = jnp.square(estimate_pose(context, frozen, shown) - batch.poses)
+        gone = (shown.mask == 0)[..., None]
+        return jnp.sum(error * gone, axis=(0, 1)), jnp.sum(gone, axis=(0, 1))
+
+    errors, counts = (np.sum(part, axis=0) for part in zip(*(sums(b, i) for i, b in enumerate(batches)), strict=True))
+    return errors / np.maximum(counts, 1)
 
 
 def _spread(statistics: Mapping[str, Array], depth: Depth) -> Array:

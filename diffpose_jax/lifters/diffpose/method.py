@@ -55,10 +55,12 @@ from diffpose_jax.lifters.diffpose.initial_distribution import (
     make_base_distribution,
     make_initial_distribution,
     measure_statistics,
+    widen_hidden,
 )
 from diffpose_jax.lifters.diffpose.release import antithetic_steps, join_frames, share_noise, split_batch, split_frames
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
+from diffpose_jax.lifters.visibility import check_context_visibility, visible_keypoints
 from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.models.context_graformer import ContextGraFormer
 from diffpose_jax.sections import DiffusionOptions
@@ -96,8 +98,10 @@ class DiffPoseOptions(GraFormerOptions):
 
 
 class Condition(NamedTuple):
-    """What is given of an input: keypoints `[B, F, J, 2]`, the context's estimate `[B, F, J, 3]` (m) and its features
-    `[B, F, J, W]` or None, the distribution that poses are diffused towards, and the component of it once it is drawn.
+    """What is given of an input: keypoints `[B, F, J, 2]`, or with the channel of `visibility` `[B, F, J, 3]`, the
+    context's estimate `[B, F, J, 3]` (m) and its features `[B, F, J, W]` or None, the distribution that poses are
+    diffused towards, the component of it once it is drawn, and the errors of the estimate `[B, F, J, 3]` (m) where
+    hidden joints have others.
     """
 
     keypoints: Array
@@ -105,6 +109,7 @@ class Condition(NamedTuple):
     features: Array | None
     base: Mixture
     component: Component | None = None
+    spread: Array | None = None
 
     @property
     def drawn_component(self) -> Component:
@@ -152,6 +157,7 @@ class DiffPose(Lifter):
 
     def __post_init__(self) -> None:
         check_context(self.context)
+        check_context_visibility(self.options.visibility, self.context)
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffPose:
@@ -171,7 +177,7 @@ class DiffPose(Lifter):
 
     def init(self, key: Array, batch: Batch) -> Variables:
         network_key, context_key = jax.random.split(key)
-        frozen = assume_statistics(self.context.init(context_key, batch), self.skeleton.num_joints)
+        frozen = assume_statistics(self.context.init(context_key, batch), self.skeleton.num_joints, self.takes_mask)
         batch = batch._replace(mixture=None)
         frames, condition = split_batch(batch), split_frames(self.encode({"frozen": frozen}, batch))
         condition = condition.draw_component(example_keys(key, frames.index))
@@ -182,7 +188,7 @@ class DiffPose(Lifter):
 
     def measure(self, frozen: Variables, train: Iterable[Batch], valid: Iterable[Batch]) -> Variables:
         """`variables['frozen']` of the context's variables: its errors on valid and the depths of train beside them."""
-        return measure_statistics(self.context, frozen, train, valid)
+        return measure_statistics(self.context, frozen, train, valid, self.takes_mask)
 
     def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
         """The squared error of what `predict` names, summed over a pose (section 4.3 where that is 'next')."""
@@ -252,7 +258,14 @@ class DiffPose(Lifter):
         initial = make_initial_distribution(
             batch.keypoints, batch.mixture, estimate, frozen, options.depth, options.covariance
         )
-        return Condition(batch.keypoints, estimate, features, make_base_distribution(options.base, initial))
+        keypoints, spread = visible_keypoints(batch, options.visibility), None
+        if self.takes_mask:
+            initial = widen_hidden(initial, batch.mask, estimate, frozen["hidden_spread"])
+            spread = jnp.where(
+                batch.mask[..., None] > 0, frozen["spread"][None, None], frozen["hidden_spread"][None, None]
+            )
+        base = make_base_distribution(options.base, initial)
+        return Condition(keypoints, estimate, features, base, spread=spread)
 
     def posterior(self, condition: Condition, spread: Array, x: Array, alpha_bar: Array) -> Posterior:
         """Bayes' rule for one coordinate at a time: h_0 ~ N(estimate, spread^2), and x is h_0 diffused to alpha_bar.
@@ -263,12 +276,13 @@ class DiffPose(Lifter):
 
         Args:
             condition: The context's estimate and the component.
-            spread: Root mean square error of the estimate, `[J, 3]`, m.
+            spread: Root mean square error of the estimate, `[J, 3]`, m; that of the condition comes before it.
             x: The noisy poses `[B, F, J, 3]`, m.
             alpha_bar: That of their timesteps; broadcasts against x.
         """
         component, estimate = condition.drawn_component, condition.estimate
-        signal, variance = jnp.sqrt(alpha_bar), jnp.square(jnp.broadcast_to(spread[None, None], x.shape))
+        own = spread[None, None] if condition.spread is None else condition.spread
+        signal, variance = jnp.sqrt(alpha_bar), jnp.square(jnp.broadcast_to(own, x.shape))
         noise = (1 - alpha_bar) * jnp.square(component.std())
         expected = component.mean + signal * (estimate - component.mean)
         total = alpha_bar * variance + noise
@@ -279,9 +293,10 @@ class DiffPose(Lifter):
         """The network's input beside f_ST: `[B, F, J, 3]`, h_k alone, or with preconditioning `[B, F, J, 18]`.
 
         Then posterior mean, standardised residual, keypoints and the component follow; lengths are of the order of one.
+        The channel of `visibility` comes with the keypoints, or after h_k alone.
         """
         if self.options.preconditioning == "none":
-            return x
+            return jnp.concatenate([x, condition.keypoints[..., 2:]], axis=-1) if self.options.mask_channels else x
         component = condition.drawn_component
         component_parts = (
             10 * (component.mean - condition.estimate),

@@ -93,6 +93,9 @@ class DiffPoseRelease(Lifter):
     def __post_init__(self) -> None:
         if self.context.stochastic or self.context.middle_frame:
             raise UserError("DiffPose context: expected a lifter that gives one pose for every frame")
+        if self.takes_mask:  # what is diffused has the keypoints in it, with no place for one that was not seen
+            raise UserError("config.lifter.visibility: expected 'ignore' for DiffPose as released, found "
+                            f"{self.options.visibility!r}")  # fmt: skip
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffPoseRelease:

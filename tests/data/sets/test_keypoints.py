@@ -63,6 +63,24 @@ def test_a_constructed_joint_is_as_sure_as_its_least_sure_part(write):
         np.testing.assert_allclose(clips.scores[:, [pelvis, knee]], [[0.2, 0.9]] * 4)
 
 
+def test_a_constructed_joint_was_not_seen_if_one_of_its_parts_was_not(write):
+    keypoints = person()
+    keypoints[2, COCO_17.joints.index("left_hip")] = np.nan
+    clips = read_keypoints(write(".npz", keypoints=keypoints, image_size=SIZE, layout="coco17"))
+    missing = [H36M_17.joints[joint] for joint in np.flatnonzero(clips.scores[2] == 0)]
+    assert missing == ["pelvis", "left_hip", "spine"]
+    assert clips.seen[[0, 1, 3]].all()
+    assert np.isfinite(clips.keypoints).all()
+
+
+def test_a_recording_without_scores_beside_one_with_them_was_seen(tmp_path):
+    entry = {"keypoints": person().tolist(), "image_size": SIZE, "layout": "h36m17"}
+    (tmp_path / "two.json").write_text(json.dumps([entry, entry | {"scores": np.full((4, 17), 0.5).tolist()}]))
+    np.testing.assert_array_equal(
+        read_keypoints(tmp_path / "two.json").scores, np.repeat([1, 0.5], 4 * 17).reshape(8, 17)
+    )
+
+
 def test_persons_lists_and_single_images_become_clips(write, tmp_path):
     two = np.stack([person(seed=1), person(seed=2)])
     clips = read_keypoints(write(".npz", keypoints=two, image_size=SIZE, layout="h36m17", scores=two[..., 0] / 1000))

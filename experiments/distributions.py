@@ -1,0 +1,214 @@
+"""Distributions beside what needs no diffusion: `python experiments/distributions.py --data data/cmu_heatmaps.npz`.
+
+On keypoints and heatmaps of one archive every method of `METHODS` is trained from every seed in its size `small`, with
+the person-centred view, calibrated on valid, and measured on the same test frames with 20 hypotheses. Beside each stand
+two Gaussians around the mean of its hypotheses, with the covariance of that mean's errors on valid: of each joint, and
+of all joints together. Draws of DiffPose's H_K and an ensemble of nearest neighbours need no network after the context.
+The table has the mean error, the energy score of whole poses, CRPS, the error of limb lengths, the distance of limb
+directions, the best of 20 at a spread of 50 mm, and coverage of the 50 and 90 % regions, each with the 95 % interval of
+a bootstrap over subjects for the first seed. Trained models are kept in OUTPUT/<name>-<seed> and figures beside them, so
+that a repeated command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from diffpose_jax import cli
+from diffpose_jax.calibrate import calibrate
+from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.diffusion.plans import Plan
+from diffpose_jax.evaluation.aggregation import ALL
+from diffpose_jax.evaluation.baselines import nearest_neighbours
+from diffpose_jax.evaluation.distributions import distribution_row, measure_hypotheses
+from diffpose_jax.evaluation.error_gaussian import Dependence, fit_error_gaussian
+from diffpose_jax.evaluation.jobs import Job, predict_frames, strided_frames
+from diffpose_jax.evaluation.measure import Measured
+from diffpose_jax.lifters.base import Sampling
+from diffpose_jax.registry import load_dataset
+from diffpose_jax.train import define_flags
+from diffpose_jax.training.cross_fit import cross_fit
+from diffpose_jax.training.loop import train
+from diffpose_jax.workdir.trained import Trained, load_trained
+
+ROOT = Path(__file__).resolve().parents[1]
+HYPOTHESES = 20
+# Reverse steps that are none: what hypotheses start from.
+NO_STEPS = Plan(np.zeros(0, np.int32), np.zeros((0, 4), np.float32))
+
+
+class Method(NamedTuple):
+    """A config, the method whose model is its context, and for how many folds it is cross-fitted itself."""
+
+    config: str
+    context: str = ""
+    folds: int = 0
+
+
+METHODS = {
+    "residual MLP": Method("residual_mlp"),
+    "residual MLP, cross-fitted": Method("residual_mlp", folds=5),
+    "mixture density": Method("mixture_density"),
+    "DiffuPose": Method("diffupose"),
+    "DiffPose": Method("diffpose_frame:heatmaps", "residual MLP"),
+    "DiffPose, context cross-fitted": Method("diffpose_frame:heatmaps", "residual MLP, cross-fitted"),
+    "DiffPose, paper": Method("diffpose_frame:paper", "residual MLP"),
+}
+COLUMNS = {
+    "mpjpe": "mean of 20",
+    "energy_score": "energy score",
+    "crps": "CRPS",
+    "limb_length_error": "limb lengths",
+    "limb_direction_distance": "limb directions",
+    "best_at_equal_spread": "best at 50 mm",
+    "spread": "spread",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Trains and measures what is not measured yet, then writes the table of all there is."""
+    logging.set_verbosity(logging.WARNING)
+    given = _parse(arguments)
+    for seed in range(given.seeds):
+        for name in given.only:
+            workdir = _train(name, seed, given)
+            kept = workdir / "distributions.json"
+            if not kept.exists():
+                kept.write_text(json.dumps(list(_measure(name, workdir, given)), indent=1))
+    table = _table(given.output)
+    (given.output / "distributions.md").write_text(table)
+    print(table + f"\ntable: {given.output / 'distributions.md'}")
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="archive with mixtures, made by `prepare mixtures`")
+    parser.add_argument("--view", default="person", choices=("screen", "person"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=0, help="training steps of each; 0: those of its config")
+    parser.add_argument("--stride", type=int, default=50, help="every n-th frame of the test split is measured")
+    parser.add_argument("--valid_frames", type=int, default=1000, help="frames of valid that errors are fitted on")
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
+    parser.add_argument("--output", type=Path, default=Path("runs/distributions"))
+    given = parser.parse_args(arguments)
+    given.output.mkdir(parents=True, exist_ok=True)
+    return given
+
+
+def _workdir(name: str, seed: int, given: argparse.Namespace) -> Path:
+    path: Path = given.output / f"{name}-{seed}".replace(", ", "_").replace(" ", "_")
+    return path
+
+
+def _train(name: str, seed: int, given: argparse.Namespace) -> Path:
+    method, workdir = METHODS[name], _workdir(name, seed, given)
+    if (workdir / "trained").exists():
+        return workdir
+    config = _config(method, seed, given)
+    if method.context:
+        config.lifter.context = str(_train(method.context, seed, given))
+    if method.folds:
+        cross_fit(config, workdir, method.folds)
+    else:
+        train(config, workdir)
+    calibrate(workdir)
+    (workdir / "trained").touch()
+    return workdir
+
+
+def _config(method: Method, seed: int, given: argparse.Namespace) -> ConfigDict:
+    file, _, recipe = method.config.partition(":")
+    values = flags.FlagValues()
+    define_flags(values)
+    argument = f"{ROOT}/configs/{file}.py:cmu,small{',' if recipe else ''}{recipe}"
+    cli.parse(["distributions", "--config", argument, "--workdir", "unused"], values)
+    config = values.config
+    config.seed, config.data.source, config.data.view = seed, given.data, given.view
+    if given.steps:
+        config.training.update(steps=given.steps, validate_every=given.steps, checkpoint_every=given.steps)
+    return config
+
+
+def _measure(name: str, workdir: Path, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The rows of a model: its calibrated hypotheses, the Gaussians of the same mean, and its distribution at start."""
+    trained = load_trained(workdir)
+    clips = load_dataset(trained.config.data, ["train", "valid", "test"], without_mixtures=["train"])
+    measured = Measured.of(clips["test"], given.stride, "standard")
+    drawn = _draw(trained, measured.clips, measured.indices)
+    estimates = drawn.mean(axis=1)
+    if trained.lifter.stochastic:
+        yield _row(measured, name, drawn)
+        yield _row(measured, f"{name}, not calibrated", _draw(load_trained(workdir, calibrated=False), measured.clips,
+                                                              measured.indices))  # fmt: skip
+    valid = clips["valid"]
+    frames = strided_frames(valid, max(1, valid.num_frames // given.valid_frames))
+    assert valid.poses is not None
+    fitted = _draw(trained, valid, frames).mean(axis=1)
+    choices: Sequence[Dependence] = ("joint", "pose")
+    for dependence in choices:
+        gaussian = fit_error_gaussian(fitted, valid.poses[frames], valid.skeleton.root, dependence)
+        words = "joints together" if dependence == "pose" else "joints apart"
+        yield _row(measured, f"{name}: Gaussian of that mean, {words}", gaussian.draw(estimates, HYPOTHESES))
+    if name == "DiffPose":
+        plan = NO_STEPS
+        yield _row(measured, "draws of H_K", _draw(load_trained(workdir, calibrated=False), measured.clips,
+                                                   measured.indices, plan))  # fmt: skip
+    if name == "residual MLP":
+        keypoints = np.asarray(measured.clips.keypoints[measured.indices])
+        yield _row(measured, "nearest neighbours in 2D", nearest_neighbours(clips["train"], keypoints, HYPOTHESES))
+
+
+def _draw(trained: Trained, clips: ClipSet, frames: np.ndarray, plan: Plan | None = None) -> np.ndarray:
+    count = HYPOTHESES if trained.lifter.stochastic else 1
+    sampling = Sampling(count, trained.temperature or 1.0, plan=plan)
+    job = Job(sampling, (ALL,), 256)
+    return predict_frames("lift", trained.lifter, trained.variables, clips, frames, job)[ALL]
+
+
+def _row(measured: Measured, name: str, hypotheses: np.ndarray) -> dict[str, Any]:
+    row = distribution_row(measured, name, name, measure_hypotheses(measured, hypotheses))
+    error = np.linalg.norm(hypotheses.mean(axis=1) - np.asarray(measured.frames.poses), axis=-1)
+    return row | {"scores": {**row["scores"], "mpjpe": 1000 * float(error.mean())}}
+
+
+def _table(output: Path) -> str:
+    """Mean and standard deviation over seeds of every row; the interval over subjects is of the first seed."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for path in sorted(output.glob("*/distributions.json")):
+        for row in json.loads(path.read_text()):
+            rows.setdefault(row["name"], []).append(row)
+    kinds = list(dict.fromkeys(kind for found in rows.values() for kind in found[0]["coverage"]))
+    head = ["", *COLUMNS.values(), *(f"{kind} 50 / 90 %" for kind in kinds)]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for name, found in rows.items():
+        cells = [_cell(found, column) for column in COLUMNS]
+        cells += [" / ".join(_share(found, kind, level) for level in ("0.5", "0.9")) for kind in kinds]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+    values = [row["scores"][column] for row in rows]
+    if any(value is None for value in values):
+        return ""
+    interval = rows[0]["scores_interval"].get(column)
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}" + (f" [{interval[0]:.0f}, {interval[1]:.0f}]" if interval else "")
+
+
+def _share(rows: Sequence[Mapping[str, Any]], kind: str, level: str) -> str:
+    return f"{100 * np.mean([row['coverage'][kind][level] for row in rows if kind in row['coverage']]):.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

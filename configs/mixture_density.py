@@ -13,7 +13,7 @@ from diffpose_jax.presets import start, train_day, train_small
 def get_config(argument: str = "synthetic,small") -> ConfigDict:
     """A recipe for two cores: of a minute, or (`day`) that of the reference models."""
     config, chosen = start("mixture_density", "mixture_density", argument)
-    train_small(config, 4000, 256, 1e-3)
+    train_small(config, 4000, 256, 3e-3)
     if chosen.size == "day":
         train_day(config, 256, 1e-3)
     return config

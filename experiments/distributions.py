@@ -5,9 +5,9 @@ the person-centred view, calibrated on valid, and measured on the same test fram
 two Gaussians around the mean of its hypotheses, with the covariance of that mean's errors on valid: of each joint, and
 of all joints together. Draws of DiffPose's H_K and an ensemble of nearest neighbours need no network after the context.
 The table has the mean error, the energy score of whole poses, CRPS, the error of limb lengths, the distance of limb
-directions, the best of 20 at a spread of 50 mm, and coverage of the 50 and 90 % regions, each with the 95 % interval of
-a bootstrap over subjects for the first seed. Trained models are kept in OUTPUT/<name>-<seed> and figures beside them, so
-that a repeated command goes on where it stopped.
+directions, the best of 20 at a spread of 50 mm, and coverage of the 50 and 90 % regions, scores with the 95 % interval
+of a bootstrap over subjects for the first seed. Trained models are kept in OUTPUT/<name>-<seed> and figures beside
+them, so that a repeated command goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.lifters.visibility import VisibilityOptions, visible_keypoints
 from diffpose_jax.models.linear import Linear
-from diffpose_jax.models.residual_mlp import ResidualMLP
+from diffpose_jax.models.residual_mlp import SMALL, ResidualMLP
 from diffpose_jax.skeleton import Skeleton
 
 # Which component a hypothesis is drawn from; beside the streams of the noise.
@@ -74,9 +74,10 @@ class MixtureDensityNetwork(nn.Module):
         features = trunk(keypoints, train=train, index=index, features=True)[..., 0, :]
         shape = (*keypoints.shape[:2], options.components, joints, 3)
         size = options.components * joints * 3
-        means = Linear(size, name="means")(features).reshape(shape)
-        spread = jax.nn.softplus(Linear(size, name="spread")(features) - 2.0).reshape(shape)  # near 0.13 m at first
-        weights = jax.nn.log_softmax(Linear(options.components, name="weights")(features))
+        # All three start small: poses near zero, as wide as the spread of poses is, and components alike.
+        means = Linear(size, SMALL, name="means")(features).reshape(shape)
+        spread = jax.nn.softplus(Linear(size, SMALL, name="spread")(features) - 1.0).reshape(shape)  # 0.3 m
+        weights = jax.nn.log_softmax(Linear(options.components, SMALL, name="weights")(features))
         return PoseMixture(weights, means, options.least_std + spread)
 
 

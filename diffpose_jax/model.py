@@ -73,11 +73,14 @@ class Model:
         trained: Its config, variables and calibration.
         name: The title of its progress bar.
         batch_size: Windows per device and compiled call, None: that of the config.
+        flip: How the mirrored input enters, 'none', 'half' or 'average' (`Sampling`), None: as in the config. With
+            'average' only `Result.poses` is made of averages, `hypotheses` and `spread` are those of the samples.
     """
 
     trained: Trained
     name: str
     batch_size: int | None = None
+    flip: str | bool | None = None
 
     @property
     def config(self) -> ConfigDict:
@@ -99,7 +102,6 @@ class Model:
         aggregation: str = "mean",
         seed: int | None = None,
         focal: float | None = None,
-        flip: str | bool | None = None,
         noise: Noise = "clip",
     ) -> Result:
         """Lifts keypoints to hypotheses of 3D poses.
@@ -113,8 +115,6 @@ class Model:
             aggregation: How `poses` is made of them: 'mean', 'medoid', 'joint_median' or, with `focal`, 'reprojection'.
             seed: The seed of all noise; that of the config by default.
             focal: Focal length in halves of the image's width (Human3.6M: 2.29); gives the root.
-            flip: How the mirrored input enters, 'none', 'half' or 'average' (`Sampling`); as in the config by default.
-                With 'average' only `poses` is made of averages, `hypotheses` and `spread` are those of the samples.
             noise: 'clip': each hypothesis keeps its noise through a clip, so that a single-frame method gives the same
                 poses for the same keypoints. 'frame': every frame is drawn independently.
 
@@ -130,10 +130,7 @@ class Model:
             raise UserError(f"aggregation {aggregation}: expected a known camera (focal), found none")
         warn_of_keypoints(self.trained, clips)
         # An equal job on an equal lifter is compiled already: a second call, or a second model, only computes.
-        flip = self.config.evaluation.flip if flip is None else flip
-        count = hypotheses if self.trained.lifter.stochastic else 1
-        sampling = Sampling(count, self.trained.temperature or 1.0, current_value("evaluation.flip", flip), noise)
-        job = self._job(sampling, aggregation, seed)
+        job = self._job(hypotheses, noise, aggregation, seed)
         trained, frames = self.trained, np.arange(clips.num_frames)
         found = predict_frames(self.name, trained.lifter, trained.variables, clips, frames, job)
         poses, drawn = found[aggregation], found[ALL]
@@ -151,7 +148,10 @@ class Model:
         radii = calibration.regions.radii(std)
         return tuple(radii[:, place] for place in range(radii.shape[1]))
 
-    def _job(self, sampling: Sampling, aggregation: str, seed: int | None) -> Job:
+    def _job(self, hypotheses: int, noise: Noise, aggregation: str, seed: int | None) -> Job:
+        flip = current_value("evaluation.flip", self.config.evaluation.flip if self.flip is None else self.flip)
+        count = hypotheses if self.trained.lifter.stochastic else 1
+        sampling = Sampling(count, self.trained.temperature or 1.0, flip, noise)
         seed, size = self.config.seed if seed is None else seed, self.batch_size or self.config.evaluation.batch_size
         return Job(sampling, (ALL, aggregation), size, seed)
 
@@ -168,12 +168,13 @@ class Model:
         }
 
 
-def load(workdir: str | os.PathLike, batch_size: int | None = None) -> Model:
+def load(workdir: str | os.PathLike, batch_size: int | None = None, flip: str | bool | None = None) -> Model:
     """Loads the best model of a work directory, by its valid split. Raises UserError where there is none.
 
-    `batch_size` is the number of windows per device and compiled call, that of the config by default.
+    `batch_size`, the number of windows per device and compiled call, and `flip`, how the mirrored input enters (see
+    `Model`), are those of the config by default.
     """
-    return Model(load_trained(workdir), Path(workdir).name, batch_size)
+    return Model(load_trained(workdir), Path(workdir).name, batch_size, flip)
 
 
 def add_pinhole(clips: ClipSet, focal: float) -> ClipSet:

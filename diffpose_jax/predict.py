@@ -53,6 +53,7 @@ def predict(
     split: str = "test",
     min_score: float | None = None,
     batch_size: int | None = None,
+    flip: str | bool | None = None,
     **options: Any,
 ) -> Result:
     """Lifts all frames of a keypoint file or archive with the best checkpoint of a work directory.
@@ -64,12 +65,13 @@ def predict(
         split: The one that is taken from an archive.
         min_score: Joints of a lower score were not seen; None: 0.1 in keypoint files, as in the archive otherwise.
         batch_size: Windows per device and compiled call; that of the config by default.
+        flip: How the mirrored input enters, see `Model`; as in the config by default.
         **options: Those of `Model.lift`, such as `hypotheses=20`.
 
     Raises:
         UserError: A mistake of the user, in one line.
     """
-    model = load(workdir, batch_size)
+    model = load(workdir, batch_size, flip)
     result = model.lift(read_input(source, model.skeleton, layout, split, min_score), **options)
     return result._replace(settings={"workdir": str(workdir), "input": str(source), **result.settings})
 

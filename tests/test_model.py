@@ -92,9 +92,8 @@ def test_equal_keypoints_of_a_clip_give_equal_poses(result, diffupose_workdir, p
 
 @pytest.mark.slow
 def test_the_spread_is_that_of_samples_also_where_the_pose_is_made_of_averages(diffupose_workdir, pixels):
-    model = dp.load(diffupose_workdir)
     half, average = (
-        model.lift(pixels, layout="coco17", image_size=SIZE, hypotheses=count, flip=flip)
+        dp.load(diffupose_workdir, flip=flip).lift(pixels, layout="coco17", image_size=SIZE, hypotheses=count)
         for count, flip in ((8, "half"), (4, "average"))
     )
     np.testing.assert_allclose(average.hypotheses, half.hypotheses[:, ::2], atol=1e-6)

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -92,8 +93,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
         key, batch = jax.random.key(config.seed), example_batch(lifter)
         return create_state(lifter, make_optimizer(training), key, batch, plateau)
 
-    if jax.process_index() == 0 and load_record(path) is None:
-        save_record(measure_keypoints(_film_as_trained(splits["train"], data_options)), path)
+    _keep_record(path, splits["train"], data_options)
     validation = Validation.of(config, splits["valid"]) if "valid" in splits else None
     manager = CheckpointManager(path, training.keep, validation)
     first, state = manager.restore(create)
@@ -102,8 +102,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     if context and not first:  # a continued run has it in its checkpoint
         state = state._replace(frozen=_freeze(lifter, context, data, validation))
     log = MetricsLog(path, first, enabled=jax.process_index() == 0)
-    occluded = with_occlusion(lifter, data_options.occlusion, data_options.occlusion_rate or None)
     try:
+        occluded = with_occlusion(lifter, data_options.occlusion, data_options.occlusion_rate or None)
         step = _compile_step(occluded, config.seed, data_options, training)  # type: ignore[arg-type]  # no __hash__
         run = Run(training, step, replicate(data), training.batch_size * _count_poses(lifter), manager, log)
         return run.train_from(first, replicate(state))
@@ -138,6 +138,12 @@ def _load_splits(config: ConfigDict) -> dict[str, ClipSet]:
             found = "no frames" if not clips.num_frames else "no 3D poses"
             raise UserError(f"{config.data.source}: expected 3D poses to train with in split {split}, found {found}")
     return splits
+
+
+def _keep_record(workdir: Path, train: ClipSet, data: DataOptions) -> None:
+    """Writes what the keypoints are like that a run is trained on, unless it is known."""
+    if jax.process_index() == 0 and load_record(workdir) is None:
+        save_record(measure_keypoints(_film_as_trained(train, data)), workdir)
 
 
 def _film_as_trained(clips: ClipSet, data: DataOptions) -> ClipSet:

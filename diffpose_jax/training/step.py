@@ -96,9 +96,7 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         flip_key, loss_key = jax.random.split(key)
         batch = believe_guesses(lifter, gather_batch(train_data, examples, lifter.frames, data.windows, seed))
-        if data.cameras == "random":
-            keys = example_keys(jax.random.fold_in(key, _AUGMENTATION_STREAM), batch.index)
-            batch = augment(keys, batch, lifter.skeleton, data.bodies)
+        batch = film_examples(key, batch, lifter, data) if data.cameras == "random" else batch
         batch = flip_half(flip_key, batch, lifter) if data.flip else batch
         value, gradient, metrics, batch_stats = loss_and_gradient(state, loss_key, batch)
         if training.scale_by_loss:
@@ -150,6 +148,12 @@ def _derive_start_keys(seed: int, epoch: jax.Array, position: jax.Array) -> jax.
     # One key per window and epoch. No step reaches the index that makes this stream.
     stream = jax.random.fold_in(jax.random.key(seed), np.uint32(2**32 - 1))
     return jax.vmap(lambda e, p: jax.random.fold_in(jax.random.fold_in(stream, e), p))(epoch, position)
+
+
+def film_examples(key: jax.Array, batch: Batch, lifter: Lifter, data: DataOptions) -> Batch:
+    """Films each example of a batch `[B, F, J, C]` with a camera, and a body, drawn with a key of its index."""
+    keys = example_keys(jax.random.fold_in(key, _AUGMENTATION_STREAM), batch.index)
+    return augment(keys, batch, lifter.skeleton, data.bodies)
 
 
 def flip_half(key: jax.Array, batch: Batch, lifter: Lifter) -> Batch:

@@ -74,8 +74,8 @@ def calibrate(
     clips = load_dataset(data, [split])[split]
     if clips.poses is None or not clips.num_frames:
         raise UserError(f"{data.source}: expected frames with 3D poses in split {split}, found none")
-    flip = current_value("evaluation.flip", config.evaluation.flip if flip is None else flip)
-    sampling = Sampling(hypotheses if trained.lifter.stochastic else 1, flip=flip)
+    mirrored = current_value("evaluation.flip", config.evaluation.flip if flip is None else flip)
+    sampling = Sampling(hypotheses if trained.lifter.stochastic else 1, flip=mirrored)
     size = batch_size or config.evaluation.batch_size
     job = Job(sampling, (), size, config.seed, data.occlusion, data.occlusion_rate)
     clips, job = hide_for(trained.lifter, clips, job)

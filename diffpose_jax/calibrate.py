@@ -178,8 +178,8 @@ def describe(found: dict[str, Any]) -> list[str]:
         lines.append(f"conformal regions: guaranteed for subjects exchangeable with these {count}")
     else:
         lines.append(
-            "conformal regions: pooled quantiles of frames, no guarantee for new subjects: "
-            f"that needs {conformal.subjects_needed(max(LEVELS))} subjects, the split has {count}"
+            f"conformal regions: the largest of {count} subjects' quantiles, which hold for {count} in {count + 1} "
+            f"new subjects; a guarantee for any needs {conformal.subjects_needed(max(LEVELS))}"
         )
     return lines
 

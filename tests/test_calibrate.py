@@ -225,7 +225,7 @@ def test_the_temperature_and_the_radii_reach_every_sample(workdir, found):
 
 
 def test_conformal_regions_hold_the_truth_and_say_what_they_guarantee(workdir, found):
-    assert found["regions"]["guarantee"] == "frames"
+    assert found["regions"]["guarantee"] == "most_subjects"
     results = evaluate(workdir, split="valid", hypotheses=10, figure=False, aggregations=("first",), uncalibrated=True)
     assert results["regions"]["all"]["0.5"] == pytest.approx(0.5, abs=0.05)
     assert results["regions"]["all"]["0.9"] == pytest.approx(0.9, abs=0.03)
@@ -281,6 +281,6 @@ def test_the_program_says_what_it_found_and_where(workdir, capsys):
         f"{when}, valid split: 50% region" for when in ("before", "now")
     ]
     assert out[2].startswith("temperature ")
-    assert out[3].endswith("no guarantee for new subjects: that needs 9 subjects, the split has 1")
+    assert out[3].endswith("which hold for 1 in 2 new subjects; a guarantee for any needs 9")
     assert str(workdir / "calibration.json") in out[4]
     (workdir / "calibration.json").unlink()

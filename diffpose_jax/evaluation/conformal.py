@@ -15,12 +15,12 @@ from diffpose_jax.errors import UserError
 
 # Added to the spread, m, so that hypotheses that agree, of a deterministic lifter say, have a region too.
 FLOOR = 0.010
-# What the guarantee of factors is about: a new subject, or another frame of the same subjects.
-SUBJECTS, FRAMES = "subjects", "frames"
+# Of whom the guarantee is: of any new subject, or of K in K + 1 new subjects.
+SUBJECTS, MOST_SUBJECTS = "subjects", "most_subjects"
 
 
 class Factors(NamedTuple):
-    """The factors `[L, J]` of levels, and what their guarantee is about: SUBJECTS or FRAMES."""
+    """The factors `[L, J]` of levels, and their guarantee: SUBJECTS or MOST_SUBJECTS."""
 
     values: np.ndarray
     guarantee: str
@@ -40,7 +40,7 @@ def nonconformity(mean: np.ndarray, spread: np.ndarray, target: np.ndarray) -> n
 def fit_factors(scores: np.ndarray, subjects: Sequence[str], levels: Sequence[float]) -> Factors:
     """The factors at which the regions hold the truth with a probability of at least their level.
 
-    By subjects where there are enough of them for all levels, else by frames.
+    By `subject_quantile` where there are enough subjects for all levels, else by `largest_quantile`.
 
     Args:
         scores: `nonconformity` of the calibration split, `[M, J]`.
@@ -48,15 +48,15 @@ def fit_factors(scores: np.ndarray, subjects: Sequence[str], levels: Sequence[fl
         levels: The probabilities.
 
     Raises:
-        UserError: Too few frames for a level even among themselves.
+        UserError: A subject with too few frames for a level.
     """
-    # With few subjects a low level alone could be had by subjects too, but as a much higher quantile: with one subject
-    # the 50 % region would be its largest score, beyond the 90 % region of frames. One rule for all keeps them nested.
+    # With few subjects a low level alone could be had by the first rule too, but as a much higher quantile: with one
+    # subject the 50 % region would be its largest score. One rule for all levels keeps the regions nested.
     by_subject = [subject_quantile(scores, subjects, level) for level in levels]
     found = [values for values in by_subject if values is not None]
     if len(found) == len(levels):
         return Factors(np.stack(found), SUBJECTS)
-    return Factors(np.stack([frame_quantile(scores, level) for level in levels]), FRAMES)
+    return Factors(np.stack([largest_quantile(scores, subjects, level) for level in levels]), MOST_SUBJECTS)
 
 
 def subject_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray | None:
@@ -77,16 +77,27 @@ def subject_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) 
     return np.take_along_axis(scores, np.take_along_axis(order, first[None], axis=0), axis=0)[0]
 
 
-def frame_quantile(scores: np.ndarray, level: float) -> np.ndarray:
-    """The ceil((M + 1) level)-th smallest of M scores `[M, J]`, `[J]`: the quantile of frames pooled over subjects.
+def largest_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray:
+    """The largest of the K subjects' own `frame_quantile`s of scores `[M, J]`, `[J]`.
 
-    It holds for frames exchangeable with these, which frames of other people are not. Raises UserError with fewer
-    frames than that rank.
+    A new subject's own quantile is, with a probability of at least K / (K + 1), not larger than all of theirs: then at
+    least the share `level` of its frames is inside. Quantiles of all frames pooled would promise nothing.
+    """
+    names = np.asarray(subjects)
+    return np.max([frame_quantile(scores[names == name], level) for name in np.unique(names)], axis=0)
+
+
+def frame_quantile(scores: np.ndarray, level: float) -> np.ndarray:
+    """The ceil((M + 1) level)-th smallest of M scores `[M, J]`, `[J]`: it holds for frames exchangeable with these.
+
+    Frames of other people are not. Raises UserError with fewer frames than that rank.
     """
     rank = int(np.ceil((len(scores) + 1) * level - 1e-9))
     if rank > len(scores):
         needed = int(np.ceil(level / (1 - level) - 1e-9))
-        raise UserError(f"conformal regions: expected at least {needed} frames for {level:.0%}, found {len(scores)}")
+        raise UserError(
+            f"conformal regions: expected at least {needed} frames of each subject for {level:.0%}, found {len(scores)}"
+        )
     return np.sort(np.asarray(scores, np.float64), axis=0)[rank - 1]
 
 

@@ -25,7 +25,7 @@ class Regions(NamedTuple):
     Attributes:
         factors: For each of `LEVELS` one factor per joint, `[L][J]`.
         floor: What is added to the spread, m.
-        guarantee: What the guarantee is about, 'subjects' or 'frames' (`evaluation.conformal`).
+        guarantee: Of whom it is, 'subjects' or 'most_subjects' (`evaluation.conformal`).
     """
 
     factors: tuple[tuple[float, ...], ...]

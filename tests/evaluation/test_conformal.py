@@ -8,10 +8,11 @@ import pytest
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.conformal import (
     FLOOR,
-    FRAMES,
+    MOST_SUBJECTS,
     SUBJECTS,
     fit_factors,
     frame_quantile,
+    largest_quantile,
     nonconformity,
     subject_quantile,
     subjects_needed,
@@ -59,18 +60,29 @@ def test_the_subject_quantile_is_the_weighted_one_by_hand():
     np.testing.assert_array_equal(frame_quantile(each, 0.9), np.sort(each, axis=0)[17])  # ceil(20 * 0.9) = 18th
 
 
-def test_too_few_subjects_get_the_quantile_of_frames_by_its_name():
+def test_the_largest_of_few_subjects_quantiles_holds_for_most_new_subjects():
+    rng = np.random.default_rng(2)
+    held = []
+    for _ in range(600):
+        scores, subjects = people(rng, 4)
+        quantile = largest_quantile(scores[:120], subjects[:120], 0.9)
+        held.append(np.mean(scores[120:] <= quantile) >= 0.9)
+    assert np.mean(held) == pytest.approx(0.75, abs=0.04)
+
+
+def test_too_few_subjects_get_the_largest_of_their_quantiles_by_its_name():
     assert subjects_needed(0.9) == 9
     assert subjects_needed(0.5) == 1
     scores, subjects = people(np.random.default_rng(0), 8)
     few = fit_factors(scores, subjects, (0.5, 0.9))
-    assert few.guarantee == FRAMES
-    np.testing.assert_array_equal(few.values, [frame_quantile(scores, level) for level in (0.5, 0.9)])
+    assert few.guarantee == MOST_SUBJECTS
+    each = [[frame_quantile(part, level) for part in np.split(scores, 8)] for level in (0.5, 0.9)]
+    np.testing.assert_array_equal(few.values, np.max(each, axis=1))
     scores, subjects = people(np.random.default_rng(0), 9)
     enough = fit_factors(scores, subjects, (0.5, 0.9))
     assert enough.guarantee == SUBJECTS
     assert (enough.values[0] < enough.values[1]).all()
-    with pytest.raises(UserError, match="at least 9 frames for 90%, found 4"):
+    with pytest.raises(UserError, match="at least 9 frames of each subject for 90%, found 4"):
         fit_factors(scores[:4], ["a"] * 4, (0.5, 0.9))
 
 

@@ -16,7 +16,7 @@ RECORD = {
     "temperature": 1.5,
     "hypotheses": 20,
     "scales": {"joints": [1.0, 2.0], "kinds": {"sharp": 1.0, "wide": 1.1, "ambiguous": 1.2, "hidden": 1.3}},
-    "regions": {"floor_m": 0.01, "factors": {"0.5": [0.0, 1.0], "0.9": [0.0, 2.0]}, "guarantee": "frames"},
+    "regions": {"floor_m": 0.01, "factors": {"0.5": [0.0, 1.0], "0.9": [0.0, 2.0]}, "guarantee": "most_subjects"},
 }
 
 
@@ -34,7 +34,7 @@ def test_what_was_written_is_read(tmp_path):
     assert found.scales.kinds[3] == 1.3
     radii = found.regions.radii(np.array([[0.0, 0.04]]))
     np.testing.assert_allclose(radii, [[[0, 0.05], [0, 0.1]]], rtol=1e-6)
-    assert found.regions.guarantee == "frames"
+    assert found.regions.guarantee == "most_subjects"
     assert list(tmp_path.iterdir()) == [tmp_path / CALIBRATION]
 
 

@@ -28,6 +28,7 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import conformal
 from diffpose_jax.evaluation.calibration import LEVELS, coverage, format_coverage, mahalanobis_rank
+from diffpose_jax.evaluation.hiding import hide_for
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.metrics import spread
 from diffpose_jax.evaluation.spread_fit import SpreadFit, fit_spread
@@ -78,6 +79,7 @@ def calibrate(
     sampling = Sampling(count, flip=current_value("evaluation.flip", flip))
     size = batch_size or config.evaluation.batch_size
     job = Job(sampling, (), size, config.seed, data.occlusion, data.occlusion_rate)
+    clips, job = hide_for(trained.lifter, clips, job)
     found = _fit(trained, clips, frames, job, limit) | {
         "step": trained.step,
         "split": split,

@@ -6,6 +6,7 @@ every example, in training and in testing.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.errors import UserError
 from diffpose_jax.mixtures.mixture import Mixture
@@ -73,20 +75,54 @@ def occlude(
         UserError: For an unknown pattern, a rate outside [0, 1), and mixtures of whole poses.
     """
     frames = batch.keypoints.shape[1]
+    observed = _draw_masks(key, batch.index, pattern, frames, skeleton, rate, release).astype(batch.mask.dtype)
+    keypoints = batch.keypoints * observed[..., None].astype(batch.keypoints.dtype)
+    mixture = None if batch.mixture is None else _hide_mixture(batch.mixture, observed)
+    return batch._replace(keypoints=keypoints, mask=batch.mask * observed, mixture=mixture)
+
+
+def hide_clips(clips: ClipSet, pattern: str, frames: int, rate: float | None = None, seed: int = 0) -> ClipSet:
+    """The same frames, in which joints that a pattern hides were not seen (score 0).
+
+    Args:
+        clips: The frames.
+        pattern: As in `occlude`; drawn anew for every run of `frames` frames of a clip.
+        frames: The length of these runs, that of a lifter's windows.
+        rate: As in `occlude`.
+        seed: The seed of all draws.
+
+    Raises:
+        UserError: For an unknown pattern and a rate outside [0, 1).
+    """
+    first = np.concatenate(
+        [np.arange(0, n, frames) + start for start, n in zip(clips.clip_start, clips.clip_length, strict=True)]
+    )
+    draw = jax.jit(_draw_masks, static_argnums=(2, 3, 4, 5, 6))
+    key, index = jax.random.key(seed), jnp.asarray(first, jnp.int32)
+    masks = np.asarray(draw(key, index, pattern, frames, clips.skeleton, rate, False))
+    # The run of a frame is the last one that does not begin after it.
+    every = np.arange(clips.num_frames)
+    run = np.searchsorted(first, every, side="right") - 1
+    observed = masks[run, every - first[run]]
+    scores = np.ones(observed.shape, np.float32) if clips.scores is None else clips.scores
+    return dataclasses.replace(clips, scores=np.where(observed, scores, np.float32(0)))
+
+
+def _draw_masks(
+    key: jax.Array, index: jax.Array, pattern: str, frames: int, skeleton: Skeleton, rate: float | None, release: bool
+) -> jax.Array:
+    """The masks `[B, F, J]` of examples `[B]`, each by its own draw; the arguments are those of `occlude`."""
 
     def observe(index: jax.Array) -> jax.Array:
         example = jax.random.fold_in(key, index)
         if pattern != "any":
-            return observed_joints(_device_draws(example), pattern, frames, skeleton, rate, release)
+            return jnp.asarray(observed_joints(_device_draws(example), pattern, frames, skeleton, rate, release))
         which, example = jax.random.split(example)
         draws = _device_draws(example)
         masks = [observed_joints(draws, name, frames, skeleton, rate, release) for name in PUBLISHED]
         return jnp.stack(masks)[jax.random.randint(which, (), 0, len(masks))]
 
-    observed = jax.vmap(observe)(batch.index).astype(batch.mask.dtype)
-    keypoints = batch.keypoints * observed[..., None].astype(batch.keypoints.dtype)
-    mixture = None if batch.mixture is None else _hide_mixture(batch.mixture, observed)
-    return batch._replace(keypoints=keypoints, mask=batch.mask * observed, mixture=mixture)
+    return jax.vmap(observe)(index)
 
 
 def observed_joints(

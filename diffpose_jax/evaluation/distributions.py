@@ -36,7 +36,7 @@ def shares_by_visibility(measured: Measured, inside: Mapping[float, np.ndarray])
         inside: How much of each joint is inside, `{level: [M, J]}` in 0..1.
 
     Returns:
-        `{'all' or a name of VISIBILITY: {level: share}}`, and the same of `[low, high]` or None.
+        `{'all', a name of VISIBILITY, 'seen' or 'not seen': {level: share}}`, and the same of `[low, high]` or None.
     """
     shape = next(iter(inside.values())).shape
     moving = np.arange(shape[1]) != measured.clips.skeleton.root
@@ -44,6 +44,9 @@ def shares_by_visibility(measured: Measured, inside: Mapping[float, np.ndarray])
     if measured.clips.visibility is not None:
         visibility = measured.clips.visibility[measured.indices]
         kinds |= {name: visibility == code for code, name in enumerate(VISIBILITY)}
+    seen = measured.clips.seen[measured.indices]
+    if not seen.all():
+        kinds |= {"seen": seen, "not seen": ~seen}
     shares: Shares = {}
     intervals: Intervals = {}
     for name, where in kinds.items():

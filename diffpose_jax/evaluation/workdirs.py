@@ -23,6 +23,7 @@ from diffpose_jax.evaluation.distributions import (
     distribution_row,
     regions_by_visibility,
 )
+from diffpose_jax.evaluation.hiding import hide_for
 from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
 from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
 from diffpose_jax.evaluation.protocols import default_protocol, get_protocol
@@ -87,10 +88,11 @@ class Evaluation:
         trained = load_trained(self.workdir)
         section = self._override(trained.config)
         output = writable_directory(self.output or self.workdir)
-        job = self._make_job(trained, section)
+        asked = self._make_job(trained, section)
         clips, train = self._load(trained.config)
         warn_of_keypoints(trained, clips)
-        clips, train = fill_gaps(clips), None if train is None else fill_gaps(train)
+        hidden, job = hide_for(trained.lifter, clips, asked)
+        clips, train = fill_gaps(hidden), None if train is None else fill_gaps(train)
         data = copy_config(trained.config, data={"source": self.data or trained.config.data.source}).data
         layout = source_layout(data, self.split)
         protocol = section.protocol or default_protocol(layout)
@@ -108,7 +110,7 @@ class Evaluation:
             "protocol": {"name": protocol, "description": measured.protocol.description},
             "data": {"source": data.source, "split": self.split, "stride": section.stride,
                      **describe_data(data, measured, layout)},
-            "setting": describe_job(trained, job, self.sampling_steps),
+            "setting": describe_job(trained, asked, self.sampling_steps),
             "notes": notes,
             "units": UNITS,
             **self._distributions(trained, measured, job, poses, [row for _, row in others]),

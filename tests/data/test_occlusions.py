@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -10,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.data.occlusions import PATTERNS, occlude
+from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.occlusions import PATTERNS, hide_clips, occlude
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.errors import UserError
 from diffpose_jax.mixtures.mixture import Mixture
@@ -193,3 +196,18 @@ def test_the_mixture_to_train_with_shows_many_people_whole_and_hides_a_leg_in_ma
     assert len(runs) > 500
     changes = np.abs(np.diff(np.pad(runs, ((0, 0), (1, 1))).astype(int), axis=1)).sum(axis=1)
     assert (changes == 2).all()
+
+
+def test_hidden_clips_have_a_pattern_of_its_own_for_every_run_of_frames():
+    keypoints = np.random.default_rng(0).normal(size=(40, 17, 2)).astype(np.float32)
+    clips = ClipSet.build([Clip(part, None, None, "S", "a") for part in np.split(keypoints, [13])], H36M_17)
+    hidden = ~hide_clips(clips, "leg", 5, seed=3).seen
+    assert (hidden.sum(axis=1) == 3).all()
+    runs = [*range(0, 13, 5), *range(13, 40, 5), 40]
+    for first, last in pairwise(runs):
+        assert (hidden[first:last] == hidden[first]).all()
+    assert len({tuple(row) for row in hidden}) == 2
+    # What was hidden before stays hidden.
+    scores = np.where(np.arange(17) == 10, 0, 0.5) * np.ones((40, 17))
+    found = hide_clips(dataclasses.replace(clips, scores=scores.astype(np.float32)), "leg", 5, seed=3)
+    np.testing.assert_array_equal(found.scores, np.where(hidden, 0, scores).astype(np.float32))

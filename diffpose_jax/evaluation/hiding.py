@@ -1,0 +1,20 @@
+"""Joints that a pattern hides, hidden in the data themselves for methods that are told of them."""
+
+from __future__ import annotations
+
+from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.occlusions import hide_clips
+from diffpose_jax.evaluation.jobs import Job
+from diffpose_jax.lifters.base import Lifter
+
+
+def hide_for(lifter: Lifter, clips: ClipSet, job: Job) -> tuple[ClipSet, Job]:
+    """The frames in which the joints that a job hides were not seen, and the job without its pattern.
+
+    What was not seen can then be calibrated and reported by itself. A lifter that is not told gets the job's pattern as
+    the papers do it, with keypoints at (0, 0): its frames and the job stay as they are.
+    """
+    if job.occlusion == "none" or not lifter.takes_mask:
+        return clips, job
+    hidden = hide_clips(clips, job.occlusion, lifter.frames, job.occlusion_rate or None, job.seed)
+    return hidden, job.replace(occlusion="none", occlusion_rate=0.0)

@@ -1,0 +1,29 @@
+"""Joints are hidden in the data for methods that are told of them, and by the job for the others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.evaluation.hiding import hide_for
+from diffpose_jax.evaluation.jobs import Job
+from diffpose_jax.lifters.base import Sampling
+from diffpose_jax.skeleton import H36M_17
+
+CLIPS = ClipSet.build([Clip(np.zeros((6, 17, 2), np.float32), None, None, "S", "a")], H36M_17)
+JOB = Job(Sampling(2), (), occlusion="leg")
+
+
+def test_a_method_that_is_told_gets_data_in_which_a_leg_was_not_seen():
+    clips, job = hide_for(SimpleNamespace(takes_mask=True, frames=1), CLIPS, JOB)
+    assert ((~clips.seen).sum(axis=1) == 3).all()
+    assert job == JOB.replace(occlusion="none")
+    assert hide_for(SimpleNamespace(takes_mask=True, frames=1), CLIPS, job)[0] is CLIPS
+
+
+def test_a_method_that_is_not_told_gets_the_jobs_pattern():
+    clips, job = hide_for(SimpleNamespace(takes_mask=False, frames=1), CLIPS, JOB)
+    assert clips is CLIPS
+    assert job is JOB

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
+import jax
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import copy_config
@@ -47,7 +48,7 @@ def cross_fit(config: ConfigDict, workdir: str | os.PathLike, folds: int) -> Sum
         left_out = ",".join([*_names(config.data.leave_out), *subjects])
         part = train(copy_config(config, data={"leave_out": left_out}), fold_directory(workdir, fold))
         summary = summary._replace(stopped=part.stopped)
-    if not summary.stopped:
+    if not summary.stopped and jax.process_index() == 0:
         save_folds(workdir, groups)
     return summary
 

@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     python = [sys.executable, "-m"]
     commands = (
         [*python, "diffpose_jax.train", "--config", "configs/quickstart.py", "--workdir", WORKDIR, *arguments],
-        [*python, "diffpose_jax.calibrate", "--workdir", WORKDIR, "--frames", "192", "--hypotheses", "10"],
+        [*python, "diffpose_jax.calibrate", "--workdir", WORKDIR, "--frames", "128", "--hypotheses", "10"],
         [*python, "diffpose_jax.evaluate", "--workdir", WORKDIR],
         [*python, "diffpose_jax.predict", "--workdir", WORKDIR, "--input", "experiments/data/wave.json",
          "--output", f"{WORKDIR}/prediction", "--hypotheses", "20"],

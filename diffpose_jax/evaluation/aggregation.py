@@ -98,7 +98,7 @@ def reduce_hypotheses(
     # Projection is the costly part: it is done once, and only where a name needs it.
     errors = None
     if any(name in AGGREGATES and AGGREGATES[name].needs_camera for name in names):
-        errors = reprojection_errors(hypotheses, batch.keypoints, camera)
+        errors = reprojection_errors(hypotheses, batch.keypoints, camera, batch.mask > 0)
     poses = {}
     for name in names:
         if name == ALL:
@@ -119,20 +119,22 @@ def reduce_hypotheses(
     return poses
 
 
-def reprojection_errors(hypotheses: Array, keypoints: Array, camera: Camera | None) -> Array:
+def reprojection_errors(hypotheses: Array, keypoints: Array, camera: Camera | None, seen: Array | None = None) -> Array:
     """The distance of every projected joint to its keypoint, `[H, B, F, J]` in normalised image units.
 
     hypotheses `[H, B, F, J, 3]` in m, keypoints `[B, F, J, 2]` in normalised image units, camera `[B]`. The position of
-    the root is solved from the keypoints for every hypothesis and frame: no ground truth. Raises UserError without a
-    camera.
+    the root is solved from the keypoints for every hypothesis and frame: no ground truth. Of joints that were not seen,
+    `[B, F, J]`, the keypoints are not used, and their errors are 0. Raises UserError without a camera.
     """
     if camera is None:
         raise UserError("aggregation reprojection: expected data with known cameras, found none")
+    weights = None if seen is None else seen.astype(keypoints.dtype)
 
     # Every hypothesis has its own root: of two poses with the same projection, the larger one is farther away. One root
     # for all of them would favour hypotheses of the size that it was solved for.
     def measure(poses: Array) -> Array:
-        root = solve_root(poses, keypoints, camera)
-        return jnp.linalg.norm(project(poses + root[..., None, :], camera) - keypoints, axis=-1)
+        root = solve_root(poses, keypoints, camera, weights)
+        errors = jnp.linalg.norm(project(poses + root[..., None, :], camera) - keypoints, axis=-1)
+        return errors if weights is None else errors * weights
 
     return jax.lax.map(measure, hypotheses)  # one after another: the memory of a single one

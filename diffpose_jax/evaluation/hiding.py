@@ -7,6 +7,9 @@ from diffpose_jax.data.occlusions import hide_clips
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.lifters.base import Lifter
 
+# The frames for which one pattern holds where the lifter is one of single frames.
+_RUN = 50
+
 
 def hide_for(lifter: Lifter, clips: ClipSet, job: Job) -> tuple[ClipSet, Job]:
     """The frames in which the joints that a job hides were not seen, and the job without its pattern.
@@ -16,5 +19,7 @@ def hide_for(lifter: Lifter, clips: ClipSet, job: Job) -> tuple[ClipSet, Job]:
     """
     if job.occlusion == "none" or not lifter.takes_mask:
         return clips, job
-    hidden = hide_clips(clips, job.occlusion, lifter.frames, job.occlusion_rate or None, job.seed)
+    # Of a single frame the joints would be seen in the next: the guesses for methods beside this one would be too good.
+    run = lifter.frames if lifter.frames > 1 else _RUN
+    hidden = hide_clips(clips, job.occlusion, run, job.occlusion_rate or None, job.seed)
     return hidden, job.replace(occlusion="none", occlusion_rate=0.0)

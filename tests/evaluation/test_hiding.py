@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.views import pinhole
+from diffpose_jax.evaluation.aggregation import reprojection_errors
 from diffpose_jax.evaluation.hiding import hide_for
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.lifters.base import Sampling
@@ -21,6 +24,20 @@ def test_a_method_that_is_told_gets_data_in_which_a_leg_was_not_seen():
     assert ((~clips.seen).sum(axis=1) == 3).all()
     assert job == JOB.replace(occlusion="none")
     assert hide_for(SimpleNamespace(takes_mask=True, frames=1), CLIPS, job)[0] is CLIPS
+
+
+def test_the_keypoint_of_a_joint_that_was_not_seen_weighs_no_hypothesis():
+    rng = np.random.default_rng(0)
+    poses, keypoints = rng.normal(0, 0.3, (3, 2, 1, 17, 3)), rng.uniform(-0.3, 0.3, (2, 1, 17, 2))
+    poses, keypoints = (jnp.asarray(part, jnp.float32) for part in (poses, keypoints))
+    seen = jnp.ones((2, 1, 17), bool).at[..., 5].set(False)
+    camera = pinhole(2.0, (2,))
+    found = reprojection_errors(poses, keypoints, camera, seen)
+    moved = reprojection_errors(poses, keypoints.at[..., 5, :].add(7.0), camera, seen)
+    np.testing.assert_array_equal(found, moved)
+    assert not np.asarray(found)[..., 5].any()
+    everything = reprojection_errors(poses, keypoints, camera, jnp.ones_like(seen))
+    np.testing.assert_array_equal(everything, reprojection_errors(poses, keypoints, camera))
 
 
 def test_a_method_that_is_not_told_gets_the_jobs_pattern():

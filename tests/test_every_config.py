@@ -36,7 +36,8 @@ FAST = ("residual_mlp",)  # The others are slow: each takes a quarter of a minut
 # Another config of the same method, or the same kind of lifter, says as much.
 REPEATS = (
     *("diffpose_frame", "diffpose_frame:release", "diffpose_video", "diffupose_unet", "diffhpe_2d", "diffhpe_wrapper"),
-    *("diff3dhpe_mixste", "diff3dhpe_poseformer", "modulated_gcn", "d3dp", "diffupose", "poseformer"),
+    *("diff3dhpe_mixste", "diff3dhpe_poseformer", "modulated_gcn", "d3dp", "diffupose", "poseformer", "mixste"),
+    *("diffpose_frame:heatmaps", "graformer"),
 )
 
 # No two configs have a compiled program in common.

@@ -23,7 +23,7 @@ from diffpose_jax.skeleton import SKELETONS
 from .pages import ROOT, blocks_of
 
 PAGES = sorted(path for path in ROOT.glob("docs/**/*.md") if "reference" not in path.parts)
-TRAINING = {"add_a_method.md"}  # Pages that train.
+REPEATS = {"add_a_method.md"}  # `test_add_a_method.py` trains its method.
 
 
 def page_id(page: Path) -> str:
@@ -47,7 +47,7 @@ def tables():
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=page_id(page), marks=[pytest.mark.slow] * (page.name in TRAINING))
+        pytest.param(page, id=page_id(page), marks=[pytest.mark.repeats] * (page.name in REPEATS))
         for page in PAGES_WITH_CODE
     ],
 )

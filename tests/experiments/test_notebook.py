@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).resolve().parents[2] / "experiments" / "notebooks" / "quickstart.ipynb"
 
 
-@pytest.mark.slow
+@pytest.mark.repeats  # what the quickstart does, in a notebook
 def test_the_quickstart_notebook_runs_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFPOSE_NOTEBOOK_QUICK", "1")
     monkeypatch.setenv("DIFFPOSE_NOTEBOOK_WORKDIR", str(tmp_path / "run"))

@@ -22,6 +22,7 @@ def views():
     return module
 
 
+@pytest.mark.repeats  # of a trained network what `tests/lifters/test_person_centred.py` says of any
 def test_a_person_centred_model_is_indifferent_to_panning_where_the_camera_is_known(views, tmp_path, capsys):
     archive = tmp_path / "motion.npz"
     save_archive(archive, {split: part.select(range(2)) for split, part in load_synthetic(seed=0).items()})

@@ -83,10 +83,13 @@ def test_the_mask_is_one_more_input_channel_of_every_method(name):
     assert len(plain) == len(channel)
 
 
-_FAST = ("modulated_gcn",)
+# The other methods take the mask by the same functions.
+_TOLD = ("modulated_gcn", "diffupose", "diffpose")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in _FAST else pytest.mark.slow) for name in TINY])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in _TOLD else pytest.mark.repeats) for name in TINY]
+)
 def test_what_stands_in_the_place_of_a_hidden_keypoint_reaches_no_network(batch, name):
     lifter = built(name, "channel")
     frames = lifter.frames

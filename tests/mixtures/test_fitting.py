@@ -81,8 +81,8 @@ def test_fits_are_as_likely_as_those_of_scikit_learn():
     assert np.mean(gains > -1e-3) >= 0.95
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("restarts", [1, pytest.param(3, marks=pytest.mark.repeats)])
+@pytest.mark.repeats
+@pytest.mark.parametrize("restarts", [1, 3])
 def test_a_thousand_fits_are_as_likely_as_those_of_scikit_learn(restarts):
     gains = {kind: likelihood_gains(kind, 252, FitOptions(restarts=restarts), seed=2) for kind in KINDS}
     shares = {kind: float(np.mean(part > -1e-3)) for kind, part in gains.items()}

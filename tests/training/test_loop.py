@@ -45,7 +45,7 @@ def test_stopping_and_continuing_changes_nothing(tiny_config, trained, tmp_path,
     _assert_same(continued.state, trained.summary.state)
 
 
-@pytest.mark.slow
+@pytest.mark.repeats
 def test_stopping_and_continuing_changes_nothing_while_the_error_is_on_a_plateau(tiny_config, tmp_path, monkeypatch):
     # With no patience and an improvement nobody reaches, the second validation lowers the rate for the next steps.
     tiny_config.training.update(decay="plateau", plateau_patience=0, plateau_threshold=0.9, validate_every=10)

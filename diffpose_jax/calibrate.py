@@ -28,6 +28,7 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import conformal
 from diffpose_jax.evaluation.calibration import LEVELS, coverage, format_coverage, mahalanobis_rank
+from diffpose_jax.evaluation.error_gaussian import enough_frames, fit_error_gaussian
 from diffpose_jax.evaluation.hiding import hide_for
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.metrics import spread
@@ -36,7 +37,7 @@ from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.scales import KINDS, Scales
 from diffpose_jax.registry import load_dataset
-from diffpose_jax.workdir.calibration import write_calibration
+from diffpose_jax.workdir.calibration import pack_factor, write_calibration
 from diffpose_jax.workdir.trained import Trained, load_trained
 
 
@@ -119,10 +120,20 @@ def _fit(trained: Trained, clips: ClipSet, frames: int, job: Job, limit: Limit) 
         "frames": len(fit.after.frames),
         "subjects": sorted(set(subjects)),
         "regions": fit_regions(fit.after, clips, subjects),
+        "errors": _fit_errors(fit.after, clips),
     }
     if lifter.stochastic:
         found |= {"coverage": _coverage(fit.after, clips), "uncalibrated": _coverage(fit.before, clips)}
     return found
+
+
+def _fit_errors(lifted: Lifted, clips: ClipSet) -> list[float] | None:
+    """The factor of the covariance of the mean's errors, as the record has it; None with too few frames for one."""
+    assert clips.poses is not None
+    estimates, target = lifted.hypotheses.mean(axis=1), clips.poses[lifted.frames]
+    if not enough_frames(estimates):
+        return None
+    return pack_factor(fit_error_gaussian(estimates, target, clips.skeleton.root).factor)
 
 
 def _describe_scales(scales: Scales | None) -> dict[str, Any] | None:

@@ -230,7 +230,12 @@ def test_conformal_regions_hold_the_truth_and_say_what_they_guarantee(workdir, f
     assert results["regions"]["all"]["0.5"] == pytest.approx(0.5, abs=0.05)
     assert results["regions"]["all"]["0.9"] == pytest.approx(0.9, abs=0.03)
     assert results["uncalibrated"]["all"]["0.9"] < 0.6
+    distribution, gaussian = results["distributions"]
+    assert gaussian["name"] == "error_gaussian"
+    # Wide as the errors are where the distribution is, which is calibrated, and not made of people.
+    assert gaussian["scores"]["spread"] == pytest.approx(distribution["scores"]["spread"], rel=0.2)
     table = (workdir / "results.md").read_text()
+    assert "Gaussian around the mean of the hypotheses, no diffusion" in table
     assert "conformal regions of all joints: 50% region holds" in table
     assert "not calibrated, coverage of all joints: 50% region holds" in table
 

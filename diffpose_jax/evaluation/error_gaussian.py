@@ -54,7 +54,7 @@ def fit_error_gaussian(
     """
     errors = np.delete(np.asarray(estimates, np.float64) - target, root, axis=1).reshape(len(target), -1)
     frames, size = errors.shape
-    if frames < 2 * size:
+    if not enough_frames(estimates):
         raise UserError(f"covariance of errors: expected at least {2 * size} frames, found {frames}")
     covariance = errors.T @ errors / frames
     if dependence == "joint":
@@ -63,3 +63,8 @@ def fit_error_gaussian(
     # A thousandth of the mean variance keeps the factor of joints that never err.
     covariance += 1e-3 * np.trace(covariance) / size * np.eye(size) + 1e-12 * np.eye(size)
     return ErrorGaussian(np.linalg.cholesky(covariance), root)
+
+
+def enough_frames(estimates: np.ndarray) -> bool:
+    """Whether there are twice as many poses `[M, J, 3]` as coordinates that vary, for a covariance of all of them."""
+    return len(estimates) >= 6 * (estimates.shape[1] - 1)

@@ -21,8 +21,10 @@ from diffpose_jax.evaluation.distributions import (
     OUTPUTS,
     coverage_by_visibility,
     distribution_row,
+    measure_hypotheses,
     regions_by_visibility,
 )
+from diffpose_jax.evaluation.error_gaussian import ErrorGaussian
 from diffpose_jax.evaluation.hiding import hide_for
 from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
 from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
@@ -138,6 +140,7 @@ class Evaluation:
             row = distribution_row(measured, str(self.workdir), label, poses)
             found |= {"coverage": row["coverage"], "coverage_interval": row["coverage_interval"]}
             found["distributions"].append(row)
+            found["distributions"] += _gaussian_rows(trained, measured, job.sampling.hypotheses, poses)
         found["distributions"] += [row for row in others if row is not None]
         if trained.calibration is not None and SPREAD in poses:
             if self.uncalibrated and RANK in poses:
@@ -240,6 +243,26 @@ def _outputs(chosen: Sequence[str], trained: Trained, hypotheses: int) -> tuple[
     if calibration is not None and calibration.regions is not None and (more or not trained.lifter.stochastic):
         more = (*more, SPREAD, CENTRE)
     return tuple(dict.fromkeys((*chosen, *more)))
+
+
+def _gaussian_rows(
+    trained: Trained, measured: Measured, hypotheses: int, poses: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """The row of a distribution without diffusion: the same mean, with the errors that it had when it was calibrated.
+
+    Args:
+        trained: The lifter; without a calibration there is no row, nor where another layout is measured.
+        measured: The frames.
+        hypotheses: How many are drawn for each.
+        poses: What was predicted, the mean of the samples ('centre') among it.
+    """
+    errors = None if trained.calibration is None else trained.calibration.errors
+    if errors is None or CENTRE not in poses or measured.skeleton != measured.clips.skeleton:
+        return []
+    gaussian = ErrorGaussian(errors, measured.clips.skeleton.root)
+    drawn = gaussian.draw(poses[CENTRE], hypotheses)
+    label = "Gaussian around the mean of the hypotheses, no diffusion"
+    return [distribution_row(measured, "error_gaussian", label, measure_hypotheses(measured, drawn))]
 
 
 def _predict(workdir: str | os.PathLike, trained: Trained, measured: Measured, job: Job) -> dict[str, np.ndarray]:

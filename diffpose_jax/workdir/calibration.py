@@ -46,6 +46,8 @@ class Calibration(NamedTuple):
         scales: Factors of the spread after sampling, None where there are none.
         regions: The conformal regions, None where there are none.
         hypotheses: How many hypotheses it was fitted with; 0 where the file does not say it.
+        errors: The lower Cholesky factor of the covariance that the errors of the hypotheses' mean have, `[D, D]` m,
+            D = 3 (J - 1), None where there were too few frames.
     """
 
     step: int
@@ -53,6 +55,7 @@ class Calibration(NamedTuple):
     scales: Scales | None = None
     regions: Regions | None = None
     hypotheses: int = 0
+    errors: np.ndarray | None = None
 
     def describe(self) -> str:
         """In words, as in 'calibrated temperature 1.57, calibrated scales of the spread'."""
@@ -115,8 +118,23 @@ def _parse(found: Any, joints: int) -> Calibration:
             _numbers([regions["floor_m"]], "floor_m")[0],
             str(regions["guarantee"]),
         )
-    temperature = _numbers([found["temperature"]], "temperature")[0]
-    return Calibration(int(found["step"]), temperature, scales, regions, int(found.get("hypotheses", 0)))
+    temperature, errors = _numbers([found["temperature"]], "temperature")[0], found.get("errors")
+    errors = None if errors is None else _unpack_factor(errors, 3 * (joints - 1))
+    return Calibration(int(found["step"]), temperature, scales, regions, int(found.get("hypotheses", 0)), errors)
+
+
+def pack_factor(factor: np.ndarray) -> list[float]:
+    """The lower triangle of a Cholesky factor `[D, D]` (m), row after row, to the micrometre."""
+    return np.round(factor[np.tril_indices(len(factor))], 6).tolist()
+
+
+def _unpack_factor(values: Sequence[Any], size: int) -> np.ndarray:
+    numbers = _numbers(values, "errors", least=-math.inf)
+    if len(numbers) != size * (size + 1) // 2:
+        raise ValueError(f"errors of {len(numbers)} numbers instead of {size * (size + 1) // 2}")
+    factor = np.zeros((size, size))
+    factor[np.tril_indices(size)] = numbers
+    return factor
 
 
 def _numbers(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.workdir.calibration import CALIBRATION, Calibration, read_calibration, write_calibration
+from diffpose_jax.workdir.calibration import CALIBRATION, Calibration, pack_factor, read_calibration, write_calibration
 
 RECORD = {
     "step": 7,
@@ -17,6 +17,7 @@ RECORD = {
     "hypotheses": 20,
     "scales": {"joints": [1.0, 2.0], "kinds": {"sharp": 1.0, "wide": 1.1, "ambiguous": 1.2, "hidden": 1.3}},
     "regions": {"floor_m": 0.01, "factors": {"0.5": [0.0, 1.0], "0.9": [0.0, 2.0]}, "guarantee": "most_subjects"},
+    "errors": [0.04, 0.01, 0.03, 0.0, -0.02, 0.05],
 }
 
 
@@ -35,6 +36,8 @@ def test_what_was_written_is_read(tmp_path):
     radii = found.regions.radii(np.array([[0.0, 0.04]]))
     np.testing.assert_allclose(radii, [[[0, 0.05], [0, 0.1]]], rtol=1e-6)
     assert found.regions.guarantee == "most_subjects"
+    np.testing.assert_array_equal(found.errors, [[0.04, 0, 0], [0.01, 0.03, 0], [0, -0.02, 0.05]])
+    assert pack_factor(found.errors) == RECORD["errors"]
     assert list(tmp_path.iterdir()) == [tmp_path / CALIBRATION]
 
 
@@ -61,6 +64,8 @@ def test_a_record_of_other_variables_is_not_used(tmp_path, caplog):
         ({"regions": RECORD["regions"] | {"floor_m": float("inf")}}, "floor_m: inf"),
         ({"regions": RECORD["regions"] | {"factors": {"0.5": [0.0, -1.0], "0.9": [0, 1]}}}, "regions: -1.0"),
         ({"regions": []}, "found"),
+        ({"errors": [0.1, 0.2]}, "errors of 2 numbers instead of 6"),
+        ({"errors": [0.1, float("nan"), 0, 0, 0, 0]}, "errors: nan"),
     ],
 )
 def test_values_that_no_calibration_writes_are_refused_in_one_line(tmp_path, change, message):

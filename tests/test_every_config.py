@@ -37,7 +37,7 @@ FAST = ("residual_mlp",)  # The others are slow: each takes a quarter of a minut
 REPEATS = (
     *("diffpose_frame", "diffpose_frame:release", "diffpose_video", "diffupose_unet", "diffhpe_2d", "diffhpe_wrapper"),
     *("diff3dhpe_mixste", "diff3dhpe_poseformer", "modulated_gcn", "d3dp", "diffupose", "poseformer", "mixste"),
-    *("diffpose_frame:heatmaps", "graformer"),
+    *("diffpose_frame:heatmaps", "graformer", "mixture_density"),
 )
 
 # No two configs have a compiled program in common.
@@ -150,6 +150,7 @@ def metrics(workdir: Path) -> list[dict]:
 
 
 @pytest.mark.slow
+@pytest.mark.repeats  # of the run of DiffPose above
 def test_what_is_measured_before_training_survives_being_continued(run_of):
     """Measured once, at step 0; the second run took it from the checkpoint of the first."""
     context = load_trained(run_of("graformer"))

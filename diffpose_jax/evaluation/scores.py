@@ -57,7 +57,7 @@ def score_hypotheses(hypotheses: Array, target: Array, skeleton: Skeleton) -> Ar
 def energy_score(hypotheses: Array, target: Array) -> Array:
     """The energy score of whole poses, `[...]` m (Gneiting and Raftery 2007).
 
-    mean_h |X_h - y| - 1/2 mean_{h != h'} |X_h - X_h'|, with the Euclidean norm over all coordinates of all joints. The
+    `mean_h |X_h - y| - 1/2 mean_{h != h'} |X_h - X_h'|`, with the Euclidean norm over all coordinates of all joints. The
     second mean is over distinct pairs: so the score's expectation does not depend on the number of hypotheses.
     """
 
@@ -77,7 +77,7 @@ def _norm(poses: Array) -> Array:
 def crps(hypotheses: Array, target: Array, root: int = 0) -> Array:
     """The continuous ranked probability score of a coordinate, averaged over those of all joints but the root.
 
-    mean_h |x_h - y| - 1/2 mean_{h != h'} |x_h - x_h'|, `[...]` m: the energy score of one coordinate.
+    `mean_h |x_h - y| - 1/2 mean_{h != h'} |x_h - x_h'|`, `[...]` m: the energy score of one coordinate.
     """
     # With the values in rising order, sum_{i < k} (x_k - x_i) = sum_i (2 i - H + 1) x_i for i = 0..H-1. Deviations from
     # the mean, which are smaller, lose less in that sum.

@@ -57,8 +57,8 @@ def score_hypotheses(hypotheses: Array, target: Array, skeleton: Skeleton) -> Ar
 def energy_score(hypotheses: Array, target: Array) -> Array:
     """The energy score of whole poses, `[...]` m (Gneiting and Raftery 2007).
 
-    `mean_h |X_h - y| - 1/2 mean_{h != h'} |X_h - X_h'|`, with the Euclidean norm over all coordinates of all joints. The
-    second mean is over distinct pairs: so the score's expectation does not depend on the number of hypotheses.
+    `mean_h |X_h - y| - 1/2 mean_{h != h'} |X_h - X_h'|`, with the Euclidean norm over all coordinates of all joints.
+    The second mean is over distinct pairs: so the score's expectation does not depend on the number of hypotheses.
     """
 
     # One hypothesis after the other: differences of all pairs, [H, H, ..., J, 3], would not fit for a large H.

@@ -7,6 +7,7 @@ other.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -33,11 +34,17 @@ IN_HAND = 1 / 6
 
 
 class Filmed(NamedTuple):
-    """Windows that new cameras film: the cameras `[B]`, and the rotation from the old camera's axes, `[B, 3, 3]`."""
+    """One window as a new camera films it; mapped over windows, every field has a leading axis `[B]`.
+
+    Attributes:
+        camera: The camera.
+        rotation: From the old camera's axes to the new one's, `[3, 3]`.
+        root: The root's path in the new camera's frame, `[F, 3]` m.
+    """
 
     camera: Camera
     rotation: Array
-    root: Array  # [B, F, 3] m, in the new camera's frame
+    root: Array
 
 
 def film_anew(keys: Array, batch: Batch) -> Batch:
@@ -150,11 +157,7 @@ def _roll(axes: Array, angle: Array) -> Array:
 
 
 def _product(*matrices: Array) -> Array:
-    return jnp.linalg.multi_dot(matrices, precision="highest") if len(matrices) > 2 else _pair(*matrices)
-
-
-def _pair(first: Array, second: Array) -> Array:
-    return jnp.matmul(first, second, precision="highest")
+    return functools.reduce(functools.partial(jnp.matmul, precision="highest"), matrices)
 
 
 def _apply(matrix: Array, vectors: Array) -> Array:

@@ -74,7 +74,7 @@ class MixtureDensityNetwork(nn.Module):
         features = trunk(keypoints, train=train, index=index, features=True)[..., 0, :]
         shape = (*keypoints.shape[:2], options.components, joints, 3)
         size = options.components * joints * 3
-        # All three start small: poses near zero, as wide as the spread of poses is, and components alike.
+        # All three start small: poses near zero, the standard deviation that poses have, equal weights.
         means = Linear(size, SMALL, name="means")(features).reshape(shape)
         spread = jax.nn.softplus(Linear(size, SMALL, name="spread")(features) - 1.0).reshape(shape)  # 0.3 m
         weights = jax.nn.log_softmax(Linear(options.components, SMALL, name="weights")(features))

@@ -80,8 +80,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     data_options = read_options(DataOptions, config.data, "data")
     _check_batch_size(given.batch_size)
     config, context = resolve_context(config, workdir)
-    path = open_workdir(workdir, config)
-    lifter = build_lifter(config, AXIS)
+    path, lifter = open_workdir(workdir, config), build_lifter(config, AXIS)
     splits = _load_splits(config)
     _check_plateau(given, lifter, config.data.source, "valid" in splits)
     save_config(config, path / "config.json")
@@ -89,9 +88,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     training = given.count_epochs(len(data.windows.start))
 
     def create() -> TrainState:
-        plateau = training.decay == "plateau"
         key, batch = jax.random.key(config.seed), example_batch(lifter)
-        return create_state(lifter, make_optimizer(training), key, batch, plateau)
+        return create_state(lifter, make_optimizer(training), key, batch, training.decay == "plateau")
 
     _keep_record(path, splits["train"], data_options)
     validation = Validation.of(config, splits["valid"]) if "valid" in splits else None

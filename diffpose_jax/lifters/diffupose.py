@@ -9,6 +9,7 @@ x0 to plus and minus 1 m in every step; hypotheses are independent samples, aggr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import flax.linen as nn
@@ -30,16 +31,24 @@ from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.lifters.visibility import VisibilityOptions, visible_keypoints
 from diffpose_jax.models.modulated_gcn import StepModulatedGCN
+from diffpose_jax.models.step_mlp import StepResidualMLP
 from diffpose_jax.models.unet import UNetDenoiser
 from diffpose_jax.skeleton import Skeleton
+
+Variant = Literal["gcn", "unet", "mlp"]
+DENOISERS: dict[Variant, Callable[..., nn.Module]] = {
+    "gcn": StepModulatedGCN,
+    "unet": UNetDenoiser,
+    "mlp": StepResidualMLP,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class DiffuPoseOptions(VisibilityOptions):
     """What a config says of DiffuPose."""
 
-    variant: Literal["gcn", "unet"] = option(
-        "gcn", "denoiser: the modulated GCN, or our reconstruction of the ablation's U-Net"
+    variant: Variant = option(
+        "gcn", "denoiser: the modulated GCN, our reconstruction of the ablation's U-Net, or a residual MLP (ours)"
     )
     width: int = option(384, "channels of a joint", low=4, source="section IV-A")
     num_layers: int = option(4, "residual blocks", low=1)
@@ -49,7 +58,7 @@ class DiffuPoseOptions(VisibilityOptions):
     compute_dtype: Precision = option("float32", PRECISION_DOC)
 
     def check(self) -> None:
-        """Both denoisers halve the width several times."""
+        """The denoisers halve the width several times."""
         step, least = (16, 32) if self.variant == "gcn" else (4, 4)
         if self.width % step or self.width < least:
             raise OptionError("width", f"a multiple of {step}, at least {least}", self.width)
@@ -76,7 +85,7 @@ class DiffuPose(Lifter):
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffuPose:
         options = read_options(cls.options_type, config.lifter, "lifter")
         sizes = {name: getattr(options, name) for name in ("width", "num_layers", "dropout")}
-        network = {"gcn": StepModulatedGCN, "unet": UNetDenoiser}[options.variant](
+        network = DENOISERS[options.variant](
             skeleton=skeleton, **sizes, axis_name=axis_name, dtype=jnp.dtype(options.compute_dtype)
         )
         schedule, plan = make_process(config, "eps", "x0", "v")

@@ -177,8 +177,9 @@ def train_small(config: ConfigDict, steps: int, batch_size: int, learning_rate: 
 def train_day(config: ConfigDict, batch_size: int, learning_rate: float) -> None:
     """Sets the training of the reference models: hours on two cores, for people as any camera sees them.
 
-    Person-centred keypoints, random cameras and bodies (`data.views`, `data.augmentation`). The rate is halved whenever
-    the error on the valid split has not fallen for five validations; when it is small nothing changes any more.
+    Person-centred keypoints, random cameras, bodies and detectors (`data.views`, `data.augmentation`), some joints
+    hidden, of which and of the detector's scores the network is told. The rate is halved whenever the error on the
+    valid split has not fallen for five validations; when it is small nothing changes any more.
 
     Args:
         config: The config to change.
@@ -186,7 +187,9 @@ def train_day(config: ConfigDict, batch_size: int, learning_rate: float) -> None
         learning_rate: The learning rate after warm-up.
     """
     train_small(config, 400_000, batch_size, learning_rate)
-    config.data.update(view="person", cameras="random", bodies=0.08)
+    config.data.update(view="person", cameras="random", bodies=0.08, detector_strength=1.0)
+    config.data.update(occlusion="partial", occlusion_rate=0.3)
+    config.lifter.visibility = "confidence"
     config.training.update(decay="plateau", plateau_patience=4, plateau_threshold=0.002, plateau_min_rate=1e-5)
     config.training.update(plateau_feed="best", log_every=500, validate_every=4000, checkpoint_every=2000)
     config.training.update(ema_decay=0.9995, valid_frames=4096)

@@ -217,5 +217,10 @@ def load_dataset(
             )
     if data.detector_strength > 0 and not data.heatmaps:
         strength = data.detector_strength
-        clips = {split: add_keypoint_noise(part, seed=0, strength=strength) for split, part in clips.items()}
+        # Examples that are filmed anew are detected anew too (`data.augmentation`).
+        exact = ("train",) if data.cameras == "random" else ()
+        clips = {
+            split: part if split in exact else add_keypoint_noise(part, seed=0, strength=strength)
+            for split, part in clips.items()
+        }
     return clips

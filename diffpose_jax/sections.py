@@ -55,7 +55,12 @@ class DataOptions(Options):
         source="DiffHPE, section 4.3",
     )
     occlusion_rate: float = option(0.0, "rate of the pattern; 0: its own", low=0, high=0.99)
-    detector_strength: float = option(0.0, "strength of the simulated keypoint noise on every split; 0: none", low=0)
+    detector_strength: float = option(
+        0.0,
+        "strength of the simulated keypoint noise on every split; 0: none. With random cameras that of every training "
+        "example is drawn below it, and its errors anew in every epoch",
+        low=0,
+    )
     heatmaps: bool = option(
         False, "keypoints are the estimates of simulated heatmaps, unless the archive already holds fitted mixtures"
     )
@@ -67,8 +72,8 @@ class DataOptions(Options):
         """New bodies and cameras need keypoints that are projected anew: no detector has seen those pictures."""
         if self.bodies and self.cameras != "random":
             raise OptionError("bodies", "0 with data.cameras='recorded'", self.bodies)
-        if self.cameras == "random" and (self.mixtures or self.heatmaps or self.detector_strength):
-            raise OptionError("cameras", "'recorded' with heatmaps, mixtures or detector_strength", self.cameras)
+        if self.cameras == "random" and (self.mixtures or self.heatmaps):
+            raise OptionError("cameras", "'recorded' with heatmaps or mixtures", self.cameras)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,12 @@ import numpy as np
 from jax import Array
 
 from diffpose_jax import quaternions
+from diffpose_jax.data.detector.error_model import CPN_LIKE
+from diffpose_jax.data.detector.keypoint_noise import simulate_detector
 from diffpose_jax.data.views import look_along, pinhole
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.geometry import Camera, project
-from diffpose_jax.keys import split
+from diffpose_jax.keys import fold_in, split
 from diffpose_jax.skeleton import Skeleton
 
 # What is drawn: uniformly between two values, or (distance, size) so in the logarithm.
@@ -31,6 +33,9 @@ PLACE = (0.95, 0.7)  # normalised image units: the root lies within plus and min
 ROLL = 6.0  # degrees, standard deviation of most cameras; of one in six, held in a hand, the other value
 ROLL_IN_HAND = 35.0
 IN_HAND = 1 / 6
+# Of the motion, for the speed of errors: that of Human3.6M and of CMU as prepared here.
+FPS = 50.0
+_DETECTOR_STREAM = 3  # folded into the keys beside the two that are split from them
 
 
 class Filmed(NamedTuple):
@@ -113,18 +118,42 @@ def vary_bodies(keys: Array, batch: Batch, skeleton: Skeleton, spread: float) ->
     return batch._replace(poses=jnp.einsum("ji,bfic->bfjc", _paths(skeleton), bones, precision="highest"))
 
 
-def augment(keys: Array, batch: Batch, skeleton: Skeleton, bodies: float) -> Batch:
-    """Varies the bodies of windows (`vary_bodies`, where `bodies` is not 0) and films them anew (`film_anew`).
+def augment(keys: Array, batch: Batch, skeleton: Skeleton, bodies: float, detector: float = 0.0) -> Batch:
+    """Varies bodies (`vary_bodies`), films them anew (`film_anew`) and detects them in the pictures (`detect_anew`).
 
     Args:
         keys: One per example, `[B]`.
         batch: Windows with known cameras and the root's path.
         skeleton: Their joints.
-        bodies: Spread of bone lengths, see `vary_bodies`.
+        bodies: Spread of bone lengths, see `vary_bodies`; 0 leaves bodies as they are.
+        detector: Greatest strength of a detector's errors, see `detect_anew`; 0 leaves keypoints exact.
     """
     body_keys, camera_keys = split(keys)
     batch = vary_bodies(body_keys, batch, skeleton, bodies) if bodies else batch
-    return film_anew(camera_keys, batch)
+    batch = film_anew(camera_keys, batch)
+    return detect_anew(fold_in(keys, _DETECTOR_STREAM), batch, skeleton, detector) if detector else batch
+
+
+def detect_anew(keys: Array, batch: Batch, skeleton: Skeleton, strength: float) -> Batch:
+    """Gives every example the keypoints and scores of a simulated detector, of a quality of its own.
+
+    Its strength is uniform below `strength`: a lifter that is told the scores learns how far to trust each, from exact
+    keypoints to poor ones.
+
+    Args:
+        keys: One per example, `[B]`.
+        batch: The windows, keypoints exact; joints that are not seen stay so.
+        skeleton: Their joints.
+        strength: Greatest strength of the errors, see `data.detector.error_model`.
+    """
+
+    def detect(key: Array, keypoints: Array, poses: Array) -> tuple[Array, Array]:
+        chosen, drawn = jax.random.split(key)
+        settings = CPN_LIKE._replace(strength=strength * jax.random.uniform(chosen))
+        return simulate_detector(drawn, keypoints, poses, skeleton, settings, FPS)
+
+    keypoints, scores = jax.vmap(detect)(keys, batch.keypoints, batch.poses)
+    return batch._replace(keypoints=keypoints, mask=jnp.where(batch.mask > 0, scores, 0))
 
 
 def _paths(skeleton: Skeleton) -> np.ndarray:

@@ -37,6 +37,7 @@ from diffpose_jax.lifters.building import TransformerOptions, clip_bound, make_p
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.lifters.visibility import visible_keypoints
+from diffpose_jax.models.frame_transformer import FrameTransformer
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.poseformer import PoseFormer
 from diffpose_jax.sections import DiffusionOptions
@@ -47,8 +48,8 @@ from diffpose_jax.skeleton import Skeleton, mirror
 class Diff3DHPEOptions(TransformerOptions):
     """What a config says of Diff3DHPE."""
 
-    backbone: Literal["mixste", "mixste_middle", "poseformer"] = option(
-        "mixste", "M, the release's MixSTE for the middle frame, or P"
+    backbone: Literal["mixste", "mixste_middle", "poseformer", "frames"] = option(
+        "mixste", "M, the release's MixSTE for the middle frame, P, or (ours) a transformer over frames"
     )
     pde: bool = option(True, "attention by graph diffusion instead of softmax alone", source="section 3.3")
     step_embedding: bool = option(True, "give the network the timestep", source="the release does not on MPI-INF-3DHP")
@@ -84,13 +85,15 @@ class Diff3DHPE(Lifter):
         fields |= {"pde": options.pde, "step": "blocks" if options.step_embedding else "none"}
         if options.backbone == "poseformer":
             network: nn.Module = PoseFormer(joint_width=fields.pop("width"), **fields)
+        elif options.backbone == "frames":
+            network = FrameTransformer(**fields)
         else:
             network = MixSTE(**fields, middle_frame=options.backbone == "mixste_middle")
         return cls(network, skeleton, *make_process(config, "x0"), options, clip_bound(config))
 
     @property
     def middle_frame(self) -> bool:
-        return self.options.backbone != "mixste"
+        return self.options.backbone not in ("mixste", "frames")
 
     def init(self, key: Array, batch: Batch) -> Variables:
         x = network_input(visible_keypoints(batch, self.options.visibility), self.clean_poses(batch))

@@ -53,6 +53,12 @@ class DiffuPoseOptions(VisibilityOptions):
     width: int = option(384, "channels of a joint", low=4, source="section IV-A")
     num_layers: int = option(4, "residual blocks", low=1)
     dropout: float = option(0.0, "rate of dropout", low=0, high=0.99)
+    scale: float = option(
+        1.0, "length that becomes 1 in what is diffused; poses have a deviation of 0.25 m", above=0, unit="m"
+    )
+    norm: Literal["absolute", "square"] = option(
+        "absolute", "what the loss is a mean of", source="the release; the paper leaves it open"
+    )
     weight_2d: float = option(0.8, "weight of the reconstructed keypoints in the loss", low=0, source="the release")
     joint_weights: JointWeights = option("limb_ends", "weights of the joints in the loss", source="the release")
     compute_dtype: Precision = option("float32", PRECISION_DOC)
@@ -68,7 +74,8 @@ class DiffuPoseOptions(VisibilityOptions):
 class DiffuPose(Lifter):
     """DiffuPose around `network(x [B, 1, J, 3], keypoints [B, 1, J, 2 or 3], k [B]) -> [B, 1, J, 5]`.
 
-    The first three channels of the output are what `predict` names; x0 is clipped to plus and minus `clip` metres.
+    The first three channels of the output are what `predict` names; x0, in units of `options.scale`, is clipped to plus
+    and minus `clip` metres.
     """
 
     options_type: ClassVar[type[DiffuPoseOptions]] = DiffuPoseOptions
@@ -96,17 +103,18 @@ class DiffuPose(Lifter):
         return self.network.init(key, batch.poses, visible_keypoints(batch, self.options.visibility), k, train=False)
 
     def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
-        """Absolute error of the prediction and of the reconstructed keypoints, see `denoising_loss`."""
+        """The error of the prediction and of the reconstructed keypoints, see `denoising_loss`."""
         check_batch(batch, self.skeleton, self.frames)
         keys = example_keys(key, batch.index)
         k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
-        noise = initial_noise(keys, batch.poses.shape)
-        x_k = diffuse(self.schedule, batch.poses, k, noise)
+        x0, noise = batch.poses / self.options.scale, initial_noise(keys, batch.poses.shape)
+        x_k = diffuse(self.schedule, x0, k, noise)
         keypoints = visible_keypoints(batch, self.options.visibility)
         output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x_k, keypoints, k)
-        wanted = target(self.predict, batch.poses, noise, at_step(self.schedule.alpha_bar, k, noise))
+        wanted = target(self.predict, x0, noise, at_step(self.schedule.alpha_bar, k, noise))
         weights = jnp.asarray(joint_weights(self.options.joint_weights, self.skeleton))
-        total, displayed = denoising_loss(output, wanted, keypoints[..., :2], weights, self.options.weight_2d)
+        options = self.options
+        total, displayed = denoising_loss(output, wanted, keypoints[..., :2], weights, options.weight_2d, options.norm)
         return total, Aux({"loss": total, "loss_unweighted": displayed}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
@@ -115,7 +123,8 @@ class DiffuPose(Lifter):
 
         def draw_one(keys: Array) -> Array:
             noise = sampling.draw_noise(keys, batch.poses.shape)
-            return subtract_root(sample(keys, denoiser, noise, sampling.plan or self.plan), self.skeleton)
+            x0 = sample(keys, denoiser, noise, sampling.plan or self.plan)
+            return subtract_root(self.options.scale * x0, self.skeleton)
 
         return draw_hypotheses(draw_one, key, batch.index, sampling)
 
@@ -126,11 +135,17 @@ class DiffuPose(Lifter):
             output = apply_network(self.network, variables, x, keypoints, k)[..., :3]
             return predictions(self.predict, output.astype(x.dtype), x, at_step(self.schedule.alpha_bar, k, x))
 
-        return clip_x0(predict, self.schedule.alpha_bar, -self.clip, self.clip)
+        limit = self.clip / self.options.scale
+        return clip_x0(predict, self.schedule.alpha_bar, -limit, limit)
 
 
 def denoising_loss(
-    output: Array, pose_target: Array, keypoints: Array, joint_weights: Array, weight_2d: float
+    output: Array,
+    pose_target: Array,
+    keypoints: Array,
+    joint_weights: Array,
+    weight_2d: float,
+    norm: Literal["absolute", "square"] = "absolute",
 ) -> tuple[Array, Array]:
     """The loss of the release, and the figure that its progress bar shows, which leaves the joint weights out.
 
@@ -142,8 +157,10 @@ def denoising_loss(
         keypoints: What its last two should be, `[B, F, J, 2]`, normalised image units.
         joint_weights: Weights of the joints, `[J]`.
         weight_2d: Weight of the keypoints.
+        norm: Whether errors are taken absolute or squared.
     """
     channels = jnp.array([1.0, 1.0, 1.0, weight_2d, weight_2d], output.dtype)
     wanted = jnp.concatenate([pose_target, keypoints], axis=-1)
-    error = jnp.abs(output - wanted) * channels[None, None, None, :]
+    error = output - wanted
+    error = (jnp.abs(error) if norm == "absolute" else jnp.square(error)) * channels[None, None, None, :]
     return jnp.mean(error * joint_weights[None, None, :, None]), jnp.mean(error)

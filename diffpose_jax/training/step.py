@@ -151,9 +151,9 @@ def _derive_start_keys(seed: int, epoch: jax.Array, position: jax.Array) -> jax.
 
 
 def film_examples(key: jax.Array, batch: Batch, lifter: Lifter, data: DataOptions) -> Batch:
-    """Films each example of a batch `[B, F, J, C]` with a camera, and a body, drawn with a key of its index."""
+    """Films each example of a batch `[B, F, J, C]` with a camera, body and detector drawn with a key of its index."""
     keys = example_keys(jax.random.fold_in(key, _AUGMENTATION_STREAM), batch.index)
-    return augment(keys, batch, lifter.skeleton, data.bodies)
+    return augment(keys, batch, lifter.skeleton, data.bodies, data.detector_strength)
 
 
 def flip_half(key: jax.Array, batch: Batch, lifter: Lifter) -> Batch:

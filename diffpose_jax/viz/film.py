@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
@@ -17,6 +19,7 @@ Frames = Iterable[np.ndarray] | Callable[[], Iterable[np.ndarray]]
 # All of these may stand in an MP4 file. Browsers play the first three.
 _CODECS = ("libx264", "libopenh264", "libvpx-vp9", "mpeg4")
 _TICKS_PER_SECOND = 90_000
+_TICK = Fraction(1, _TICKS_PER_SECOND)
 
 
 class FilmQuality(NamedTuple):
@@ -50,7 +53,7 @@ class FilmWriter:
     """Writes frames at their own times as MP4 into a file; a context manager.
 
     Args:
-        file: Where to, open for writing and seekable.
+        file: Where to: a path, or a file open for writing and seekable.
         size: Width and height, both even; frames of another size are resized.
         times: Time of every frame, seconds, ascending.
         options: Quality and rate.
@@ -59,10 +62,12 @@ class FilmWriter:
         UserError: PyAV is not installed.
     """
 
-    def __init__(self, file: IO[bytes], size: tuple[int, int], times: np.ndarray, options: FilmQuality) -> None:
+    def __init__(self, file: IO[bytes] | Path, size: tuple[int, int], times: np.ndarray, options: FilmQuality) -> None:
         self._av = import_av()
-        # The index stands first, so that a player can start before it has read all.
-        self._container: Any = self._av.open(file, "w", format="mp4", options={"movflags": "+faststart"})
+        # In a file of its own the index stands first, so that a player can start before it has read all.
+        named = isinstance(file, Path)
+        flags = {"movflags": "+faststart"} if named else {}
+        self._container: Any = self._av.open(str(file) if named else file, "w", format="mp4", options=flags)
         ticks = np.round((np.asarray(times, np.float64) - times[0]) * _TICKS_PER_SECOND).astype(np.int64)
         # Times that repeat are a tick apart: encoders want them to rise.
         steps = np.maximum(np.diff(ticks, prepend=-1), 1)
@@ -78,7 +83,7 @@ class FilmWriter:
         stream = self._container.add_stream(codec, rate=rate)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = stream.time_base = _tick()
+        stream.codec_context.time_base = stream.time_base = _TICK
         stream.codec_context.gop_size = options.keyframe_every
         stream.codec_context.max_b_frames = 0
         stream.codec_context.thread_type = "AUTO"
@@ -96,7 +101,7 @@ class FilmWriter:
         """Add the next frame, `[h, w, 3]` uint8 RGB."""
         picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
         picture = picture.reformat(width=self._stream.width, height=self._stream.height, format="yuv420p")
-        picture.pts, picture.time_base = int(self._ticks[self.written]), _tick()
+        picture.pts, picture.time_base = int(self._ticks[self.written]), _TICK
         self._container.mux(self._stream.encode(picture))
         self.written += 1
 
@@ -109,12 +114,6 @@ class FilmWriter:
         if kind is None and self.written:
             self._container.mux(self._stream.encode(None))
         self._container.close()
-
-
-def _tick() -> Any:
-    from fractions import Fraction
-
-    return Fraction(1, _TICKS_PER_SECOND)
 
 
 def import_av() -> Any:

@@ -55,8 +55,8 @@ class Instances {
   }
 }
 
-function translucent(opacity) {
-  return new THREE.MeshBasicMaterial({ transparent: true, opacity, depthWrite: false });
+function translucent(opacity, Material = THREE.MeshBasicMaterial) {
+  return new Material({ transparent: true, opacity, depthWrite: false });
 }
 
 class Bodies {
@@ -75,8 +75,9 @@ class Bodies {
     const count = Math.max(1, ...video.people.map((person) => person.hypothesisCount));
     // Fainter where there are more, so that many agreeing hypotheses do not hide the aggregate.
     this.cloud = new Instances(scene, thinRod, translucent(Math.min(0.6, 0.12 + 2.5 / count)), 2 * drawn, 2);
-    this.wide = new Instances(scene, ball, translucent(0.13), joints, 4);
-    this.narrow = new Instances(scene, ball, translucent(0.24), joints, 3);
+    const volume = new THREE.SphereGeometry(1, 36, 24);
+    this.wide = new Instances(scene, volume, translucent(0.15, THREE.MeshLambertMaterial), joints, 4);
+    this.narrow = new Instances(scene, volume, translucent(0.3, THREE.MeshLambertMaterial), joints, 3);
     this.parts = [this.bones, this.joints, this.hidden, this.truth, this.cloud, this.wide, this.narrow];
   }
 

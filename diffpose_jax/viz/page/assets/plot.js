@@ -65,6 +65,8 @@ class Plot {
     const truth = person.truth && !["uncertainty", "error"].includes(quantity) ? values(-2) : null;
     this.series = { person, middle: values(-1), alone: alone >= 0 ? values(alone) : null, truth, bands: banded ? bands : [] };
     this.findRange();
+    const lines = ["line: aggregate", banded && "bands: 50 and 90 % of the hypotheses", alone >= 0 && `thin: hypothesis ${alone + 1}`, truth && "dashed: truth"];
+    document.getElementById("plot-legend").textContent = lines.filter(Boolean).join(" · ");
   }
 
   findRange() {
@@ -124,7 +126,8 @@ class Plot {
     context.lineWidth = 1;
     context.textBaseline = "middle";
     context.textAlign = "right";
-    for (const value of roundTicks(low, high, 4)) {
+    const known = this.series.middle.some(Number.isFinite);
+    for (const value of known ? roundTicks(low, high, 4) : []) {
       context.beginPath();
       context.moveTo(MARGIN.left, y(value));
       context.lineTo(width - MARGIN.right, y(value));
@@ -146,8 +149,10 @@ class Plot {
     context.lineTo(now, height - MARGIN.bottom);
     context.stroke();
     const unit = unitOf(view.quantity);
+    const name = this.video.people.length > 1 ? `${person.name}: ` : "";
     if (row < 0 || !Number.isFinite(middle[row])) {
-      this.output.textContent = row < 0 ? "not in this frame" : "not known";
+      const end = view.quantity === "angle" ? "no angle: it is not between two bones" : "not known";
+      this.output.textContent = name + (row < 0 ? "not in this frame" : end);
       return;
     }
     context.fillStyle = themeColour("ink");
@@ -157,7 +162,7 @@ class Plot {
     const digits = unit === "m" ? 2 : 0;
     const band = bands.length ? `, 90 %: ${bands[0][0][row].toFixed(digits)} to ${bands[0][1][row].toFixed(digits)}` : "";
     const known = truth && Number.isFinite(truth[row]) ? `, true ${truth[row].toFixed(digits)}` : "";
-    this.output.textContent = `${middle[row].toFixed(digits)} ${unit}${band}${known}`;
+    this.output.textContent = `${name}${middle[row].toFixed(digits)} ${unit}${band}${known}`;
   }
 }
 

@@ -5,10 +5,12 @@ Lines are drawn by Pillow at twice the size on the part of the picture that hold
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -162,7 +164,7 @@ def _draw_person(picture: Image.Image, person: DrawnPerson, row: int) -> None:
 
 def _draw_bones(brush: ImageDraw.ImageDraw, person: DrawnPerson, hypotheses: np.ndarray, unit: float) -> None:
     """All hypotheses as thin white lines, fainter where there are more of them."""
-    opacity = int(np.clip(500 / max(len(hypotheses), 1), 18, 140))
+    opacity = int(np.clip(1000 / max(len(hypotheses), 1), 24, 160))
     ends = hypotheses[:, np.array(person.bones)].reshape(-1, 4)
     for segment in ends[np.isfinite(ends).all(axis=1)].tolist():
         brush.line(segment, fill=(255, 255, 255, opacity), width=round(unit))
@@ -187,10 +189,16 @@ def _draw_body(brush: ImageDraw.ImageDraw, person: DrawnPerson, row: int, joints
         brush.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=outline, width=round(unit))
 
 
+@functools.cache
+def _font(height: float) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib, which has the letters of most alphabets."""
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), height)
+
+
 def _write_name(picture: Image.Image, name: str, top: np.ndarray) -> None:
     brush = ImageDraw.Draw(picture, "RGBA")
     x, y = float(top[0]), max(float(top[1]) - 14, 8)
-    font = ImageFont.load_default(max(12, max(picture.size) / 70))
+    font = _font(max(12.0, max(picture.size) / 70))
     brush.text((x, y), name, font=font, anchor="ms", fill="white", stroke_width=2, stroke_fill=(0, 0, 0, 160))
 
 
@@ -198,7 +206,7 @@ def draw_legend(video: LiftedVideo, size: tuple[int, int]) -> Image.Image:
     """The colour bar of the film, `RGBA`."""
     scale = measure_uncertainty(video)
     height = max(12.0, max(size) / 75)
-    font = ImageFont.load_default(height)
+    font = _font(height)
     width = int(max(font.getlength(scale.label), 12 * height)) + 16
     legend = Image.new("RGBA", (width, int(4.1 * height)), (15, 18, 24, 170))
     brush = ImageDraw.Draw(legend)

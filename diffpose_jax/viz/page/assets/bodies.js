@@ -50,6 +50,8 @@ class Instances {
   }
 
   end() {
+    // What is not there is not compiled either.
+    this.mesh.visible = this.mesh.count > 0;
     this.mesh.instanceMatrix.needsUpdate = true;
     this.mesh.instanceColor.needsUpdate = true;
   }

@@ -38,11 +38,10 @@ class Stage {
     this.scene.add(this.eye);
   }
 
-  lines(points, shape = THREE.LineSegments, opacity = 1) {
+  lines(points, shape = THREE.LineSegments) {
     const geometry = new THREE.BufferGeometry();
     geometry.setAttribute("position", new THREE.BufferAttribute(new Float32Array(points.flat()), 3));
-    const material = new THREE.LineBasicMaterial({ transparent: opacity < 1, opacity });
-    const drawn = new shape(geometry, material);
+    const drawn = new shape(geometry, new THREE.LineBasicMaterial());
     drawn.frustumCulled = false;
     this.scene.add(drawn);
     return drawn;
@@ -76,7 +75,7 @@ class Stage {
     this.paths = this.video.people.map((person) => {
       const points = [];
       for (let row = 0; row < person.rows; row++) points.push([person.root[row * 3], person.root[row * 3 + 1], 0.004]);
-      return this.lines(points, THREE.Line, 0.55);
+      return this.lines(points, THREE.Line);
     });
     this.spots = this.video.people.map(() => this.lines(Array(CIRCLE + 1).fill([0, 0, 0]), THREE.Line));
   }
@@ -220,8 +219,10 @@ class Stage {
     element.hidden = !(Math.abs(place.z) < 1 && Math.abs(place.x) < 1.2 && Math.abs(place.y) < 1.2);
     if (element.textContent !== text) element.textContent = text;
     element.className = kind;
-    const [x, y] = [((place.x + 1) / 2) * width, ((1 - place.y) / 2) * height - lift];
-    element.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px) translate(${-100 * align}%, -50%)`;
+    const wanted = ((place.x + 1) / 2) * width - align * element.offsetWidth;
+    const x = Math.max(4, Math.min(wanted, width - element.offsetWidth - 4));
+    const y = ((1 - place.y) / 2) * height - lift;
+    element.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px) translateY(-50%)`;
   }
 
   /** The person and joint next to a point of the canvas, or null where none is near. */

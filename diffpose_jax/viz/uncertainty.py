@@ -37,7 +37,7 @@ def measure_uncertainty(video: LiftedVideo) -> UncertaintyScale:
     calibrated = all(person.radius_90 is not None for person in video.people)
     chosen = [person.radius_90 if calibrated else person.spread for person in video.people]
     values = tuple(1000 * np.asarray(array, np.float32) for array in chosen)
-    known = np.concatenate([array[np.isfinite(array)] for array in values] or [np.zeros(0)])
+    known = np.concatenate([np.zeros(0, np.float32), *(array[np.isfinite(array)] for array in values)])
     high = float(np.percentile(known, 95)) if known.size else 0.0
     top = next((float(top) for top in _TOPS if top >= high), float(_TOPS[-1]))
     label = "radius of the 90 % region" if calibrated else "standard deviation over the hypotheses"

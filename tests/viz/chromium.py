@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
-import subprocess
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,11 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 _FLAGS = (
     *("--headless=new", "--no-sandbox", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu-sandbox"),
     *("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage", "--mute-audio"),
-    *("--autoplay-policy=no-user-gesture-required", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"),
+    *(
+        "--autoplay-policy=no-user-gesture-required",
+        "--disable-background-networking",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ),
 )
 
 
@@ -142,25 +147,40 @@ class Tab:
 def open_browser(profile: Path) -> Iterator[Tab]:
     """A browser with one tab and no network; `profile` is a new folder for what it writes."""
     assert CHROMIUM
-    to_read, to_write = os.pipe()
-    from_read, from_write = os.pipe()
+    to_read, to_write = _high_pipe()
+    from_read, from_write = _high_pipe()
     # The browser reads commands from descriptor 3 and writes answers to 4.
-    command = ["sh", "-c", f'exec "$@" 3<&{to_read} 4>&{from_write}', "sh", CHROMIUM, *_FLAGS, f"--user-data-dir={profile}"]
-    process = subprocess.Popen(
-        command, pass_fds=(to_read, from_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    actions = [
+        *((os.POSIX_SPAWN_DUP2, to_read, 3), (os.POSIX_SPAWN_DUP2, from_write, 4)),
+        *((os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)),
+    ]
+    arguments = [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", f"--crash-dumps-dir={profile}"]
+    process = os.posix_spawn(CHROMIUM, arguments, os.environ, file_actions=actions)
     os.close(to_read)
     os.close(from_write)
     try:
-        tab = Tab(to_write, from_read)
-        yield tab
-        tab._session = None
-        tab.call("Browser.close")
+        yield Tab(to_write, from_read)
     finally:
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        # It ends when its pipe does.
         os.close(to_write)
         os.close(from_read)
+        _wait_for_end(process)
+
+
+def _high_pipe() -> tuple[int, int]:
+    """A pipe whose descriptors are not among those that the browser has by number."""
+    ends = os.pipe()
+    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    return read, write
+
+
+def _wait_for_end(process: int, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while os.waitpid(process, os.WNOHANG) == (0, 0):
+        if time.monotonic() > end:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            return
+        time.sleep(0.05)

@@ -36,7 +36,9 @@ def smooth_noise(rng: np.random.Generator, frames: int, shape: tuple[int, ...], 
     return (smooth / np.linalg.norm(kernel)).reshape(frames, *shape)
 
 
-def lift(name: str, positions: np.ndarray, frames: np.ndarray, hypotheses: int, rng: np.random.Generator) -> LiftedPerson:
+def lift(
+    name: str, positions: np.ndarray, frames: np.ndarray, hypotheses: int, rng: np.random.Generator
+) -> LiftedPerson:
     """A person at `positions` `[T, 17, 3]` m in the world, as a lifter that is less sure of hands and of depth gives it."""
     camera = (positions - [0, 0, CAMERA_HEIGHT]) @ WORLD
     root = camera[:, 0]

@@ -70,7 +70,7 @@ def describe_video(video: LiftedVideo, truth: Mapping[str, np.ndarray] | None = 
     truth = dict(truth or {})
     _check_truth(video, truth)
     scale = measure_uncertainty(video)
-    kept, stride = limit_hypotheses(video)
+    kept, stride = limit_hypotheses(video, HYPOTHESES_BYTES)
     people = [
         _describe_person(video, person, truth.get(person.name), kept, stride) | {"uncertainty": pack(mm, "uint16", 0.5)}
         for person, mm in zip(video.people, (values[::stride] for values in scale.values), strict=True)
@@ -89,8 +89,8 @@ def describe_video(video: LiftedVideo, truth: Mapping[str, np.ndarray] | None = 
     }
 
 
-def limit_hypotheses(video: LiftedVideo, budget: int = HYPOTHESES_BYTES) -> tuple[int, int]:
-    """How many hypotheses of every person, and every how manieth frame, a page of bounded size can show."""
+def limit_hypotheses(video: LiftedVideo, budget: int) -> tuple[int, int]:
+    """How many hypotheses of every person fit into `budget` bytes, and the step between the frames that are kept."""
     one = sum(person.poses.size for person in video.people) * _NUMBER_BYTES
     most = max((person.hypotheses.shape[1] for person in video.people), default=0)
     # The aggregate costs as much as a hypothesis; where not even five fit, frames are left out.

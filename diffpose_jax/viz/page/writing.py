@@ -17,7 +17,7 @@ import numpy as np
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.people import LiftedVideo
-from diffpose_jax.viz.film import FilmQuality, Frames, FilmWriter, fit_size, open_frames
+from diffpose_jax.viz.film import FilmQuality, FilmWriter, Frames, fit_size, open_frames
 from diffpose_jax.viz.page.content import describe_video
 
 # In the order in which the page runs them.

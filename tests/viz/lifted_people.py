@@ -1,4 +1,4 @@
-"""Synthetic people as `diffpose lift` would give them: generated motion, and hypotheses that differ smoothly over time."""
+"""Synthetic people as `diffpose lift` would give them: generated motion, hypotheses that differ smoothly over time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def smooth_noise(rng: np.random.Generator, frames: int, shape: tuple[int, ...], 
 def lift(
     name: str, positions: np.ndarray, frames: np.ndarray, hypotheses: int, rng: np.random.Generator
 ) -> LiftedPerson:
-    """A person at `positions` `[T, 17, 3]` m in the world, as a lifter that is less sure of hands and of depth gives it."""
+    """A person at `positions` `[T, 17, 3]` m in the world, lifted less surely in the hands and in depth."""
     camera = (positions - [0, 0, CAMERA_HEIGHT]) @ WORLD
     root = camera[:, 0]
     relative = camera - root[:, None]
@@ -67,7 +67,7 @@ def lifted_video(
         rows = np.arange(frames // 5 if index == 1 else 0, frames)
         # They come from the generator facing along x and are turned to the camera.
         turned = (motion - motion[:1, :1] * [1, 1, 0]) @ _turn(-70 - 30 * index).T
-        placed = turned + [1.3 * index - 0.6, 4.5 + 0.8 * index, 0]
+        placed = turned + np.array([1.3 * index - 0.6, 4.5 + 0.8 * index, 0])
         people.append(lift(name, placed[rows], rows, hypotheses, rng))
         truth[name] = (placed[rows] - [0, 0, CAMERA_HEIGHT]) @ WORLD
     settings: dict[str, object] = {"model": "synthetic", "hypotheses": hypotheses, "focal length": "assumed"}

@@ -18,7 +18,7 @@ _MISSING = {"int16": -32768, "uint16": 65535}
 _HIGHEST = {"int16": 32767, "uint16": 65534}
 
 # Bytes of all hypotheses together, before base64 makes a third more of them.
-HYPOTHESES_BYTES = 8_000_000
+HYPOTHESES_BYTES = 6_000_000
 _NUMBER_BYTES = 2
 
 

@@ -86,7 +86,7 @@ def escape_json(content: Any) -> str:
 
 
 def encode_film(video: LiftedVideo, frames: Frames) -> bytes:
-    """The frames as a small MP4 of bounded size, at the times of the video; frames beyond the last time are left out."""
+    """The frames as a small MP4 of bounded size, each at its time; frames beyond the last time are left out."""
     seconds = max(float(video.times[-1] - video.times[0]), 1.0)
     quality = FilmQuality()
     rate = int(min(quality.rate, max(_LEAST_RATE, 8 * FILM_BYTES / seconds)))

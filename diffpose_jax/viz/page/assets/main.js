@@ -93,7 +93,10 @@ function start() {
   view.joint = Math.max(wrists, 0);
   if (video.people.length === 1) view.person = 0;
   const stage = openStage(video, scale);
-  view.follow = Boolean(stage) && stage.bounds.reach > 4 && video.people.length === 1;
+  if (stage && stage.bounds.reach > 4 && video.people.length === 1) {
+    view.follow = true;
+    stage.look("start");
+  }
   const picture = new Picture(video, scale);
   const plot = new Plot(video);
   const panels = new Panels(video, scale);

@@ -54,7 +54,7 @@ class Panels {
     element("summary").textContent = [
       people.length ? count(people.length, "person", "people") : "nobody was found",
       `${count(times.length, "frame", "frames")} in ${seconds.toFixed(1)} s`,
-      people.length ? count(hypotheses, "hypothesis", "hypotheses") + " each" : null,
+      people.length ? count(hypotheses, "hypothesis", "hypotheses") + (people.length > 1 ? " each" : "") : null,
     ].filter(Boolean).join(" · ");
   }
 

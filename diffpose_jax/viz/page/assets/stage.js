@@ -113,14 +113,15 @@ class Stage {
     this.filming = name === "camera";
     this.frustum.visible = !this.filming;
     this.setFieldOfView();
-    const target = view.follow ? this.followed() ?? centre : centre;
+    const followed = view.follow ? this.followed() : null;
+    const target = followed ?? centre;
     if (this.filming) {
       const ahead = Math.hypot(...target.map((value, i) => value - camera.position[i]));
       this.eye.position.set(...camera.position);
       this.controls.target.set(...camera.place(0, 0, Math.max(ahead, 0.5)));
     } else {
       const half = Math.tan((FIELD_OF_VIEW * Math.PI) / 360);
-      const distance = (Math.min(reach, 6) * 1.02) / (half * Math.min(1, this.eye.aspect || 1));
+      const distance = ((followed ? 1.5 : Math.min(reach, 8)) * 1.02) / (half * Math.min(1, this.eye.aspect || 1));
       // "front" is the side of the camera; angles are turned from there to the camera's right.
       const [turn, rise] = { start: [35, 14], front: [0, 6], side: [90, 6], top: [0, 89] }[name].map((a) => (a * Math.PI) / 180);
       const heading = Math.atan2(-camera.world[5], -camera.world[2]) + turn;

@@ -19,7 +19,7 @@ from diffpose_jax.people import LiftedPerson, LiftedVideo
 from diffpose_jax.viz.film import FilmQuality, FilmWriter, Frames, fit_size, open_frames
 from diffpose_jax.viz.uncertainty import colour_uncertainty, measure_uncertainty
 
-QUALITY = FilmQuality(long_side=1280, rate=8_000_000, quality=23, keyframe_every=60)
+QUALITY = FilmQuality(long_side=960, rate=5_000_000, quality=23, keyframe_every=60)
 
 _SMOOTHING = 2
 _NEAREST = 0.05  # m; what is nearer to the camera or behind it is not drawn

@@ -18,6 +18,7 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.people import LiftedPerson, LiftedVideo
 from diffpose_jax.viz.film import FilmQuality, FilmWriter, Frames, fit_size, open_frames
 from diffpose_jax.viz.uncertainty import colour_uncertainty, measure_uncertainty
+from diffpose_jax.viz.whole_files import write_whole
 
 QUALITY = FilmQuality(long_side=960, rate=5_000_000, quality=23, keyframe_every=60)
 
@@ -68,19 +69,12 @@ def write_overlay(video: LiftedVideo, frames: Frames, path: str | os.PathLike, q
     path = Path(path)
     size = fit_size(*video.image_size, quality.long_side)
     people, legend = prepare_people(video, size), draw_legend(video, size)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path) as part:
         with FilmWriter(part, size, video.times, quality) as film:
             for index, rgb in zip(range(len(video.times)), open_frames(frames), strict=False):
                 film.write(draw_frame(rgb, size, people, index, legend))
         if not film.written:
             raise UserError(f"{video.source}: expected frames to draw on, found none")
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

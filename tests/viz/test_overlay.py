@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,31 @@ def test_the_film_has_all_frames_in_the_size_asked_for(video, tmp_path):
         shapes = [frame.to_ndarray(format="rgb24").shape for frame in film.decode(video=0)]
     assert shapes == [(HEIGHT, WIDTH, 3)] * 20
     assert [file.name for file in path.parent.iterdir()] == ["overlay.mp4"]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(video, tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_overlay(video, painted_frames(video), tmp_path / "file" / "overlay.mp4")
+
+
+def test_without_pyav_a_line_says_what_to_install(video, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match=r"pip install 'diffpose_jax\[video\]'"):
+        write_overlay(video, painted_frames(video), tmp_path / "overlay.mp4")
+
+
+def test_an_overlay_that_fails_half_way_leaves_nothing(video, tmp_path):
+    pytest.importorskip("av")
+
+    def broken():
+        yield painted_frames(video)[0]
+        raise ValueError("the camera fell")
+
+    with pytest.raises(ValueError, match="the camera fell"):
+        write_overlay(video, broken, tmp_path / "overlay.mp4")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_video_without_frames_is_one_line_and_leaves_nothing(video, tmp_path):

@@ -36,10 +36,7 @@ class EmbeddedPage:
 
 
 def show_page(
-    video: LiftedVideo,
-    frames: Frames | None = None,
-    truth: Mapping[str, np.ndarray] | None = None,
-    height: int = 860,
+    video: LiftedVideo, frames: Frames | None = None, truth: Mapping[str, np.ndarray] | None = None, height: int = 860
 ) -> EmbeddedPage:
     """Show the people of a video in a notebook, as the last expression of a cell.
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from diffpose_jax.errors import UserError
 from diffpose_jax.people import LiftedVideo
 from diffpose_jax.viz.film import FilmQuality, FilmWriter, Frames, fit_size, open_frames
 from diffpose_jax.viz.page.content import describe_video
+from diffpose_jax.viz.whole_files import write_whole
 
 # In the order in which the page runs them.
 SCRIPTS = ("data.js", "view.js", "bodies.js", "stage.js", "picture.js", "plot.js", "panels.js", "keys.js", "main.js")
@@ -52,13 +52,8 @@ def write_page(
     """
     path = Path(path)
     text = compose_page(video, frames, truth)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path) as part:
         part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
     return path
 
 

@@ -25,7 +25,11 @@ class Picture {
       this.seek();
     });
     this.film.addEventListener("seeked", () => this.seek());
-    this.film.addEventListener("error", () => (this.hasFilm = false));
+    this.film.addEventListener("error", () => {
+      this.hasFilm = false;
+      this.film.remove();
+      document.querySelector("#picture figcaption").append(make("span", "This browser cannot play the embedded film."));
+    });
   }
 
   /** Brings a film that stands to the current frame; while it still seeks, this is called again when it has. */

@@ -206,7 +206,7 @@ class Stage {
       if (person !== chosen) continue;
       const joint = Math.min(view.joint, person.joints.length - 1);
       const mm = person.uncertainty[row * person.joints.length + joint];
-      const text = `${person.joints[joint]}: ${sayUncertainty(mm, person)}`;
+      const text = person.joints[joint] + (Number.isFinite(mm) ? `: ${Math.round(mm)} mm` : "");
       wanted.push({ text, kind: "joint", at: points.subarray(joint * 3, joint * 3 + 3), lift: 10, align: -0.1 });
     }
     while (this.labels.children.length < wanted.length) this.labels.append(document.createElement("div"));
@@ -240,12 +240,6 @@ class Stage {
     }
     return best.index === undefined ? null : best;
   }
-}
-
-/** An uncertainty in mm as words. */
-function sayUncertainty(mm, person) {
-  if (!Number.isFinite(mm)) return "not known";
-  return person.radius90 ? `90 % within ${Math.round(mm)} mm` : `std ${Math.round(mm)} mm`;
 }
 
 /** The middle of all people over the video, and how far they reach from it, in metres. */

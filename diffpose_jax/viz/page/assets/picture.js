@@ -22,7 +22,8 @@ class Picture {
     this.film.src = URL.createObjectURL(new Blob([decodeBytes(data)], { type: "video/mp4" }));
     this.film.addEventListener("loadeddata", () => {
       this.hasFilm = true;
-      this.seek();
+      if (view.playing) this.play();
+      else this.seek();
     });
     this.film.addEventListener("seeked", () => this.seek());
     this.film.addEventListener("error", () => {

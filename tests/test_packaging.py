@@ -26,7 +26,15 @@ def test_configs_are_a_package_of_the_wheel_with_one_source():
 
 def test_the_package_is_marked_as_typed():
     assert (ROOT / "diffpose_jax" / "py.typed").is_file()
-    assert SETUPTOOLS["package-data"] == {"diffpose_jax": ["py.typed", "*.pyi"]}
+    assert SETUPTOOLS["package-data"]["diffpose_jax"] == ["py.typed", "*.pyi"]
+
+
+def test_the_parts_of_the_page_come_with_the_package():
+    page = ROOT / "diffpose_jax" / "viz" / "page"
+    listed = {path for pattern in SETUPTOOLS["package-data"]["diffpose_jax.viz.page"] for path in page.glob(pattern)}
+    assert listed == {path for path in page.rglob("*.*") if path.suffix in (".js", ".css", ".html", ".sh")} | {
+        page / "vendor" / "THREE_LICENSE"
+    }
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/[!_]*.py")), ids=lambda path: path.stem)

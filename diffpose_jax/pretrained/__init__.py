@@ -1,0 +1,1 @@
+"""Trained models that come with the package, one folder each: config, weights, calibration and model card."""

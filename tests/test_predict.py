@@ -13,6 +13,7 @@ import pytest
 from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
+from diffpose_jax.formats.tracks import Reading
 from diffpose_jax.model import Result, add_pinhole
 from diffpose_jax.predict import predict, save_result
 from diffpose_jax.skeleton import get_skeleton
@@ -109,7 +110,7 @@ def test_a_pinhole_looks_through_the_centre_of_the_image(result):
         ({"aggregation": "best"}, "found 'best'"),
         ({"aggregation": "reprojection"}, "known camera"),
         ({"focal": -1.0}, "positive number"),
-        ({"layout": "coco17"}, "coco17"),
+        ({"reading": Reading(layout="coco17")}, "coco17"),
     ],
 )
 def test_mistakes_are_one_line(diffupose_workdir, keypoint_file, options, message):

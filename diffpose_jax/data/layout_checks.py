@@ -1,0 +1,170 @@
+"""Whether keypoints are what a file says they are, without a model: layout, sides, axes, the direction of y, size.
+
+`find_mistakes` names the likely mistake in a line each. It knows no training data; `data.plausibility` compares with
+those, and tells left from right through a whole clip, which takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffpose_jax.formats.image_sizes import measure_outside
+from diffpose_jax.formats.keypoint_files import KeypointClip
+from diffpose_jax.skeleton import SKELETONS, Skeleton
+
+# Segments that all layouts have: a pair of joints each, on both sides, and across.
+_SEGMENTS = [(f"{side}_{a}", f"{side}_{b}") for side in ("left", "right") for a, b in (
+    ("hip", "knee"), ("knee", "ankle"), ("shoulder", "elbow"), ("elbow", "wrist"), ("shoulder", "hip"))]  # fmt: skip
+_SEGMENTS += [("left_hip", "right_hip"), ("left_shoulder", "right_shoulder")]
+_JUDGED = 2000  # frames of a clip that are looked at, evenly spread
+# The joints fit another layout where its segments are this much shorter; no person's are as long as the second value.
+# In 255 clips of CMU's training subjects, one view each: 0.17 to 0.25, and at most 0.87 of those by another layout.
+_SHORTER, _LONGEST = 0.92, 0.27
+_UPSIDE_DOWN = 0.8  # of the frames have the hips above the shoulders, or the ankles above the hips
+_STEADIER = 4.0  # times as far do people move along the axis of frames as along that of people
+_EXCHANGED = 0.75  # of the way between frames is saved where left and right are exchanged back
+_OUTSIDE = 0.1  # of the joints outside the picture
+
+
+def find_mistakes(clips: Sequence[KeypointClip]) -> list[str]:
+    """What is likely wrong with the keypoints of a file, a line each; empty where nothing is.
+
+    Args:
+        clips: All clips of the file, pixels.
+    """
+    parts = [_thin(clip) for clip in clips]
+    lines = [_judge_layout(parts), _judge_axes(clips)]
+    if not any(lines):
+        lines += [_judge_up(parts), _judge_sides(clips)]
+    return [line for line in [*lines, _judge_size(parts)] if line]
+
+
+def _thin(clip: KeypointClip) -> KeypointClip:
+    step = -(-len(clip.keypoints) // _JUDGED)
+    scores = None if clip.scores is None else clip.scores[::step]
+    return clip._replace(keypoints=clip.keypoints[::step], scores=scores)
+
+
+def _mask(clip: KeypointClip) -> np.ndarray:
+    """Keypoints `[T, J, 2]`, NaN where a joint was not seen."""
+    return clip.keypoints if clip.scores is None else np.where(clip.scores[..., None] > 0, clip.keypoints, np.nan)
+
+
+def _measure_segments(keypoints: np.ndarray, skeleton: Skeleton) -> float:
+    """The mean length of the segments in units of the person's extent, by a layout; infinite where it lacks them."""
+    index = skeleton.joints.index
+    pairs = [(index(a), index(b)) for a, b in _SEGMENTS if a in skeleton.joints and b in skeleton.joints]
+    if len(pairs) < len(_SEGMENTS):
+        return np.inf
+    first, second = np.array(pairs).T
+    lengths = np.linalg.norm(keypoints[:, first] - keypoints[:, second], axis=-1)
+    extent = np.linalg.norm(np.nanmax(keypoints, axis=1) - np.nanmin(keypoints, axis=1), axis=-1)
+    whole = np.isfinite(lengths).mean(axis=1) > 0.7
+    if not whole.any():
+        return np.inf
+    return float(np.median(np.nanmean(lengths[whole], axis=1) / np.maximum(extent[whole], 1e-9)))
+
+
+def _judge_layout(clips: Sequence[KeypointClip]) -> str:
+    skeleton = clips[0].skeleton
+    others = [
+        other for other in SKELETONS.values() if other.num_joints == skeleton.num_joints and other.name != skeleton.name
+    ]
+    frames = [_seen_frames(clip) for clip in clips]
+    frames = [part for part in frames if len(part)]
+    if not frames:
+        return ""
+    keypoints = np.concatenate(frames)
+    own = _measure_segments(keypoints, skeleton)
+    fits = {other.name: _measure_segments(keypoints, other) for other in others}
+    name = min(fits, key=fits.__getitem__, default="")
+    if name and fits[name] < _SHORTER * own < np.inf:
+        return (
+            f"the joints fit {name} better than {skeleton.name}: limbs are {fits[name]:.2f} of the person's extent "
+            f"instead of {own:.2f} (another order of joints?)"
+        )
+    if own > _LONGEST and own < np.inf:
+        return f"the joints do not make a person: limbs are {own:.2f} of the person's extent on average, as of chance"
+    return ""
+
+
+def _seen_frames(clip: KeypointClip) -> np.ndarray:
+    keypoints = _mask(clip)
+    return keypoints[np.isfinite(keypoints[..., 0]).sum(axis=1) >= 8]
+
+
+def _judge_axes(clips: Sequence[KeypointClip]) -> str:
+    """Whether what should be frames of a person are people of a frame: several clips of one length, from one array."""
+    shapes = {clip.keypoints.shape for clip in clips}
+    if len(clips) < 2 or len(shapes) != 1 or len({clip.start for clip in clips}) != 1 or len(clips[0].keypoints) < 2:
+        return ""
+    keypoints = np.stack([_mask(clip) for clip in clips])
+    if keypoints.shape[0] * keypoints.shape[1] > 50 * _JUDGED:
+        keypoints = keypoints[:50, :_JUDGED]
+    in_time = np.nanmedian(np.linalg.norm(np.diff(keypoints, axis=1), axis=-1))
+    among_people = np.nanmedian(np.linalg.norm(np.diff(keypoints, axis=0), axis=-1))
+    if in_time > _STEADIER * among_people:
+        return (
+            f"frames and people seem to be exchanged: from frame to frame joints move {in_time:.0f} pixels, from "
+            f"person to person {among_people:.0f} (the order is [people, frames, joints, 2])"
+        )
+    return ""
+
+
+def _judge_up(clips: Sequence[KeypointClip]) -> str:
+    above = [_is_upside_down(clip) for clip in clips]
+    verdicts = np.concatenate(above)
+    if len(verdicts) and verdicts.mean() > _UPSIDE_DOWN:
+        return (
+            f"people are upside down in {verdicts.mean():.0%} of the frames: y should point down from the top of the "
+            "picture (y up in the file, or a picture that was not turned?)"
+        )
+    return ""
+
+
+def _is_upside_down(clip: KeypointClip) -> np.ndarray:
+    """Of each frame with shoulders, hips and ankles whether these stand in the opposite order."""
+    index = clip.skeleton.joints.index
+    keypoints = _mask(clip)
+    heights = [
+        keypoints[:, [index(f"left_{name}"), index(f"right_{name}")], 1].mean(axis=1)
+        for name in ("shoulder", "hip", "ankle")
+    ]
+    shoulders, hips, ankles = heights
+    known = np.isfinite(shoulders + hips)
+    low = np.where(np.isfinite(ankles), ankles, -np.inf)
+    return ((hips < shoulders) & (low < hips))[known]
+
+
+def _judge_sides(clips: Sequence[KeypointClip]) -> str:
+    """Frames in which left and right are exchanged and back again: then all paired joints jump at once."""
+    jumps, frames = 0, 0
+    for clip in clips:
+        keypoints = _mask(clip)
+        flipped = keypoints[:, list(clip.skeleton.flip_order)]
+        paired = list(clip.skeleton.left + clip.skeleton.right)
+        ways = [np.linalg.norm(after[1:, paired] - keypoints[:-1, paired], axis=-1) for after in (keypoints, flipped)]
+        known = np.isfinite(ways[0]).sum(axis=1) >= 6
+        plain, exchanged = (np.nansum(way[known], axis=1) for way in ways)
+        jumps += int((exchanged < (1 - _EXCHANGED) * plain).sum())
+        frames += len(keypoints)
+    if jumps:
+        return f"left and right are exchanged between neighbouring frames {jumps} times in {frames} frames"
+    return ""
+
+
+def _judge_size(clips: Sequence[KeypointClip]) -> str:
+    points = [_mask(clip)[np.isfinite(_mask(clip)[..., 0])] for clip in clips]
+    size, seen = np.asarray(clips[0].image_size), np.concatenate(points)
+    if not len(seen) or measure_outside(size, seen, margin=0.02) <= _OUTSIDE:
+        return ""
+    if measure_outside(size[::-1], seen, margin=0.02) < 0.005:
+        x, y = np.quantile(seen, 0.99, axis=0)
+        return (
+            f"joints reach x {x:.0f}, y {y:.0f} in an image of {size[0]:g} x {size[1]:g}: width and height exchanged, "
+            "or people cut off by the picture's edge?"
+        )
+    share = measure_outside(size, seen, margin=0.02)
+    return f"{share:.0%} of the joints lie outside the image of {size[0]:g} x {size[1]:g} (of another resolution?)"

@@ -65,8 +65,8 @@ def predict(
         workdir: The work directory of the trained lifter.
         source: The keypoint file or archive.
         split: The one that is taken from an archive.
-        reading: What a keypoint file does not say, and what counts as seen: without a lowest score, 0.1 in keypoint files and
-            what the scores of an archive say.
+        reading: What a keypoint file does not say, and what counts as seen: without a lowest score, 0.1 in keypoint
+            files and what the scores of an archive say.
         batch_size: Windows per device and compiled call; that of the config by default.
         flip: How the mirrored input enters, see `Model`; as in the config by default.
         **options: Those of `Model.lift`, such as `hypotheses=20`.

@@ -65,8 +65,8 @@ def make_clips(where: str, found: Detections, subject: str, reading: Reading) ->
     seen = np.isfinite(keypoints).all(axis=-1) & (scores >= reading.least_score) & (scores > 0)
     if not seen.any():
         raise UserError(
-            f"{where}: expected joints that were seen (finite, score of at least {reading.least_score:g}), found none of "
-            f"a person, scores of {scores.max():.3g} at most"
+            f"{where}: expected joints that were seen (finite, score of at least {reading.least_score:g}), found none "
+            f"of a person, scores of {scores.max():.3g} at most"
         )
     check_image_size(where, size, keypoints[seen])
     keypoints, scores = np.where(seen[..., None], keypoints, 0.0), np.where(seen, scores, 0.0)
@@ -86,7 +86,7 @@ def make_clips(where: str, found: Detections, subject: str, reading: Reading) ->
 def _gather(where: str, found: Detections, keypoints: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
     """The rows of each person by name, one row a frame, frames ascending; without rows that show nothing."""
     best = scores.sum(axis=1)
-    order = [int(row) for row in np.lexsort((-best, found.frames)) if best[row] > 0]
+    order = [int(row) for row in np.argsort(found.frames, kind="stable") if best[row] > 0]
     names: list[str | None] = list(found.identities)
     lost = np.array([row for row in order if names[row] is None], np.int64)
     word = "untracked " if len(lost) < len(order) else ""
@@ -96,8 +96,10 @@ def _gather(where: str, found: Detections, keypoints: np.ndarray, scores: np.nda
     people: dict[str, list[int]] = {}
     for row in order:
         rows = people.setdefault(str(names[row]), [])
-        if not rows or found.frames[rows[-1]] != found.frames[row]:  # the first of a frame has the highest score
+        if not rows or found.frames[rows[-1]] != found.frames[row]:
             rows.append(row)
+        elif best[row] > best[rows[-1]]:  # the same person twice in a frame
+            rows[-1] = row
     return {name: np.array(rows) for name, rows in people.items()}
 
 

@@ -116,8 +116,10 @@ def _judge_axes(clips: Sequence[KeypointClip]) -> str:
     keypoints = np.stack([_mask(clip) for clip in clips])
     if keypoints.shape[0] * keypoints.shape[1] > 50 * _JUDGED:
         keypoints = keypoints[:50, :_JUDGED]
-    in_time = np.nanmedian(np.linalg.norm(np.diff(keypoints, axis=1), axis=-1))
-    among_people = np.nanmedian(np.linalg.norm(np.diff(keypoints, axis=0), axis=-1))
+    ways = [np.linalg.norm(np.diff(keypoints, axis=axis), axis=-1) for axis in (1, 0)]
+    if not all(np.isfinite(way).any() for way in ways):
+        return ""
+    in_time, among_people = (np.nanmedian(way) for way in ways)
     if in_time > _STEADIER * among_people:
         return (
             f"frames and people seem to be exchanged: from frame to frame joints move {in_time:.0f} pixels, from "

@@ -85,7 +85,7 @@ def _index(path: Path, images: dict[int, dict[str, Any]], wanted: list[int]) -> 
     """The frame of each image: its `frame_id`, else by the numbers in the names, else by its own number."""
     if images:
         if lost := sorted(set(wanted) - set(images)):
-            raise UserError(f"{path}: expected every image_id among the images, found {lost[0]:.6g}")
+            raise UserError(f"{path}: expected every image_id among the images, found {str(lost[0])[:20]}")
         if all("frame_id" in image for image in images.values()):
             return {number: parse_frame(str(path), image["frame_id"]) for number, image in images.items()}
         names = {number: image.get("file_name") for number, image in images.items()}
@@ -94,12 +94,8 @@ def _index(path: Path, images: dict[int, dict[str, Any]], wanted: list[int]) -> 
             order = index_frames(words)
             return {number: order[name] for number, name in names.items() if isinstance(name, str)}
     numbers = sorted(images) if images else sorted(set(wanted))
-    order = index_frames([_digits(number) for number in numbers])
-    return {number: order[_digits(number)] for number in numbers}
-
-
-def _digits(number: int) -> str:
-    return f"{number:.17g}" if abs(number) >= 10**12 else str(abs(number))
+    order = index_frames([str(number) for number in numbers])
+    return {number: order[str(number)] for number in numbers}
 
 
 def _parse_person(path: Path, index: int, person: dict[str, Any], frames: dict[int, int]) -> Row:

@@ -151,6 +151,12 @@ def parse_pairs(where: str, value: Any, what: str = "keypoints") -> np.ndarray:
     return np.stack([parse_numbers(where, joint[:2], what) for joint in rows])
 
 
+def look_normalised(keypoints: np.ndarray) -> bool:
+    """Whether keypoints are in units of the picture: landmarks may lie outside it, but not most of them by its size."""
+    known = np.abs(keypoints[np.isfinite(keypoints)])
+    return bool(len(known)) and bool(np.median(known) <= 2)
+
+
 def check_scores(where: str, scores: np.ndarray) -> np.ndarray:
     """The same scores, none of them negative."""
     if (scores < 0).any():
@@ -211,4 +217,4 @@ def _show(value: Any) -> str:
     """A value of a file in an error: what it is, and its beginning."""
     if isinstance(value, (list, dict)):
         return f"a {type(value).__name__} of {len(value)}"
-    return f"{type(value).__name__} {str(value)[:40]!r}" if not isinstance(value, int) else f"int {value:.6g}"
+    return f"{type(value).__name__} {str(value)[:40]!r}" if not isinstance(value, int) else f"int {to_float(value):.6g}"

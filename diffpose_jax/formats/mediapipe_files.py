@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.formats.detections import Detections, Row, build_detections, find_layout, parse_frame, parse_numbers
+from diffpose_jax.formats.detections import (
+    Detections,
+    Row,
+    build_detections,
+    find_layout,
+    look_normalised,
+    parse_frame,
+    parse_numbers,
+)
 
 LAYOUTS = {33: "blazepose33"}
 _FRAMES = ("frames", "pose_landmarks", "landmarks", "results")
@@ -54,8 +62,7 @@ def parse_mediapipe(path: Path, content: Any, layout: str | None) -> Detections:
         for person in _find_people(frame):
             rows.append(_parse_person(where, person, parse_frame(where, number)))
     found = build_detections(str(path), rows, find_layout(str(path), _LANDMARKS, LAYOUTS, layout))
-    # Landmarks may lie outside the picture, but not by more than its size in the middle of all joints.
-    normalised = bool(np.nanmedian(np.abs(found.keypoints)) <= 2)
+    normalised = look_normalised(found.keypoints)
     return found._replace(normalised=normalised, image_size=_find_size(path, about), fps=_find_fps(path, about))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.formats.detections import MAX_PIXELS, Detections, Row, build_detections, check_scores
+from diffpose_jax.formats.detections import MAX_PIXELS, Detections, Row, build_detections, check_scores, look_normalised
 from diffpose_jax.formats.joint_tables import check_widths, choose_layout, parse_cells, place_joints
 
 _COLUMN = re.compile(r"(.+)[._](x|y|score|likelihood|visibility|confidence)", re.IGNORECASE)
@@ -63,8 +63,7 @@ def parse_joint_table(path: Path, rows: list[list[str]], layout: str | None) -> 
             found_rows.append(Row(number, placed[:, :2], scores, identity))
     detections = build_detections(str(path), found_rows, skeleton)
     # Landmarks of MediaPipe are in units of the picture.
-    middle = np.nanmedian(np.abs(detections.keypoints))
-    return detections._replace(normalised=bool(middle <= 2))
+    return detections._replace(normalised=look_normalised(detections.keypoints))
 
 
 def read_analysis(path: Path, layout: str | None) -> Detections:

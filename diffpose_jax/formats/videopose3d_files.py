@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.formats.detections import MAX_PIXELS, Detections, Row, build_detections, find_layout
+from diffpose_jax.formats.detections import MAX_PIXELS, Detections, Row, build_detections, find_layout, look_normalised
 
 LAYOUTS = {17: "coco17", 15: "humaneva15", 16: "h36m16"}
 _NAMED = {"coco": "coco17", "h36m": "h36m17", "humaneva15": "humaneva15", "humaneva20": "humaneva15"}
@@ -79,7 +79,7 @@ def _parse_view(where: str, view: Any, size: tuple[float, float] | None, layout:
         scores,
         ("person",) * len(array),
         size,
-        normalised=size is None and bool(np.nanmedian(np.abs(array[..., :2])) <= 2),
+        normalised=size is None and look_normalised(array[..., :2]),
     )
 
 

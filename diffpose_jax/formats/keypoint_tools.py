@@ -149,9 +149,20 @@ def _read_folder(folder: Path, reading: Reading) -> list[KeypointClip]:
         found = openpose_files.read_folder(folder, files, reading.layout)
     elif mmpose_files.is_mmpose(first) and isinstance(first, list) and "instances" not in first[0]:
         found = mmpose_files.read_folder(folder, files, reading.layout)
+    elif isinstance(first, list) and alphapose_files.is_alphapose(first):
+        people = [person for file in files for person in _read_list(file)]
+        found = alphapose_files.parse_alphapose(folder, people, reading.layout)
     else:
         return [clip for file in files for clip in _parse_json(file, read_json(file), reading)]
     return make_clips(str(folder), found, folder.name, reading)
+
+
+def _read_list(path: Path) -> list[Any]:
+    """The list in a JSON file. Raises UserError for anything else."""
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise UserError(f"{path}: expected a list of people as in the other files, found {type(content).__name__}")
+    return content
 
 
 def _describe(recordings: list[Any]) -> str:

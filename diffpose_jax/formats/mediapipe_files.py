@@ -63,6 +63,11 @@ def parse_mediapipe(path: Path, content: Any, layout: str | None) -> Detections:
             rows.append(_parse_person(where, person, parse_frame(where, number)))
     found = build_detections(str(path), rows, find_layout(str(path), _LANDMARKS, LAYOUTS, layout))
     normalised = look_normalised(found.keypoints)
+    if normalised and np.mean(found.keypoints < -0.02) > 0.2:
+        raise UserError(
+            f"{path}: expected landmarks in units of the picture, found many below zero (pose_world_landmarks, which "
+            "are metres from the hips?)"
+        )
     return found._replace(normalised=normalised, image_size=_find_size(path, about), fps=_find_fps(path, about))
 
 

@@ -25,7 +25,7 @@ from diffpose_jax.formats.detections import (
     read_json,
 )
 
-LAYOUTS = {25: "body25", 18: "openpose18"}
+LAYOUTS = {25: "body25", 18: "openpose18", 26: "halpe26"}  # Halpe's in AlphaPose's `--format open`
 
 
 def is_openpose(content: Any) -> bool:

@@ -15,7 +15,7 @@ from diffpose_jax.formats.keypoint_tools import read_clips
 from diffpose_jax.formats.tracks import LONGEST_GAP, Reading
 from diffpose_jax.skeleton import H36M_17, SKELETONS
 
-from .detector_files import CASES, SIZE, Seen, alphapose, coco_results, mediapipe_json, mmpose_video, watch
+from .detector_files import CASES, FRAMES, SIZE, Seen, alphapose, coco_results, mediapipe_json, mmpose_video, watch
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -136,6 +136,24 @@ def test_landmarks_in_pixels_are_taken_as_they_are(tmp_path):
     pixels = Seen(seen.keypoints * SIZE, seen.scores, seen.layout)  # the writer divides by the size
     clips = read_clips(mediapipe_json(tmp_path, pixels))
     np.testing.assert_allclose(clips[0].keypoints, seen.keypoints[0], atol=1e-6)
+
+
+def test_world_landmarks_are_no_keypoints(tmp_path):
+    seen = watch("blazepose33", 1)
+    metres = (seen.keypoints - seen.keypoints.mean(axis=2, keepdims=True)) / 150 * SIZE
+    with pytest.raises(UserError, match="pose_world_landmarks, which are metres"):
+        read_clips(mediapipe_json(tmp_path, Seen(metres, seen.scores, seen.layout)))
+
+
+def test_a_folder_with_a_file_of_each_image_is_one_recording(tmp_path):
+    seen = watch("coco17")
+    content = json.loads(alphapose(tmp_path, seen).read_text())
+    (tmp_path / "parts").mkdir()
+    for frame in range(FRAMES):
+        people = [person for person in content if person["image_id"] == f"{frame}.jpg"]
+        (tmp_path / "parts" / f"{frame}.json").write_text(json.dumps(people))
+    clips = read_clips(tmp_path / "parts", Reading(image_size=SIZE))
+    assert [len(clip.keypoints) for clip in clips] == [FRAMES, FRAMES]
 
 
 def test_visibility_flags_of_annotations_are_not_scores(tmp_path):

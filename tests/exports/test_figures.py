@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bvhio
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,6 +51,7 @@ def test_our_reader_finds_the_joints_to_a_millimetre(exported):
 
 
 def test_another_library_finds_the_joints_to_a_millimetre(exported):
+    bvhio = pytest.importorskip("bvhio")
     path, expected = exported
     root = bvhio.readAsHierarchy(str(path))
     joints = {joint.Name: joint for joint, _, _ in root.layout()}

@@ -26,6 +26,7 @@ from diffpose_jax.geometry import solve_root
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.sections import Noise
 from diffpose_jax.skeleton import Skeleton
+from diffpose_jax.workdir.releases import locate
 from diffpose_jax.workdir.trained import Trained, load_trained
 
 
@@ -169,12 +170,15 @@ class Model:
 
 
 def load(workdir: str | os.PathLike, batch_size: int | None = None, flip: str | bool | None = None) -> Model:
-    """Loads the best model of a work directory, by its valid split. Raises UserError where there is none.
+    """Loads the best model of a work directory, by its valid split, or a released one, such as `sequence`.
+
+    The names of those that come with the package are those of `workdir.releases.shipped_releases`. Raises UserError
+    where there is none.
 
     `batch_size`, the number of windows per device and compiled call, and `flip`, how the mirrored input enters (see
     `Model`), are those of the config by default.
     """
-    return Model(load_trained(workdir), Path(workdir).name, batch_size, flip)
+    return Model(load_trained(workdir), locate(workdir).name, batch_size, flip)
 
 
 def add_pinhole(clips: ClipSet, focal: float) -> ClipSet:

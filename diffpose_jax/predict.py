@@ -1,6 +1,7 @@
 """Lift your own keypoints: `python -m diffpose_jax.predict --workdir runs/quickstart --input points.json --output out`.
 
-The input is a keypoint file (`diffpose_jax.formats.keypoint_files` says how it looks) or an archive of `prepare`.
+The input is a keypoint file of this package (`diffpose_jax.formats.keypoint_files`), of MMPose, AlphaPose, OpenPose,
+COCO, MediaPipe, VideoPose3D, DeepLabCut or SLEAP (`diffpose_jax.formats.keypoint_tools`), or an archive of `prepare`.
 Writes `predictions.npz`, `predictions.json` and `prediction.png`. The `.npz` holds, for M frames, H hypotheses and J
 joints:
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -33,8 +35,10 @@ from diffpose_jax import cli
 from diffpose_jax.data.archives import load_archive
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.sets.keypoints import read_keypoints
+from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.formats.keypoint_files import MIN_SCORE
+from diffpose_jax.formats.tracks import Reading
 from diffpose_jax.model import Result, load
 from diffpose_jax.sections import Noise
 from diffpose_jax.skeleton import Skeleton
@@ -49,9 +53,8 @@ def predict(
     workdir: str | os.PathLike,
     source: str | os.PathLike,
     *,
-    layout: str | None = None,
     split: str = "test",
-    min_score: float | None = None,
+    reading: Reading = Reading(),  # noqa: B008  # immutable
     batch_size: int | None = None,
     flip: str | bool | None = None,
     **options: Any,
@@ -61,9 +64,9 @@ def predict(
     Args:
         workdir: The work directory of the trained lifter.
         source: The keypoint file or archive.
-        layout: The joint order, where a keypoint file does not name it.
         split: The one that is taken from an archive.
-        min_score: Joints of a lower score were not seen; None: 0.1 in keypoint files, as in the archive otherwise.
+        reading: What a keypoint file does not say, and what counts as seen: without a lowest score, 0.1 in keypoint
+            files and what the scores of an archive say.
         batch_size: Windows per device and compiled call; that of the config by default.
         flip: How the mirrored input enters, see `Model`; as in the config by default.
         **options: Those of `Model.lift`, such as `hypotheses=20`.
@@ -72,21 +75,23 @@ def predict(
         UserError: A mistake of the user, in one line.
     """
     model = load(workdir, batch_size, flip)
-    result = model.lift(read_input(source, model.skeleton, layout, split, min_score), **options)
+    result = model.lift(read_input(source, model.skeleton, split, reading), **options)
     return result._replace(settings={"workdir": str(workdir), "input": str(source), **result.settings})
 
 
 def read_input(
-    path: str | os.PathLike, skeleton: Skeleton, layout: str | None, split: str, min_score: float | None = None
+    path: str | os.PathLike,
+    skeleton: Skeleton,
+    split: str,
+    reading: Reading = Reading(),  # noqa: B008  # immutable
 ) -> ClipSet:
     """The clips of a keypoint file, or of one split of a project archive, in the layout `skeleton`.
 
     Args:
         path: The file.
         skeleton: The layout to convert to.
-        layout: The joint order, where a keypoint file does not name it.
         split: The one that is taken from an archive.
-        min_score: Joints of a lower score were not seen; None: 0.1 in keypoint files, as in the archive otherwise.
+        reading: As in `predict`.
 
     Raises:
         UserError: A file or a split that is missing, or that cannot be read.
@@ -96,9 +101,8 @@ def read_input(
         with zipfile.ZipFile(path) as archive:
             ours = "meta.npy" in archive.namelist()
         if ours:
-            return load_archive(path, [split])[split].hide_below(min_score or 0.0).to_layout(skeleton)
-    least = MIN_SCORE if min_score is None else min_score
-    return read_keypoints(path, layout=layout, target=skeleton, min_score=least)
+            return load_archive(path, [split])[split].hide_below(reading.min_score or 0.0).to_layout(skeleton)
+    return read_keypoints(path, target=skeleton, **reading._asdict())
 
 
 def save_result(result: Result, directory: str | os.PathLike, json_too: bool = True) -> list[Path]:
@@ -209,10 +213,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     integer = partial(flags.DEFINE_integer, flag_values=values)
     boolean = partial(flags.DEFINE_boolean, flag_values=values)
     string("workdir", None, "Work directory of the trained lifter.")
-    string("input", None, "Keypoints (.npz or .json) or an archive made by prepare (.npz).")
+    string("input", None, "Keypoints of any known tool (file or folder), or an archive made by prepare (.npz).")
     string("output", None, "Directory for predictions.npz, predictions.json and prediction.png.")
     string("aggregation", "mean", f"One of {aggregates}.")
     string("layout", None, "Joint layout of the keypoints where the file does not name it.")
+    string("image_size", None, "Width and height in pixels, 1920x1080, where the file does not say.")
+    flags.DEFINE_float("fps", None, "Frames per second, where the file does not say; 50 if not given.",
+                       lower_bound=0, flag_values=values)  # fmt: skip
     string("split", "test", "Split to lift when the input is an archive.")
     integer("hypotheses", 20, "Hypotheses per frame.")
     integer("seed", None, "Seed of the noise; that of the config if not given.")
@@ -227,14 +234,24 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     boolean("json", True, "Write predictions.json too; it is large for long inputs.")
 
 
+def parse_image_size(text: str | None) -> tuple[float, float] | None:
+    """The size that `--image_size 1920x1080` gives. Raises UserError for anything else."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d{1,6})\s*[x,* ]\s*(\d{1,6})\s*", text)
+    if not found:
+        raise UserError(f"--image_size: expected width and height in pixels such as 1920x1080, found {text!r}")
+    return float(found.group(1)), float(found.group(2))
+
+
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, predicts, and says what was written where."""
     cli.require(argv, given, "workdir", "input", "output")
     writable_directory(given.output)
-    names = ("layout", "split", "min_score", "hypotheses", "aggregation", "seed", "focal", "flip", "noise",
-             "batch_size")  # fmt: skip
+    names = ("split", "hypotheses", "aggregation", "seed", "focal", "flip", "noise", "batch_size")
     options: dict[str, Any] = {name: given[name].value for name in names}
-    result = predict(given.workdir, given.input, **options)
+    reading = Reading(given.layout, parse_image_size(given.image_size), given.fps, given.min_score)
+    result = predict(given.workdir, given.input, reading=reading, **options)
     paths = save_result(result, given.output, given.json)
     frames, count, joints = result.hypotheses.shape[:3]
     print(f"{frames} frames, {count} hypotheses each, {joints} joints ({result.skeleton.name}); "

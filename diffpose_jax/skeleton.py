@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffpose_jax.detector_layouts import TREES
 from diffpose_jax.errors import UserError
 
 SameArray = TypeVar("SameArray", np.ndarray, jax.Array)
@@ -67,7 +68,7 @@ def _skeleton(name: str, tree: str) -> Skeleton:
     joints = tuple(joint for joint, _, _ in words)
     parents = tuple(joints.index(parent) if parent else -1 for _, _, parent in words)
     left = tuple(index for index, joint in enumerate(joints) if joint.startswith("left_"))
-    right = tuple(index for index, joint in enumerate(joints) if joint.startswith("right_"))
+    right = tuple(joints.index("right_" + joints[index].removeprefix("left_")) for index in left)
     return Skeleton(name, joints, parents, left, right)
 
 
@@ -140,6 +141,7 @@ BLAZEPOSE_33 = _skeleton(
 SKELETONS: dict[str, Skeleton] = {
     skeleton.name: skeleton for skeleton in (H36M_17, H36M_16, HUMANEVA_15, MPI_INF_3DHP_17, COCO_17, BLAZEPOSE_33)
 }
+SKELETONS |= {name: _skeleton(name, tree) for name, tree in TREES.items()}
 
 # How a joint that the source lacks is constructed from others: alternatives, the preferred one first, each a weighted
 # sum. 3DHP's neck and head are where Human3.6M has Thorax and Neck/Nose. In adults the middle of the ears is about

@@ -13,8 +13,9 @@ import pytest
 from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
+from diffpose_jax.formats.tracks import Reading
 from diffpose_jax.model import Result, add_pinhole
-from diffpose_jax.predict import predict, save_result
+from diffpose_jax.predict import parse_image_size, predict, save_result
 from diffpose_jax.skeleton import get_skeleton
 
 SKELETON = get_skeleton("h36m17")
@@ -109,13 +110,31 @@ def test_a_pinhole_looks_through_the_centre_of_the_image(result):
         ({"aggregation": "best"}, "found 'best'"),
         ({"aggregation": "reprojection"}, "known camera"),
         ({"focal": -1.0}, "positive number"),
-        ({"layout": "coco17"}, "coco17"),
+        ({"reading": Reading(layout="coco17")}, "coco17"),
     ],
 )
 def test_mistakes_are_one_line(diffupose_workdir, keypoint_file, options, message):
     with pytest.raises(UserError, match=message) as caught:
         predict(diffupose_workdir, keypoint_file, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_files_of_other_tools_are_lifted_person_by_person(diffupose_workdir, tmp_path):
+    people = np.random.default_rng(1).uniform(300, 600, (4, 2, 17, 2))
+    content = [{"image_id": f"{frame}.jpg", "keypoints": np.column_stack([person, np.ones(17)]).ravel().tolist(),
+                "idx": index} for frame, pair in enumerate(people) for index, person in enumerate(pair)]  # fmt: skip
+    (tmp_path / "alphapose-results.json").write_text(json.dumps(content))
+    reading = Reading(image_size=parse_image_size("1000x800"), fps=25)
+    result = predict(diffupose_workdir, tmp_path, hypotheses=2, reading=reading)
+    assert result.clips.clip_length.tolist() == [4, 4]
+    assert result.clips.subject == ("alphapose-results-0", "alphapose-results-1")
+    assert result.clips.fps.tolist() == [25, 25]
+
+
+@pytest.mark.parametrize("text", ["1000", "x", "1000x", "ax3", "10 000x10x3"])
+def test_an_image_size_is_two_numbers(text):
+    with pytest.raises(UserError, match="--image_size: expected width and height in pixels such as 1920x1080"):
+        parse_image_size(text)
 
 
 def test_a_missing_file_and_a_missing_workdir_are_named(diffupose_workdir, tmp_path):

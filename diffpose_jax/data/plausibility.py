@@ -2,7 +2,7 @@
 
 Training measures its keypoints once (`measure_keypoints`) and keeps the record in the work directory. Whoever lifts
 other keypoints is told in a line each where they differ (`find_oddities`). A model gives poses for anything, and its
-spread need not say that it has never seen the like.
+spread need not say that it has never seen the like. What keypoints show without a model `data.layout_checks` tells.
 """
 
 from __future__ import annotations
@@ -256,7 +256,8 @@ def _judge_roll(parts: list[_Frames], record: KeypointRecord) -> str:
     if not odd:
         return ""
     angle = abs(np.degrees(np.angle(np.mean(np.exp(2j * np.pi * odd[0])))))
-    return f"the torso is {angle:.0f} degrees off the vertical{_of(len(odd), parts)}; in training that was rare"
+    hint = " (y up in the file?)" if angle > 150 else ""
+    return f"the torso is {angle:.0f} degrees off the vertical{_of(len(odd), parts)}; in training that was rare{hint}"
 
 
 def _judge_bones(parts: list[_Frames], record: KeypointRecord, skeleton: Skeleton) -> str:

@@ -36,6 +36,7 @@ from diffpose_jax.lifters.building import make_plan, make_schedule_of
 from diffpose_jax.registry import load_dataset, load_source, source_layout, validate
 from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.workdir.directory import writable_directory
+from diffpose_jax.workdir.releases import locate
 from diffpose_jax.workdir.trained import Trained, load_trained
 
 UNITS = {"lengths": "mm", "velocity_error": "mm per frame", "pck and auc": "percent", "coverage": "share",
@@ -266,7 +267,7 @@ def _gaussian_rows(
 
 
 def _predict(workdir: str | os.PathLike, trained: Trained, measured: Measured, job: Job) -> dict[str, np.ndarray]:
-    label = Path(workdir).name
+    label = locate(workdir).name
     return predict_frames(label, trained.lifter, trained.variables, measured.clips, measured.indices, job)
 
 
@@ -277,7 +278,7 @@ def _measure_workdir(measured: Measured, workdir: str, job: Job) -> tuple[dict[s
     if lifter.skeleton != measured.clips.skeleton:
         raise UserError(f"{workdir}: expected a lifter of layout {measured.clips.skeleton.name}, "
                         f"found {lifter.skeleton.name}")  # fmt: skip
-    count, name = job.sampling.hypotheses if lifter.stochastic else 1, Path(workdir).name
+    count, name = job.sampling.hypotheses if lifter.stochastic else 1, locate(workdir).name
     # The baseline samples with its own reverse steps and temperature; all else is that of the evaluation.
     sampling = job.sampling.replace(hypotheses=count, temperature=trained.temperature or 1.0, plan=None)
     outputs = ("mean", *(OUTPUTS if count > 1 else ()))

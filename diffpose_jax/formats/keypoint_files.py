@@ -1,11 +1,14 @@
-"""Keypoint files of any 2D detector: their bytes become checked arrays in pixels, in a named joint layout.
+"""Keypoint files of this package: their bytes become checked arrays in pixels, in a named joint layout.
+
+Files of 2D detectors have readers of their own (`formats.keypoint_tools`).
 
 One recording is a set of these entries; in a `.npz` file they are the members, in a `.json` file the keys of an object:
 
     keypoints    [T, J, 2] or [T, J, 3] pixels, x to the right and y down from the top left corner; a third channel is
                  the score. [J, 2] or [J, 3] is a single image. [P, T, J, ...] holds P persons, one clip each.
     image_size   [width, height] of the image in pixels
-    layout       the name of the joint order: coco17, blazepose33, h36m17, h36m16, humaneva15, mpi_inf_3dhp17
+    layout       the name of the joint order: coco17, blazepose33, halpe26, body25, openpose18, coco_wholebody133,
+                 h36m17, h36m16, humaneva15, mpi_inf_3dhp17
     scores       optional [T, J] (or [P, T, J]): confidence of every joint, not negative; 1 where none is given
     fps          optional frames per second; 50 if not given
     subject      optional name of the person; the name of the file if not given
@@ -31,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.formats.image_sizes import check_image_size
 from diffpose_jax.formats.npz import read_npz
 from diffpose_jax.skeleton import SKELETONS, Skeleton
 
@@ -51,6 +55,7 @@ class KeypointClip(NamedTuple):
     fps: float
     subject: str
     action: str
+    start: int = 0  # the frame of the recording that the first one is
 
 
 def read_keypoint_file(
@@ -68,7 +73,11 @@ def read_keypoint_file(
             infinite, no joint was seen, or the file names another layout than the caller.
     """
     path = Path(path)
-    recordings = _read_recordings(path)
+    return parse_recordings(path, _read_recordings(path), layout, min_score)
+
+
+def parse_recordings(path: Path, recordings: list[Any], layout: str | None, min_score: float) -> list[KeypointClip]:
+    """The clips of the recordings in a file that has been read; as `read_keypoint_file`."""
     clips = []
     for index, entries in enumerate(recordings):
         where = str(path) if len(recordings) == 1 else f"{path}, clip {index}"
@@ -222,11 +231,7 @@ def _parse_image_size(where: str, entries: Mapping[str, Any], seen: np.ndarray) 
         raise UserError(f"{where}: expected 'image_size' as [width, height] in pixels, found none")
     if size.shape != (2,) or not (np.isfinite(size).all() and (size > 0).all()):
         raise UserError(f"{where}: expected image_size as [width, height] in pixels, found {size.tolist()}")
-    # Normalised image units lie within -1 and 1 (0 and 1 in some tools). Taken for pixels they would be lifted without
-    # a complaint, as a person of two pixels in the corner of the image.
-    reach = np.abs(seen).max()
-    if reach <= 2 and size.min() > 20:
-        raise UserError(f"{where}: expected keypoints in pixels, found none beyond {reach:.3g} (normalised already?)")
+    check_image_size(where, size, seen)
     return size
 
 

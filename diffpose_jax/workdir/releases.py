@@ -102,7 +102,9 @@ def read_release(path: Path, template: Any) -> tuple[int, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / RECORD}: expected the record of a release, found {error}") from error
     if _digest(path / WEIGHTS) != digest:
-        raise UserError(f"{path / WEIGHTS}: expected the weights with digest {digest[:12]}..., found others; it is damaged")
+        raise UserError(
+            f"{path / WEIGHTS}: expected the weights with digest {digest[:12]}..., found others; it is damaged"
+        )
     arrays = read_npz(path / WEIGHTS)
 
     def load(place: tuple[Any, ...], leaf: Any) -> jax.Array:

@@ -23,6 +23,7 @@ from diffpose_jax.workdir.calibration import Calibration, read_calibration
 from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
 from diffpose_jax.workdir.directory import is_trained, read_config
 from diffpose_jax.workdir.folds import fold_directory, read_folds
+from diffpose_jax.workdir.releases import is_release, locate, read_release
 
 
 class Trained(NamedTuple):
@@ -51,27 +52,35 @@ class Trained(NamedTuple):
 
 
 def load_trained(workdir: str | os.PathLike, *, calibrated: bool = True) -> Trained:
-    """Loads the variables of a work directory that have the lowest error on its valid split.
+    """Loads the variables of a work directory that have the lowest error on its valid split, or those of a release.
 
-    With its calibration, where there is one, unless `calibrated` is False. Raises UserError where there is no config or
-    no checkpoint, or none can be read, or the calibration cannot.
+    With its calibration, where there is one, unless `calibrated` is False; `pretrained:NAME` is a release that comes
+    with the package (`workdir.releases`). Raises UserError where there is no config or no checkpoint, or none can be
+    read, or the calibration cannot.
     """
-    path = Path(workdir)
+    path = locate(workdir)
     config = read_config(path)
     lifter = build_lifter(config)
+    template = _variables_template(lifter)  # type: ignore[arg-type]  # no __hash__
+    step, variables = read_release(path, template) if is_release(path) else _read_best(path, template)
+    calibration = read_calibration(path, step, lifter.skeleton.num_joints) if calibrated else None
+    lifter = lifter if calibration is None else with_scales(lifter, calibration.scales)
+    return Trained(config, lifter, replicate(variables), step, calibration, load_record(path))
+
+
+def _read_best(path: Path, template: Any) -> tuple[int, Variables]:
+    """The step and the variables of the best checkpoint of a work directory."""
     best = path / "best"
     if not any(best.glob("[0-9]*")):
         raise UserError(f"{path}: expected a checkpoint in {best}, found none; train first")
     checkpoints = Checkpoints(best, keep=1)
     try:
-        restored = checkpoints.restore_newest(_variables_template(lifter))  # type: ignore[arg-type]  # no __hash__
+        restored = checkpoints.restore_newest(template)
     finally:
         checkpoints.close()
     assert restored is not None  # there is one, and a damaged one has raised
     step, variables, _ = restored
-    calibration = read_calibration(path, step, lifter.skeleton.num_joints) if calibrated else None
-    lifter = lifter if calibration is None else with_scales(lifter, calibration.scales)
-    return Trained(config, lifter, replicate(variables), step, calibration, load_record(path))
+    return step, variables
 
 
 # Tracing a network takes about a second: equal lifters, of evaluation and prediction say, are traced once.
@@ -106,7 +115,7 @@ def resolve_context(config: ConfigDict, workdir: str | os.PathLike) -> tuple[Con
         ours, theirs = config.data[key], trained.config.data[key]
         if ours != theirs:
             raise UserError(f"config.lifter.context: expected a lifter of {key} {ours}, found {theirs} in {source}")
-    if folds := read_folds(source):
+    if folds := read_folds(locate(source)):
         versions = [load_trained(fold_directory(source, fold)).variables for fold in range(len(folds))]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *versions)
         section = ConfigDict({**trained.config.lifter.to_dict(), "folds": folds})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -64,6 +63,12 @@ class Result(NamedTuple):
     def seen(self) -> np.ndarray:
         """Which joints were seen, `[M, J]` bool."""
         return self.clips.seen
+
+    def rows(self, part: slice) -> Result:
+        """The same of some of the frames; `clips` stay whole."""
+        arrays = ("poses", "hypotheses", "spread", "root", "radius_50", "radius_90")
+        chosen = {name: getattr(self, name) for name in arrays}
+        return self._replace(**{name: None if value is None else value[part] for name, value in chosen.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +141,7 @@ class Model:
         found = predict_frames(self.name, trained.lifter, trained.variables, clips, frames, job)
         poses, drawn = found[aggregation], found[ALL]
         std = np.asarray(spread(jnp.moveaxis(jnp.asarray(drawn), 1, 0)))
-        root, settings = _solve_roots(clips, poses), self._settings(job)
+        root, settings = _solve_roots(clips, poses), self._describe(job)
         return Result(poses, drawn, std, root, clips, settings, *self._radii(std, drawn.shape[1]))
 
     def _radii(self, std: np.ndarray, hypotheses: int) -> tuple[np.ndarray, ...]:
@@ -156,7 +161,11 @@ class Model:
         seed, size = self.config.seed if seed is None else seed, self.batch_size or self.config.evaluation.batch_size
         return Job(sampling, (ALL, aggregation), size, seed)
 
-    def _settings(self, job: Job) -> dict[str, Any]:
+    def settings(self, hypotheses: int, aggregation: str, seed: int | None) -> dict[str, Any]:
+        """What `lift` would write down of the weights and of its sampling."""
+        return self._describe(self._job(hypotheses, "clip", aggregation, seed))
+
+    def _describe(self, job: Job) -> dict[str, Any]:
         return {
             "step": self.trained.step,
             "lifter": self.config.lifter.name,

@@ -129,7 +129,7 @@ def bone_lengths(poses: np.ndarray, skeleton: Skeleton) -> np.ndarray:
 
 def hold_bone_lengths(poses: np.ndarray, lengths: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """Poses `[..., J, 3]` whose bones keep their directions and have these lengths `[bones]`, from the root on."""
-    length = {bone: value for bone, value in zip(skeleton.bones, lengths, strict=True)}
+    length = dict(zip(skeleton.bones, lengths, strict=True))
     held, waiting = {skeleton.root: poses[..., skeleton.root, :]}, list(skeleton.bones)
     while waiting:
         for bone in [one for one in waiting if one[1] in held]:

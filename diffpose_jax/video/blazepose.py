@@ -15,15 +15,17 @@ import numpy as np
 from PIL import Image
 
 from diffpose_jax.video.frames import Frame
-from diffpose_jax.video.networks import LANDMARKS, MIN_SCORE, BlazePose, Detection, Landmarks, overlap
+from diffpose_jax.video.networks import LANDMARKS, MIN_SCORE, BlazePose, Detection, Landmarks
 from diffpose_jax.video.regions import Region
-from diffpose_jax.video.tracking import Body, Tracker, distinct
+from diffpose_jax.video.tracking import Body, Tracker, distinct, is_part
 
 INTERVAL = 0.25  # seconds between two searches
 URGENT_INTERVAL = 0.1  # the same while somebody is lost, or nobody is there
 TILE_SHARES = (1.0, 0.75)  # sides of the squares that are searched, as shares of the picture's shorter side
 _TILES_AT_ONCE = 3
-_SAME_REGION = 0.4  # regions that overlap by more show the same person
+# Regions of the same person have centres, the middles of the hips, that are nearer than this share of their sides:
+# about 0.3 m, for a side is some 2.3 m long.
+_SAME_REGION = 0.12
 _SURROUNDINGS = 1.5  # side of the square around a lost person over that of the region
 
 Box = tuple[int, int, int, int]
@@ -70,8 +72,7 @@ class BlazePoseSearch:
         candidates = [candidate for candidate in found if candidate is not None]
         if self._due(frame.time, len(candidates), tracker):
             for detection in self._detect(image, frame, tracker):
-                if not any(_alike(detection.region, each.landmarks.region) for each in candidates):
-                    candidates += self._read_new(image, frame.scale, detection.region)
+                candidates += self._read_new(image, frame.scale, detection.region, candidates)
         return [candidates[index] for index in distinct([candidate.body for candidate in candidates])]
 
     def follow(self, identities: list[int], candidates: list[Candidate]) -> None:
@@ -124,11 +125,20 @@ class BlazePoseSearch:
         scores = (landmarks.visibility * landmarks.presence)[:LANDMARKS]
         return Candidate(Body(keypoints, scores), landmarks)
 
-    def _read_new(self, image: Image.Image, scale: float, region: Region) -> list[Candidate]:
-        """The body in the region of a detection, read a second time in the region that the first reading gives."""
-        first = self._read(image, scale, region)
-        second = first and self._read(image, scale, first.landmarks.next_region)
-        return [second] if second else []
+    def _read_new(self, image: Image.Image, scale: float, region: Region, known: list[Candidate]) -> list[Candidate]:
+        """The body in the region of a detection, unless it is one of those known or a part of it.
+
+        It is read twice, the second time in the region that the first reading gives.
+        """
+        for _ in range(2):
+            if any(_alike(region, each.landmarks.next_region) for each in known):
+                return []
+            found = self._read(image, scale, region)
+            if found is None:
+                return []
+            region = found.landmarks.next_region
+        same = (_alike(region, each.landmarks.next_region) or is_part(found.body, each.body) for each in known)
+        return [] if any(same) else [found]
 
 
 def tiles(size: tuple[int, int]) -> list[Box]:
@@ -152,4 +162,4 @@ def _steps(length: int, side: int) -> list[int]:
 
 def _alike(first: Region, second: Region) -> bool:
     """Whether two regions show the same person."""
-    return bool(overlap(first.box, second.box) > _SAME_REGION)
+    return bool(np.linalg.norm(first.centre - second.centre) < _SAME_REGION * min(first.side, second.side))

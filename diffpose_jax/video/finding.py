@@ -73,12 +73,7 @@ class PeopleFinder:
     """
 
     def __init__(
-        self,
-        image_size: tuple[int, int],
-        detector: Detector | None = None,
-        *,
-        heatmaps: bool = True,
-        threads: int = 1,
+        self, image_size: tuple[int, int], detector: Detector | None = None, *, heatmaps: bool = True, threads: int = 1
     ):
         self.times: list[float] = []
         self.skeleton = BLAZEPOSE_33 if detector is None else detector_layout(detector)

@@ -145,7 +145,9 @@ def _open_container(name: str) -> Any:
     try:
         import av
     except ImportError:
-        raise UserError("reading a video: expected the package av, found none; pip install 'diffpose_jax[video]'") from None
+        raise UserError(
+            "reading a video: expected the package av, found none; pip install 'diffpose_jax[video]'"
+        ) from None
     try:
         if name.startswith("camera:"):
             device, pattern = _CAMERAS.get(sys.platform, _CAMERAS["linux"])

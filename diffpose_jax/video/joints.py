@@ -126,4 +126,3 @@ def heatmap_moments(logits: np.ndarray, region: Region) -> tuple[np.ndarray, np.
     # A cell is not a point: a uniform distribution over its width adds a twelfth of its square.
     covariance = np.einsum("p,pi,pj->ij", masses.ravel(), places - mean, places - mean) + np.eye(2) / 12 / MAP_SIZE**2
     return region.to_picture(mean), region.covariance_to_picture(covariance)
-

@@ -17,10 +17,14 @@ SEEN = 0.3  # score from which a keypoint says where a body is
 MEMORY = 3.0  # seconds after which a person who was not found is forgotten
 _FOLLOWED = 0.25  # seconds within which a body has to overlap with the place where a person is expected
 _MIN_OVERLAP = 0.2  # of a body with that place
-_SAME_DISTANCE = 0.15  # of a body's size: keypoints nearer than that on the average are those of one person
-_REACH, _REACH_SPEED = 0.75, 0.75  # of a body's size, and per second: how far away a lost person may turn up
-_MAX_GROWTH = 1.6  # factor by which a lost person's size may have changed
+_SAME_DISTANCE = 0.1  # of a body's size: keypoints nearer than that are those of one person
+# How far away a lost person may turn up, in body sizes: at once, more with every second (a fast run), and at most.
+_REACH, _REACH_SPEED, _MAX_REACH = 0.5, 2.0, 2.5
+_MAX_GROWTH = 2.0  # factor by which the box of a lost person may have changed: who crouches is half as tall
 _INERTIA = 0.1  # seconds over which velocities are averaged, and seconds that a movement is expected to go on
+_SIZE_INERTIA = 0.5  # seconds over which sizes are averaged
+# A box that lies within another by this share, and is smaller by that factor, is a part of the same person.
+_INSIDE, _SMALLER = 0.8, 0.75
 
 
 class Body(NamedTuple):
@@ -48,6 +52,7 @@ class Person:
     def __init__(self, identity: int, body: Body, time: float):
         self.identity, self.body, self.time = identity, body, time
         self.velocity = np.zeros(2)  # of the middle of the box, pixels per second
+        self.size = _size(body.box)  # pixels, averaged
 
     def expected_shift(self, time: float) -> np.ndarray:
         """How far `[2]` (pixels) the person is expected to have moved since they were last found."""
@@ -60,6 +65,7 @@ class Person:
         # Exponential average; after a long gap the old velocity counts for nothing, and the move says little.
         share = min(1.0, gap / _INERTIA)
         self.velocity = np.zeros(2) if gap > _FOLLOWED else (1 - share) * self.velocity + share * moved
+        self.size += min(1.0, gap / _SIZE_INERTIA) * (_size(body.box) - self.size)
         self.body, self.time = body, time
 
 
@@ -120,10 +126,10 @@ def _follows(person: Person, body: Body, time: float) -> float:
 
 def _returns(person: Person, body: Body, time: float) -> float:
     """How plausible it is that a body is a person who was lost: 1 for the same place, 0 for out of reach."""
-    before, now = _size(person.body.box), _size(body.box)
+    before, now = person.size, _size(body.box)
     if not 1 / _MAX_GROWTH <= now / max(before, 1e-9) <= _MAX_GROWTH:
         return 0.0
-    reach = (_REACH + _REACH_SPEED * (time - person.time)) * max(before, now)
+    reach = min(_REACH + _REACH_SPEED * (time - person.time), _MAX_REACH) * max(before, now)
     away = np.linalg.norm(_middle(body.box) - _middle(person.body.box) - person.expected_shift(time))
     return max(0.0, 1 - float(away) / reach)
 
@@ -137,13 +143,26 @@ def distinct(bodies: list[Body]) -> list[int]:
     return kept
 
 
+def is_part(body: Body, other: Body) -> bool:
+    """Whether a body that nobody was followed to is only a part of another: much smaller and within its box."""
+    box, around = body.box, other.box
+    shared = np.clip(np.minimum(box[2:], around[2:]) - np.maximum(box[:2], around[:2]), 0, None)
+    inside = np.prod(shared) / max(float(np.prod(box[2:] - box[:2])), 1e-9)
+    return bool(inside > _INSIDE and _size(box) < _SMALLER * _size(around))
+
+
 def keypoint_distance(first: Body, second: Body) -> float:
-    """Mean distance of the keypoints that both bodies show, as a share of the smaller one's size; inf for none."""
+    """How far apart the nearest third of the keypoints is that both bodies show, as a share of the smaller one's size.
+
+    Half a body that was found a second time, or one with left and right exchanged, has its other keypoints elsewhere;
+    of two people who overlap in the picture hardly any keypoints of the same name coincide. It is inf where no
+    keypoint is in both.
+    """
     seen = (first.scores >= SEEN) & (second.scores >= SEEN)
     if not seen.any():
         return float("inf")
     distances = np.linalg.norm(first.keypoints[seen] - second.keypoints[seen], axis=-1)
-    return float(distances.mean() / max(min(_size(first.box), _size(second.box)), 1e-9))
+    return float(np.quantile(distances, 1 / 3) / max(min(_size(first.box), _size(second.box)), 1e-9))
 
 
 def _best_pairs(fits: list[list[float]]) -> list[tuple[int, int]]:

@@ -11,11 +11,12 @@ import numpy as np
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.people import FilmedPeople, Track
-from diffpose_jax.skeleton import BLAZEPOSE_33
+from diffpose_jax.skeleton import BLAZEPOSE_33, Skeleton
 from diffpose_jax.video.blazepose import BlazePoseSearch
 from diffpose_jax.video.detectors import Detector, detect_bodies, detector_layout, get_detector
 from diffpose_jax.video.frames import Frame, open_frames
 from diffpose_jax.video.joints import HeatmapMixtures
+from diffpose_jax.video.sides import settle_sides
 from diffpose_jax.video.tracking import Body, Tracker
 
 SHORTEST = 0.2  # seconds: who is found in fewer frames is taken for a mistake of the detector
@@ -106,21 +107,16 @@ class PeopleFinder:
         return found
 
     def finish(self) -> tuple[Track, ...]:
-        """The tracks of all who were found for long enough, in the order of their first frame."""
+        """The tracks of all who were found for long enough, in the order of their first frame.
+
+        Left and right are settled over each track (`sides`).
+        """
         step = float(np.median(np.diff(self.times))) if len(self.times) > 1 else SHORTEST
         fewest = min(len(self.times), max(1, round(SHORTEST / max(step, 1e-6))))
         lasting = [record for _, record in sorted(self._records.items()) if len(record.frames) >= fewest]
-        return tuple(
-            Track(
-                f"person {number}",
-                np.array(record.frames),
-                np.array(record.keypoints, np.float32),
-                np.array(record.scores, np.float32),
-                self.skeleton,
-                None if record.mixtures is None else record.mixtures.finish(),
-            )
-            for number, record in enumerate(lasting)
-        )
+        times = np.array(self.times)
+        tracks = (record.track(f"person {number}", self.skeleton) for number, record in enumerate(lasting))
+        return tuple(settle_sides(track, times) for track in tracks)
 
 
 @dataclass
@@ -136,6 +132,12 @@ class _Record:
         self.frames.append(index)
         self.keypoints.append(np.asarray(body.keypoints, np.float32))
         self.scores.append(np.asarray(body.scores, np.float32))
+
+    def track(self, name: str, skeleton: Skeleton) -> Track:
+        """All of it as arrays."""
+        keypoints, scores = np.array(self.keypoints), np.array(self.scores)
+        mixture = None if self.mixtures is None else self.mixtures.finish()
+        return Track(name, np.array(self.frames), keypoints, scores, skeleton, mixture)
 
 
 def choose(tracks: tuple[Track, ...], people: People = "all") -> tuple[Track, ...]:

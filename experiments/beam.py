@@ -208,7 +208,9 @@ def _report(points: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, views
             lengths = 1000 * np.linalg.norm(ends[0] - ends[1], axis=-1)
             middle = np.nanmedian(lengths)
             spread = 1.4826 * np.nanmedian(np.abs(lengths - middle))
-            print(f"{side} {upper} to {lower}: {middle:.0f} mm, robust standard deviation {100 * spread / middle:.1f} %")
+            print(
+                f"{side} {upper} to {lower}: {middle:.0f} mm, robust standard deviation {100 * spread / middle:.1f} %"
+            )
 
 
 if __name__ == "__main__":

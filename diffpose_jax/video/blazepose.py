@@ -26,6 +26,7 @@ _TILES_AT_ONCE = 3
 # Regions of the same person have centres, the middles of the hips, that are nearer than this share of their sides:
 # about 0.3 m, for a side is some 2.3 m long.
 _SAME_REGION = 0.12
+_SMALLEST = 16  # pixels: smaller parts of the picture are not searched
 _SURROUNDINGS = 1.5  # side of the square around a lost person over that of the region
 
 Box = tuple[int, int, int, int]
@@ -42,18 +43,17 @@ class BlazePoseSearch:
     """Finds the bodies in one frame after the other.
 
     Args:
-        image_size: Width and height of the original picture.
         threads: Threads for each network.
 
     Raises:
         UserError: LiteRT is not installed, or a network is damaged.
     """
 
-    def __init__(self, image_size: tuple[int, int], threads: int = 1):
+    def __init__(self, threads: int = 1):
         self._networks = BlazePose(threads)
-        self._image_size = image_size
         self._regions: dict[int, Region] = {}  # where each person will be, by identity
         self._last_search: float | None = None
+        self._last_rescue: float | None = None
         self._turn = 0  # the tile to search next
 
     def search(self, frame: Frame, tracker: Tracker) -> list[Candidate]:
@@ -64,15 +64,15 @@ class BlazePoseSearch:
             tracker: Who was there before this frame.
         """
         image = Image.fromarray(frame.image)
-        found = []
+        candidates, missing = [], {person.identity for person in tracker.people}
         for person in tracker.followed(frame.time):
             region = self._regions[person.identity]
             moved = region._replace(centre=region.centre + person.expected_shift(frame.time))
-            found.append(self._read(image, frame.scale, moved))
-        candidates = [candidate for candidate in found if candidate is not None]
-        if self._due(frame.time, len(candidates), tracker):
-            for detection in self._detect(image, frame, tracker):
-                candidates += self._read_new(image, frame.scale, detection.region, candidates)
+            if (found := self._read(image, frame.scale, moved)) is not None:
+                candidates.append(found)
+                missing.remove(person.identity)
+        for detection in self._detect(image, frame, self._places(image.size, frame, missing, bool(candidates))):
+            candidates += self._read_new(image, frame.scale, detection.region, candidates)
         return [candidates[index] for index in distinct([candidate.body for candidate in candidates])]
 
     def follow(self, identities: list[int], candidates: list[Candidate]) -> None:
@@ -80,24 +80,31 @@ class BlazePoseSearch:
         for identity, candidate in zip(identities, candidates, strict=True):
             self._regions[identity] = candidate.landmarks.next_region
 
-    def _due(self, time: float, found: int, tracker: Tracker) -> bool:
-        """Whether to search the picture in this frame."""
-        if self._last_search is None:
-            return True
-        urgent = found == 0 or found < len(tracker.people)
-        return time - self._last_search >= (URGENT_INTERVAL if urgent else INTERVAL) - 1e-6
+    def _places(self, size: tuple[int, int], frame: Frame, missing: set[int], anybody: bool) -> list[Box]:
+        """Which parts of a picture of a size to search in this frame.
 
-    def _detect(self, image: Image.Image, frame: Frame, tracker: Tracker) -> list[Detection]:
-        """People in the whole picture, in some of its squares and around those who were lost; best first."""
-        squares = tiles(image.size)
+        Args:
+            size: Width and height of the frame's image.
+            frame: The frame.
+            missing: Identities of those who were there a while ago and are not now.
+            anybody: Whether somebody was followed to this frame.
+        """
+        squares = tiles(size)
         count = len(squares) if self._last_search is None else min(_TILES_AT_ONCE, len(squares))
-        boxes: list[Box | None] = [None, *(squares[(self._turn + k) % len(squares)] for k in range(count))]
-        for person in tracker.people:
-            if person.time < frame.time and (around := self._surroundings(person.identity, image, frame)) is not None:
-                boxes.append(around)
-        self._turn = (self._turn + count) % max(1, len(squares))
-        self._last_search = frame.time
-        found = [detection for box in boxes for detection in self._networks.detect(image, box)]
+        places: list[Box] = []
+        if _is_due(frame.time, self._last_search, INTERVAL if anybody else URGENT_INTERVAL):
+            places = [(0, 0, *size), *(squares[(self._turn + step) % len(squares)] for step in range(count))]
+            self._turn = (self._turn + count) % len(squares)
+            self._last_search = frame.time
+        if missing and _is_due(frame.time, self._last_rescue, URGENT_INTERVAL):
+            around = (self._surroundings(identity, size, frame.scale) for identity in sorted(missing))
+            places += [box for box in around if box is not None]
+            self._last_rescue = frame.time
+        return places
+
+    def _detect(self, image: Image.Image, frame: Frame, places: list[Box]) -> list[Detection]:
+        """The people in parts of a picture, best first, with regions in pixels of the original picture."""
+        found = [detection for box in places for detection in self._networks.detect(image, box)]
         detections: list[Detection] = []
         for detection in sorted(found, key=lambda each: -each.score):
             original = detection._replace(region=detection.region.scaled(frame.scale))
@@ -105,13 +112,13 @@ class BlazePoseSearch:
                 detections.append(original)
         return detections
 
-    def _surroundings(self, identity: int, image: Image.Image, frame: Frame) -> Box | None:
+    def _surroundings(self, identity: int, size: tuple[int, int], scale: float) -> Box | None:
         """A square around the place where a person was last; None where it lies outside the picture."""
-        region = self._regions[identity].scaled(1 / frame.scale)
+        region = self._regions[identity].scaled(1 / scale)
         half = region.side * _SURROUNDINGS / 2
-        low = np.clip(region.centre - half, 0, image.size).round().astype(int)
-        high = np.clip(region.centre + half, 0, image.size).round().astype(int)
-        if np.any(high - low < 16):
+        low = np.clip(region.centre - half, 0, size).round().astype(int)
+        high = np.clip(region.centre + half, 0, size).round().astype(int)
+        if np.any(high - low < _SMALLEST):
             return None
         return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
@@ -136,9 +143,9 @@ class BlazePoseSearch:
             found = self._read(image, scale, region)
             if found is None:
                 return []
-            region = found.landmarks.next_region
-        same = (_alike(region, each.landmarks.next_region) or is_part(found.body, each.body) for each in known)
-        return [] if any(same) else [found]
+            region, body = found.landmarks.next_region, found.body
+        same = any(_alike(region, each.landmarks.next_region) or is_part(body, each.body) for each in known)
+        return [] if found is None or same else [found]
 
 
 def tiles(size: tuple[int, int]) -> list[Box]:
@@ -158,6 +165,11 @@ def _steps(length: int, side: int) -> list[int]:
     """Where to begin pieces of a side so that they cover a length and overlap by half."""
     count = int(np.ceil((length - side) / (side / 2))) + 1
     return [int(begin) for begin in np.linspace(0, length - side, count).round()]
+
+
+def _is_due(time: float, last: float | None, interval: float) -> bool:
+    """Whether something that was done at a time is to be done again."""
+    return last is None or time - last >= interval - 1e-6
 
 
 def _alike(first: Region, second: Region) -> bool:

@@ -80,7 +80,7 @@ class PeopleFinder:
         self.skeleton = BLAZEPOSE_33 if detector is None else detector_layout(detector)
         self._image_size = image_size
         self._detector = detector
-        self._search = BlazePoseSearch(image_size, threads) if detector is None else None
+        self._search = BlazePoseSearch(threads) if detector is None else None
         self._heatmaps = heatmaps and detector is None
         self._tracker = Tracker()
         self._records: dict[int, _Record] = {}

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -23,7 +23,8 @@ FOLDER_FPS = 30.0  # of images in a folder, which have no times
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
 
 
-class Frame(NamedTuple):
+@dataclass(frozen=True)
+class Frame:
     """One upright picture.
 
     Attributes:

@@ -60,8 +60,7 @@ class HeatmapMixtures:
         """Fit what is left; the mixtures of all frames `[T, 17, M]`, in normalised image units."""
         if self._waiting:
             self._fit()
-        weights, means, covariances = (np.concatenate(parts) for parts in zip(*self._fitted, strict=True))
-        return Mixture(weights, means, covariances)
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *self._fitted)
 
     def _fit(self) -> None:
         points = np.stack(self._waiting)

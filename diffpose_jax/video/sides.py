@@ -8,9 +8,9 @@ with the detector has a price and every jump has the price of its width.
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
-from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.people import Track
 from diffpose_jax.skeleton import H36M_17, Skeleton
 from diffpose_jax.video.tracking import SEEN, Body
@@ -83,15 +83,13 @@ def settle_sides(track: Track, times: np.ndarray) -> Track:
     """
     wrong = exchanged_frames(track.keypoints, track.scores, times[track.frames], track.skeleton)
     order = list(track.skeleton.flip_order)
-    mixture = track.mixture
-    if mixture is not None:
-        mirrored = list(H36M_17.flip_order)
-        parts = (np.asarray(part) for part in mixture)
-        mixture = Mixture(
-            *(np.where(wrong.reshape(-1, *[1] * (part.ndim - 1)), part[:, mirrored], part) for part in parts)
-        )
+    mirrored = list(H36M_17.flip_order)
+
+    def put_back(part: np.ndarray) -> np.ndarray:
+        return np.where(wrong.reshape(-1, *[1] * (part.ndim - 1)), part[:, mirrored], part)
+
     return track._replace(
         keypoints=np.where(wrong[:, None, None], track.keypoints[:, order], track.keypoints),
         scores=np.where(wrong[:, None], track.scores[:, order], track.scores),
-        mixture=mixture,
+        mixture=None if track.mixture is None else jax.tree.map(put_back, track.mixture),
     )

@@ -19,7 +19,7 @@ class Track(NamedTuple):
         keypoints: Pixels `[T, J, 2]`, x right and y down from the top left corner of the upright picture.
         scores: Confidence of each joint, `[T, J]`, 0 where it was not seen.
         skeleton: The layout of the J joints.
-        mixture: What the detector's heatmaps leave of each joint, in normalised image units (`[T, J, M, ...]`), or None.
+        mixture: What the detector's heatmaps leave of each joint, `[T, J, M, ...]` normalised image units, or None.
     """
 
     name: str

@@ -16,6 +16,7 @@ from diffpose_jax.evaluation.scores import energy_score
 from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting
 from diffpose_jax.lifters.base import Lifter, Variables
 from diffpose_jax.lifters.scales import KINDS, Scales, keypoint_kinds
+from diffpose_jax.lifters.visibility import believe_guesses
 from diffpose_jax.skeleton import Skeleton
 
 # Temperatures that are tried, and when one is found: the spread is right within this factor.
@@ -70,7 +71,7 @@ class _Sample(NamedTuple):
     def kinds(self, lifted: Lifted) -> np.ndarray:
         """The kinds of the keypoints of the same frames, `[M, J]` without the root."""
         rows = np.unique(np.linspace(0, len(lifted.frames) - 1, _FIT_FRAMES).astype(int))
-        kinds = kinds_of_frames(self.clips, lifted.frames[rows])
+        kinds = kinds_of_frames(self.lifting.lifter, self.clips, lifted.frames[rows])
         return np.delete(kinds, self.skeleton.root, axis=1)
 
     def missing(self, lifted: Lifted) -> float:
@@ -79,11 +80,11 @@ class _Sample(NamedTuple):
         return float(np.log(fit_scales(draws, np.zeros(draws.target.shape[:2], int), 1)[0]))
 
 
-def kinds_of_frames(clips: ClipSet, frames: np.ndarray) -> np.ndarray:
-    """The index in `KINDS` of the keypoints of frames `[M]` of a set, `[M, J]`."""
+def kinds_of_frames(lifter: Lifter, clips: ClipSet, frames: np.ndarray) -> np.ndarray:
+    """The index in `KINDS` of the keypoints of frames `[M]` of a set as a lifter sees them, `[M, J]`."""
     where = jnp.asarray(frames, jnp.int32)
     batch = gather(device_clips(clips), Windows(where, where, where), jnp.arange(len(where), dtype=jnp.int32), 1)
-    return np.asarray(keypoint_kinds(batch, clips.skeleton))[:, 0]
+    return np.asarray(keypoint_kinds(believe_guesses(lifter, batch), clips.skeleton))[:, 0]
 
 
 def fit_spread(
@@ -216,7 +217,9 @@ def _scales_of_kinds(
 def _apply(sample: _Sample, lifted: Lifted, scales: Scales | None) -> Lifted:
     if scales is None:
         return lifted
-    factors = np.asarray(scales.factors(jnp.asarray(kinds_of_frames(sample.clips, lifted.frames))))
+    factors = np.asarray(
+        scales.factors(jnp.asarray(kinds_of_frames(sample.lifting.lifter, sample.clips, lifted.frames)))
+    )
     mean = lifted.hypotheses.mean(axis=1, keepdims=True)
     return lifted._replace(hypotheses=mean + factors[:, None, :, None] * (lifted.hypotheses - mean))
 

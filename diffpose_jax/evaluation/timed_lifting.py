@@ -68,7 +68,7 @@ class TimedLifting:
         """A sample of about `frames` frames of a split; the outputs of `job` are replaced."""
         lifted, devices = 1 if lifter.middle_frame else lifter.frames, parallel.local_device_count()
         size = max(1, min(job.batch_size, CALL_FRAMES // (lifted * devices)))
-        self._lifter, self._variables, self._valid = lifter, variables, clips.valid_frame
+        self.lifter, self._variables, self._valid = lifter, variables, clips.valid_frame
         self._clips: DeviceClips = parallel.replicate(device_clips(clips))
         self._windows = sample_windows(lifter, clips, frames)
         self._size = min(devices * size, len(self._windows.start))
@@ -97,7 +97,7 @@ class TimedLifting:
     def _call(self, job: Job, number: int) -> Lifted:
         ids = np.arange(number * self._size, min((number + 1) * self._size, len(self._windows.start)))
         windows, begin = Windows(*(part[ids] for part in self._windows)), time.monotonic()
-        found, frames = predict_windows(self._lifter, self._variables, self._clips, windows, job)
+        found, frames = predict_windows(self.lifter, self._variables, self._clips, windows, job)
         if len(ids) == self._size:
             self.seconds_per_call = min(self.seconds_per_call, time.monotonic() - begin)
         valid = np.ones(len(frames), bool) if self._valid is None else self._valid[frames]
@@ -115,19 +115,19 @@ class TimedLifting:
         if self._expected_seconds(steps * count) < _TOO_LONG * limit.seconds:
             return
         # One hypothesis and one reverse step are lifted twice: the first time everything is compiled.
-        plan = getattr(self._lifter, "plan", None)
+        plan = getattr(self.lifter, "plan", None)
         plan = None if plan is None else plan._replace(step=plan.step[:1], table=plan.table[:1])
         job = self._job.replace(sampling=sampling.replace(hypotheses=1, flip="none", plan=plan), batch_size=1)
         for _ in range(2):
             begin = time.monotonic()
             predict_windows(
-                self._lifter, self._variables, self._clips, Windows(*(part[:1] for part in self._windows)), job
+                self.lifter, self._variables, self._clips, Windows(*(part[:1] for part in self._windows)), job
             )
             seconds = (time.monotonic() - begin) * count * (steps if plan is not None else 1)
         seconds *= self._size / parallel.local_device_count()
         if seconds > _TOO_LONG * limit.seconds:
             raise UserError(
-                f"calibrate: expected to lift {self._size} window{'s' * (self._size > 1)} of {self._lifter.frames} "
+                f"calibrate: expected to lift {self._size} window{'s' * (self._size > 1)} of {self.lifter.frames} "
                 f"frames in {_TOO_LONG * limit.seconds:.0f} s, found about {seconds:.0f} s for {sampling.hypotheses} "
                 "hypotheses on this machine; give fewer --hypotheses, more --minutes or an accelerator"
             )
@@ -137,7 +137,7 @@ class TimedLifting:
         if jax.default_backend() != "cpu":
             return 0.0
         weights = sum(np.size(leaf) for leaf in jax.tree.leaves(self._variables))
-        joints = self._size * self._lifter.frames * self._lifter.skeleton.num_joints
+        joints = self._size * self.lifter.frames * self.lifter.skeleton.num_joints
         return 2.0 * weights * joints * evaluations / (_CORE_FLOPS * (os.cpu_count() or 1))
 
 

@@ -11,11 +11,14 @@ from jax import Array
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.skeleton import Skeleton
 
-# What is known of a keypoint when it is lifted: how wide its heatmap is, where there is one, or that it is hidden.
+# What is known of a keypoint when it is lifted: how wide its heatmap is, or else its score, or that it is hidden.
 KINDS = ("sharp", "wide", "ambiguous", "hidden")
 # The least width of a 'wide' and of an 'ambiguous' heatmap: the standard deviation of its mixture per coordinate, in
 # units of the person's size in the image (the rms distance of keypoints from their centre).
 WIDTHS = (0.06, 0.12)
+# Without heatmaps, a score below the first makes a keypoint 'wide', below the second 'ambiguous'. Of the simulated
+# detector 90 % of visible joints are above the first, half of the occluded and most confused ones below.
+SCORES = (0.95, 0.75)
 
 
 class Scales(NamedTuple):
@@ -36,7 +39,7 @@ class Scales(NamedTuple):
 
 
 def keypoint_kinds(batch: Batch, skeleton: Skeleton) -> Array:
-    """The index in `KINDS` of every keypoint of a batch, `[B, F, J]` int32; without heatmaps 'sharp' unless hidden.
+    """The index in `KINDS` of every keypoint of a batch, `[B, F, J]` int32, by its heatmap or by its score, the mask.
 
     Of the root it is 0: it does not move.
     """
@@ -50,6 +53,8 @@ def keypoint_kinds(batch: Batch, skeleton: Skeleton) -> Array:
         width = jnp.mean(variances, axis=-1) / jnp.maximum(size, 1e-12)
         for limit in WIDTHS:
             kinds += (width >= limit**2).astype(jnp.int32)
+    else:
+        kinds = sum((jnp.asarray(batch.mask < limit, jnp.int32) for limit in SCORES), kinds)
     kinds = jnp.where(batch.mask > 0, kinds, KINDS.index("hidden"))
     return jnp.where(jnp.asarray(np.arange(skeleton.num_joints) == skeleton.root), 0, kinds)
 

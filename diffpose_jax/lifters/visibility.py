@@ -67,9 +67,9 @@ def append_mask(features: Array, batch: Batch, visibility: Visibility) -> Array:
 
 def believe_guesses(lifter: Any, batch: Batch) -> Batch:
     """The batch in which joints that were not seen count as seen where the lifter cannot be told: it reads the guesses
-    in their place (`data.gaps`).
+    in their place (`data.gaps`). Scores of those that were seen stay.
     """
-    return batch if lifter.takes_mask else batch._replace(mask=jnp.ones_like(batch.mask))
+    return batch if lifter.takes_mask else batch._replace(mask=jnp.where(batch.mask > 0, batch.mask, 1))
 
 
 def check_context_visibility(visibility: Visibility, context: Any) -> None:

@@ -50,6 +50,13 @@ def test_kinds_are_told_apart_by_the_width_of_the_heatmap_and_by_the_mask():
     assert not np.asarray(keypoint_kinds(BATCH._replace(mask=0 * BATCH.mask), H36M_17))[..., H36M_17.root].any()
 
 
+def test_without_heatmaps_kinds_are_told_apart_by_the_score():
+    scores = BATCH.mask.at[:, :, 3].set(0.9).at[:, :, 5].set(0.3).at[:, :, 7].set(0).at[:, :, H36M_17.root].set(0.3)
+    kinds = np.asarray(keypoint_kinds(BATCH._replace(mask=scores), H36M_17))[0, 0]
+    assert [KINDS[kind] for kind in kinds[[1, 3, 5, 7]]] == ["sharp", "wide", "ambiguous", "hidden"]
+    assert kinds[H36M_17.root] == 0
+
+
 def test_deviations_are_multiplied_and_the_mean_stays():
     hypotheses = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3, 1, 17, 3)), jnp.float32)
     scales = Scales(tuple(np.linspace(0.5, 2.1, 17).tolist()), (1.0, 2.0, 3.0, 4.0))

@@ -23,7 +23,8 @@ from diffpose_jax.people import FilmedPeople
 from diffpose_jax.skeleton import BLAZEPOSE_33
 from diffpose_jax.video.finding import find_people
 
-JOINTS = tuple(f"{side}_{joint}" for joint in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist") for side in ("left", "right"))  # fmt: skip
+PARTS = ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")
+JOINTS = tuple(f"{side}_{part}" for part in PARTS for side in ("left", "right"))
 INDICES = [BLAZEPOSE_33.joints.index(joint) for joint in JOINTS]
 LIMBS = (("hip", "knee"), ("knee", "ankle"), ("shoulder", "elbow"), ("elbow", "wrist"))
 TOLERANCE = 30.0  # pixels: a view whose keypoint is farther from a point does not agree with it

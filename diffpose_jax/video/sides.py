@@ -1,4 +1,4 @@
-"""Left and right over time: detectors now and then take a person's back for the front, for a frame or for half a second.
+"""Left and right over time: detectors now and then take a person's back for the front, for a moment.
 
 Shoulders and hips cannot exchange their places from one frame to the next. Where the keypoints do, one of two things
 happened: the person turned, and the sides came near to each other on the way; or the detector is mistaken, and the
@@ -44,7 +44,7 @@ def exchanged_frames(keypoints: np.ndarray, scores: np.ndarray, times: np.ndarra
         like, unlike = max(0.0, -change[frame - 1]), max(0.0, change[frame - 1])
         ways = np.array([[cost[0] + like, cost[1] + unlike], [cost[0] + unlike, cost[1] + like]])
         origin[frame] = ways.argmin(axis=1)
-        cost = ways.min(axis=1) + [0.0, duration[frame]]
+        cost = ways.min(axis=1) + np.array([0.0, duration[frame]])
     state = np.zeros(count, int)
     if count:
         state[-1] = cost.argmin()

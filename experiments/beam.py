@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffpose_jax.geometry import normalise_screen
 from diffpose_jax.people import FilmedPeople
-from diffpose_jax.skeleton import BLAZEPOSE_33
+from diffpose_jax.skeleton import BLAZEPOSE_33, H36M_17
 from diffpose_jax.video.finding import find_people
 
 PARTS = ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")
@@ -46,12 +47,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, required=True, help="folder of the four videos and their calibration")
     parser.add_argument("--output", type=Path, default=Path("beam.npz"), help="the file to write")
+    parser.add_argument("--heatmaps", action="store_true", help="measure the mixtures of the heatmaps, too")
     given = parser.parse_args(arguments)
     views = read_views(given.videos / "beam_calibration.qca.xml")
-    filmed = [_find(given.videos / f"beam_cam0{number}.mp4") for number in range(1, len(views) + 1)]
+    filmed = [_find(given.videos / f"beam_cam0{number}.mp4", given.heatmaps) for number in range(1, len(views) + 1)]
     keypoints, scores = (np.stack(parts) for parts in zip(*map(_arrays, filmed), strict=True))
     points, agreeing = triangulate(keypoints[:, :, INDICES], scores[:, :, INDICES], views)
     _report(points, keypoints[:, :, INDICES], scores[:, :, INDICES], views)
+    if given.heatmaps:
+        _report_mixtures(filmed, keypoints[:, :, INDICES], scores[:, :, INDICES], views)
     np.savez_compressed(
         given.output,
         joints=np.array(JOINTS),
@@ -67,10 +71,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _find(path: Path) -> FilmedPeople:
+def _find(path: Path, heatmaps: bool) -> FilmedPeople:
     """The largest person of a video; prints how long it took."""
     begin = time.perf_counter()
-    filmed = find_people(path, "largest", heatmaps=False)
+    filmed = find_people(path, "largest", heatmaps=heatmaps)
     rate = len(filmed.times) / (time.perf_counter() - begin)
     share = len(filmed.tracks[0].frames) / len(filmed.times)
     print(f"{path.name}: {len(filmed.times)} frames, {100 * share:.0f} % tracked, {rate:.1f} frames per second")
@@ -212,6 +216,24 @@ def _report(points: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, views
             print(
                 f"{side} {upper} to {lower}: {middle:.0f} mm, robust standard deviation {100 * spread / middle:.1f} %"
             )
+
+
+def _report_mixtures(filmed: list[FilmedPeople], keypoints: np.ndarray, scores: np.ndarray, views: list[View]) -> None:
+    """Prints how often the 50 and 90 % ellipses of a view's mixtures hold what the other views triangulate."""
+    joints = [H36M_17.joints.index(joint) for joint in JOINTS]
+    for number, each in enumerate(filmed):
+        others = [index for index in range(len(views)) if index != number]
+        points, _ = triangulate(keypoints[others], scores[others], [views[index] for index in others])
+        track = each.tracks[0]
+        assert track.mixture is not None
+        mean, covariance = (np.asarray(part, float)[:, joints] for part in track.mixture.mean_and_covariance())
+        pixels = project(points, views[number])[track.frames]
+        away = normalise_screen(pixels, each.image_size) - mean
+        squared = np.einsum("tji,tji->tj", away, np.linalg.solve(covariance, away[..., None])[..., 0])
+        squared = squared[np.isfinite(squared)]
+        # Of a Gaussian in the plane the squared Mahalanobis distance is below -2 log(1 - p) with the probability p.
+        held = [100 * np.mean(squared < -2 * np.log(1 - level)) for level in (0.5, 0.9)]
+        print(f"camera {number + 1}: 50 / 90 % ellipses of the heatmaps hold {held[0]:.0f} / {held[1]:.0f} %")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from absl import logging
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.people import FilmedPeople, Track
@@ -57,6 +58,8 @@ def find_people(
         finder.update(frame)
         if progress is not None:
             progress(done, frames.expected)
+    if frames.damaged:
+        logging.warning("%s: %d damaged parts could not be decoded and were left out", frames.source, frames.damaged)
     return FilmedPeople(frames.source, frames.image_size, np.array(finder.times), choose(finder.finish(), people))
 
 

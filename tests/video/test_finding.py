@@ -21,8 +21,7 @@ from diffpose_jax.video.detectors import get_detector
 from diffpose_jax.video.finding import PeopleFinder, choose, find_people
 from diffpose_jax.video.frames import Frame, open_frames
 
-sys.path.insert(0, str(Path(__file__).parent))
-from films import grey, write_video
+from .films import grey, write_video
 
 CLIP = Path(__file__).parents[2] / "experiments" / "data" / "beam.mp4"
 FIGURE = np.random.default_rng(0).uniform(0, 1, (17, 2)) * [10, 30]
@@ -30,8 +29,8 @@ FIGURE = np.random.default_rng(0).uniform(0, 1, (17, 2)) * [10, 30]
 
 def two_walkers(image: np.ndarray, time: float) -> list[np.ndarray]:
     """A detector that sees two people walk towards each other, the second without a score and not all the time."""
-    first = np.concatenate([FIGURE + [10 + 20 * time, 10], np.full((17, 1), 0.8)], axis=1)
-    second = FIGURE * 0.9 + [90 - 20 * time, 12]
+    first = np.concatenate([FIGURE + np.array([10 + 20 * time, 10]), np.full((17, 1), 0.8)], axis=1)
+    second = FIGURE * 0.9 + np.array([90 - 20 * time, 12])
     second[3] = np.nan
     return [first] if 0.9 < time < 1.1 else [second, first]
 
@@ -51,7 +50,7 @@ def test_another_detector_takes_the_place_of_blazepose(film):
     assert first.mixture is None
     assert first.frames.tolist() == list(range(9))
     assert second.frames.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
-    np.testing.assert_allclose(first.keypoints[4], FIGURE + [30, 10], atol=1e-3)
+    np.testing.assert_allclose(first.keypoints[4], FIGURE + np.array([30, 10]), atol=1e-3)
     assert second.scores[0].tolist() == [1, 1, 1, 0] + [1] * 13
     assert calls == [(done, 9) for done in range(1, 10)]
 

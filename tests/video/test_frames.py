@@ -16,11 +16,12 @@ import av
 from diffpose_jax.errors import UserError
 from diffpose_jax.video.frames import open_frames
 
-sys.path.insert(0, str(Path(__file__).parent))
-from films import bright_corner, grey, write_video
+from .films import bright_corner, grey, write_video
+
+KINDS = [(".mp4", "mpeg4"), (".mov", "mpeg4"), (".avi", "mpeg4"), (".webm", "libvpx-vp9")]
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "mpeg4"), (".mov", "mpeg4"), (".avi", "mpeg4"), (".webm", "libvpx-vp9")])  # fmt: skip
+@pytest.mark.parametrize(("suffix", "codec"), KINDS)
 def test_a_video_of_any_usual_kind_is_read_frame_by_frame(tmp_path, suffix, codec):
     levels = [40, 90, 140, 190]
     path = write_video(tmp_path / f"film{suffix}", [grey(level) for level in levels], codec=codec)
@@ -46,8 +47,9 @@ def test_a_picture_is_turned_as_the_phone_says(tmp_path, rotation, corner):
     image = next(iter(frames)).image
     assert image.shape[:2] == frames.image_size[::-1]
     rows, columns = image.shape[0] // 8, image.shape[1] // 8
-    bright = {(x, y) for x in (0, -1) for y in (0, -1) if image[rows * (1 if y == 0 else -1), columns * (1 if x == 0 else -1)].mean() > 120}  # fmt: skip
-    assert bright == {corner}
+    levels = {(0, 0): image[rows, columns], (-1, 0): image[rows, -columns]}
+    levels |= {(0, -1): image[-rows, columns], (-1, -1): image[-rows, -columns]}
+    assert [place for place, colour in levels.items() if colour.mean() > 120] == [corner]
 
 
 def test_large_pictures_are_reduced_and_say_by_how_much(tmp_path):

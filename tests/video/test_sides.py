@@ -15,7 +15,7 @@ FLIP = list(SKELETON.flip_order)
 
 
 def figure(degrees: np.ndarray) -> np.ndarray:
-    """Keypoints `[T, 17, 2]` of a person of 170 pixels turned about the vertical by angles `[T]`; 0 faces the camera."""
+    """Keypoints `[T, 17, 2]` of a person of 170 pixels, turned by angles `[T]` from facing the camera."""
     heights = {"ankle": 0, "knee": 50, "hip": 90, "wrist": 85, "elbow": 110, "shoulder": 140, "ear": 162, "eye": 165}
     widths = {"ankle": 10, "knee": 11, "hip": 15, "wrist": 28, "elbow": 25, "shoulder": 20, "ear": 7, "eye": 3}
     keypoints = np.zeros((len(degrees), SKELETON.num_joints, 2))

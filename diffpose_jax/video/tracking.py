@@ -40,10 +40,13 @@ class Body(NamedTuple):
 
     @property
     def box(self) -> np.ndarray:
-        """Left, top, right, bottom `[4]` of the keypoints that were seen, or of all where fewer than three were."""
+        """Left, top, right, bottom `[4]` of the keypoints that were seen, or of all where fewer than three were.
+
+        A keypoint is a pixel wide, so that no box is empty.
+        """
         seen = self.scores >= SEEN
         keypoints = self.keypoints[seen] if seen.sum() >= 3 else self.keypoints[np.isfinite(self.keypoints).all(axis=1)]
-        return np.concatenate([keypoints.min(axis=0), keypoints.max(axis=0)])
+        return np.concatenate([keypoints.min(axis=0) - 0.5, keypoints.max(axis=0) + 0.5])
 
 
 class Person:

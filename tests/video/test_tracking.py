@@ -84,7 +84,7 @@ def test_a_body_found_twice_is_one():
 
 def test_two_who_stand_close_are_two():
     assert distinct([body(100), body(140)]) == [0, 1]
-    assert keypoint_distance(body(100), body(140)) == pytest.approx(40 / np.ptp(SHAPE[:, 1]), rel=1e-6)
+    assert keypoint_distance(body(100), body(140)) == pytest.approx(40 / (np.ptp(SHAPE[:, 1]) + 1), rel=1e-6)
 
 
 def test_bodies_without_common_keypoints_cannot_be_compared():
@@ -103,3 +103,8 @@ def test_joints_that_were_not_seen_do_not_count():
     seen = Body(keypoints, np.r_[np.ones(10), np.zeros(7)])
     assert np.isfinite(seen.box).all()
     assert follow(Tracker(), [[seen]] * 3) == [[0]] * 3
+
+
+def test_a_single_keypoint_can_be_followed():
+    point = Body(np.array([[50.0, 60.0]]), np.ones(1))
+    assert follow(Tracker(), [[point]] * 3) == [[0]] * 3

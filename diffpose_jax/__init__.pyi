@@ -25,5 +25,6 @@ from .registry import config_for as config_for
 from .skeleton import Skeleton as Skeleton
 from .skeleton import get_skeleton as get_skeleton
 from .training.loop import train as train
+from .video.finding import find_people as find_people
 
 __version__: str

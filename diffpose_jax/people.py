@@ -19,7 +19,8 @@ class Track(NamedTuple):
         keypoints: Pixels `[T, J, 2]`, x right and y down from the top left corner of the upright picture.
         scores: Confidence of each joint, `[T, J]`, 0 where it was not seen.
         skeleton: The layout of the J joints.
-        mixture: What the detector's heatmaps leave of each joint, `[T, J, M, ...]` normalised image units, or None.
+        mixture: What the detector's heatmaps leave of the joints of h36m17, whatever the layout of the keypoints, in
+            normalised image units: `[T, 17, M, ...]`, or None.
     """
 
     name: str

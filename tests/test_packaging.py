@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from diffpose_jax.video.networks import DIGESTS
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
@@ -26,7 +28,7 @@ def test_configs_are_a_package_of_the_wheel_with_one_source():
 
 def test_the_package_is_marked_as_typed():
     assert (ROOT / "diffpose_jax" / "py.typed").is_file()
-    assert SETUPTOOLS["package-data"]["diffpose_jax"] == ["py.typed", "*.pyi"]
+    assert {"py.typed", "*.pyi"} <= set(SETUPTOOLS["package-data"]["diffpose_jax"])
 
 
 def test_the_parts_of_the_page_come_with_the_package():
@@ -35,6 +37,14 @@ def test_the_parts_of_the_page_come_with_the_package():
     assert listed == {path for path in page.rglob("*.*") if path.suffix in (".js", ".css", ".html", ".sh")} | {
         page / "vendor" / "THREE_LICENSE"
     }
+
+
+def test_the_networks_that_find_people_are_in_the_wheel_with_their_licence():
+    assert "pretrained/*/*" in SETUPTOOLS["package-data"]["diffpose_jax"]
+    folder = ROOT / "diffpose_jax" / "pretrained" / "blazepose"
+    assert {path.name for path in folder.iterdir()} == {*DIGESTS, "LICENSE", "NOTICE"}
+    notice = (folder / "NOTICE").read_text()
+    assert all(name in notice and digest in notice for name, digest in DIGESTS.items())
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/[!_]*.py")), ids=lambda path: path.stem)

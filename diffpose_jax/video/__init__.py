@@ -1,0 +1,1 @@
+"""From a video to the people in it: frames, a 2D detector, tracks with identities."""

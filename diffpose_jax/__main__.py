@@ -14,6 +14,7 @@ from diffpose_jax import __version__, cli
 
 # Every program: the module of that name, and what it does.
 PROGRAMS = {
+    "lift": "find the people in a video and show them in 3D",
     "prepare": "turn motion or keypoint files into an archive to train on",
     "train": "train a lifter",
     "evaluate": "measure a trained lifter",

@@ -243,11 +243,11 @@ def _assemble(
     root = solve_roots(poses, hypotheses, keypoints, scores, filmed.image_size, focal, known)
     spread, (near, far) = scale * spread, (None if one is None else scale * one for one in regions)
     root, poses, spread = _smooth(root, poses, spread, parts, options.smooth)
-    float32 = [np.asarray(one, np.float32) for one in (poses, hypotheses, spread)]
+    poses, hypotheses, spread = (np.asarray(one, np.float32) for one in (poses, hypotheses, spread))
+    frames, position, std = np.asarray(track.frames), *(np.asarray(one, np.float32) for one in root)
     return LiftedPerson(
-        track.name, np.asarray(track.frames), times, skeleton, keypoints, scores > 0, *float32, near, far,
-        root.position.astype(np.float32), root.std.astype(np.float32),
-    )  # fmt: skip
+        track.name, frames, times, skeleton, keypoints, scores > 0, poses, hypotheses, spread, near, far, position, std
+    )
 
 
 def _interpolate(values: np.ndarray, part: _Part) -> np.ndarray:

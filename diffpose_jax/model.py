@@ -67,8 +67,8 @@ class Result(NamedTuple):
     def rows(self, part: slice) -> Result:
         """The same of some of the frames; `clips` stay whole."""
         arrays = ("poses", "hypotheses", "spread", "root", "radius_50", "radius_90")
-        chosen = {name: getattr(self, name) for name in arrays}
-        return self._replace(**{name: None if value is None else value[part] for name, value in chosen.items()})
+        found = {name: value[part] for name in arrays if (value := getattr(self, name)) is not None}
+        return self._replace(**found)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,7 @@ _SOFTNESS = 0.015  # m over which a joint passes from seen to hidden, in the ima
 class DetectorSettings(NamedTuple):
     """How good the simulated detector is; `strength` scales its errors, 0 leaves the keypoints as they are."""
 
-    strength: float = 1.0
+    strength: float | jax.Array = 1.0
     blur: float = 0.004  # s: a joint moving at 1 m/s in the image plane gets 4 mm more
     occlusion: float = 2.0  # a hidden joint's error is 1 + this times a visible one's
     tail: float = 0.5  # standard deviation of the logarithm of the error's size; 0 is Gaussian

@@ -1,0 +1,181 @@
+"""From a video to people in 3D: `diffpose lift video.mp4 --output out/`.
+
+Finds everybody in the picture with the detector that ships with the package, follows them, lifts them with a released
+or trained model, and writes for each video, into OUTPUT (of several videos into a folder of its own):
+
+    index.html    the people in 3D, which one can turn, with their uncertainty and the video; open it in a browser
+    overlay.mp4   the video with the reprojected people
+    poses.bvh, poses.trc, angles.mot, poses.csv, poses.npz, poses.json   see docs/exports.md
+
+A source is a video, an image, a folder of images, a camera (`camera:0`), or a keypoint file of another tool.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from absl import flags
+
+from diffpose_jax import cli
+from diffpose_jax.data.sets.keypoints import read_people
+from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.aggregation import AGGREGATES
+from diffpose_jax.exports.files import FORMATS, save_exports
+from diffpose_jax.lifted_video import LiftOptions, Smoothing, lift_people
+from diffpose_jax.model import Model, load
+from diffpose_jax.people import FilmedPeople, LiftedVideo
+from diffpose_jax.progress import Progress
+from diffpose_jax.video.finding import find_people
+from diffpose_jax.video.frames import open_frames
+from diffpose_jax.viz.overlay import write_overlay
+from diffpose_jax.viz.page.writing import write_page
+from diffpose_jax.workdir.directory import writable_directory
+
+DEFAULT = "pretrained:sequence"
+# Files of keypoints instead of pictures.
+_KEYPOINT_FILES = (".json", ".npz", ".csv", ".h5")
+_OPTIONS = LiftOptions()
+_MANY = 1_000_000  # frames of a source that does not say how many it has
+
+
+def lift(
+    source: str | Path,
+    model: Model,
+    options: LiftOptions = _OPTIONS,
+    *,
+    people: str = "all",
+    detector: str | None = None,
+    threads: int = 2,
+) -> LiftedVideo:
+    """Finds the people of a source and lifts them.
+
+    Args:
+        source: A video, an image, a folder of images, a camera, or a keypoint file.
+        model: The lifter.
+        options: How they are lifted.
+        people: 'all', 'largest' or an identity such as 'person 1'.
+        detector: The import path of another detector than BlazePose.
+        threads: Threads of BlazePose's networks.
+
+    Raises:
+        UserError: A source that cannot be read, or without people.
+    """
+    filmed = find(source, people, detector, threads)
+    if not filmed.tracks:
+        raise UserError(f"{source}: expected people in {len(filmed.times)} frames, found nobody")
+    return lift_people(model, filmed, options)
+
+
+def find(source: str | Path, people: str, detector: str | None, threads: int) -> FilmedPeople:
+    """The people of a source, with a progress bar where they are looked for; arguments as in `lift`."""
+    if Path(source).suffix.lower() in _KEYPOINT_FILES:
+        return read_people(source)
+    expected = open_frames(source).expected or _MANY
+    with Progress(f"people in {Path(source).name}", expected, "frames") as bar:
+        return find_people(
+            source, people, detector, lambda done, _: bar.update(done), heatmaps=False, threads=threads
+        )  # fmt: skip
+
+
+def save(video: LiftedVideo, source: str | Path, directory: Path, given: Any) -> list[Path]:
+    """Writes all files of a lifted video; returns their paths.
+
+    Args:
+        video: The people.
+        source: Where the pictures are.
+        directory: Where the files go.
+        given: The flags `formats`, `page`, `overlay`.
+    """
+    directory = writable_directory(directory)
+    filmed = Path(source).exists() and Path(source).suffix.lower() not in _KEYPOINT_FILES
+
+    def frames() -> Any:
+        return (frame.image for frame in open_frames(source))
+
+    paths = []
+    if given.page:
+        paths.append(write_page(video, directory / "index.html", frames if filmed else None))
+    if given.overlay and filmed:
+        paths.append(write_overlay(video, frames, directory / "overlay.mp4"))
+    return paths + save_exports(video, directory, given.formats or None)
+
+
+def describe(video: LiftedVideo) -> list[str]:
+    """What was found, in lines for a terminal."""
+    lines = [f"{video.source}: {len(video.times)} frames, {_count(len(video.people), 'person', 'people')}"]
+    for person in video.people:
+        height = np.median(np.linalg.norm(person.poses.max(axis=1) - person.poses.min(axis=1), axis=-1))
+        radius = "" if person.radius_90 is None else f", 90 % radius {1000 * np.median(person.radius_90):.0f}"
+        unseen = 1 - person.seen.mean()
+        lines.append(
+            f"  {person.name}: {len(person.frames)} frames, spread {1000 * np.median(person.spread):.0f} mm{radius}, "
+            f"{np.median(person.root[:, 2]):.1f} m away, extent {height:.2f} m, {unseen:.0%} of joints not seen"
+        )
+    return lines
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of this program; not at import, where several programs would claim the same names."""
+    string, boolean = (partial(kind, flag_values=values) for kind in (flags.DEFINE_string, flags.DEFINE_boolean))
+    integer, number = (partial(kind, flag_values=values) for kind in (flags.DEFINE_integer, flags.DEFINE_float))
+    string("output", None, "Directory for the results; 'lifted' beside nothing else if not given.")
+    string("pretrained", None, "A released model that comes with the package; 'sequence' if none is given.")
+    string("workdir", None, "Work directory of a trained lifter, in place of a released one.")
+    string("people", "all", "'all', 'largest', or the identity of one, such as 1.")
+    string("detector", None, "Import path of another 2D detector (docs/video.md).")
+    integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=1)
+    aggregates = [name for name, chosen in AGGREGATES.items() if not chosen.oracle]
+    flags.DEFINE_enum("aggregation", "mean", aggregates, "How one pose is made of them.", flag_values=values)
+    integer("seed", None, "Seed of the noise; that of the model if not given.")
+    number("focal", None, "Focal length in pixels; that of a phone's main camera if not given.")
+    string("up", "camera", "Which way is up: 'camera' (held level), 'person' (who stands), or three numbers x,y,z.")
+    number("height", None, "Height of the people in metres, which fixes the scale.")
+    smoothing = "What a smoother that knows the uncertainty runs over."
+    flags.DEFINE_enum("smooth", "root", get_args(Smoothing), smoothing, flag_values=values)
+    flags.DEFINE_list("formats", [], f"Some of {', '.join(FORMATS)}; all but c3d if not given.", flag_values=values)
+    boolean("page", True, "Write index.html.")
+    boolean("overlay", True, "Write overlay.mp4.")
+    integer("threads", 2, "Threads of the detector.", lower_bound=1)
+
+
+def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
+    """Reads the flags, lifts every source, and says what was found and where it is."""
+    sources = argv[1:]
+    if not sources:
+        raise UserError("expected a video: diffpose lift video.mp4 [--output out]")
+    if given.pretrained and given.workdir:
+        raise UserError("expected --pretrained or --workdir, found both")
+    options = LiftOptions(
+        given.hypotheses, given.aggregation, given.seed, given.focal, given.up, given.height, given.smooth
+    )
+    output = writable_directory(given.output or "lifted")
+    model = load(given.workdir or (f"pretrained:{given.pretrained}" if given.pretrained else DEFAULT))
+    failed = []
+    for source in sources:
+        try:
+            video = lift(source, model, options, people=given.people, detector=given.detector, threads=given.threads)
+            paths = save(video, source, output / Path(source).stem if len(sources) > 1 else output, given)
+        except UserError as error:
+            if len(sources) == 1:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            failed.append(source)
+            continue
+        print("\n".join(describe(video)))
+        print("results: " + ", ".join(str(path) for path in paths))
+    if failed:
+        raise UserError(f"{len(failed)} of {len(sources)} sources could not be lifted: {', '.join(failed)}")
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

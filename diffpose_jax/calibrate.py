@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from diffpose_jax import cli
-from diffpose_jax.config import current_value
+from diffpose_jax.config import copy_config, current_value
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation import conformal
@@ -38,12 +38,14 @@ from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.scales import KINDS, Scales
 from diffpose_jax.registry import load_dataset
 from diffpose_jax.workdir.calibration import pack_factor, write_calibration
+from diffpose_jax.workdir.releases import copy_release
 from diffpose_jax.workdir.trained import Trained, load_trained
 
 
 def calibrate(
     workdir: str | os.PathLike,
     *,
+    data: str | None = None,
     split: str = "valid",
     frames: int = 512,
     hypotheses: int = 20,
@@ -58,6 +60,7 @@ def calibrate(
 
     Args:
         workdir: The work directory of the trained lifter.
+        data: An archive or 'synthetic' in place of the data trained on.
         split: The split to calibrate on.
         frames: About how many frames of it, as many of each subject; fewer where the time allows no more.
         hypotheses: Hypotheses per frame.
@@ -71,14 +74,15 @@ def calibrate(
     """
     limit = Limit(60 * minutes)
     trained = load_trained(workdir, calibrated=False)
-    config, data = trained.config, trained.config.data
-    clips = load_dataset(data, [split])[split]
+    config = copy_config(trained.config, data={"source": data or trained.config.data.source})
+    section = config.data
+    clips = load_dataset(section, [split])[split]
     if clips.poses is None or not clips.num_frames:
-        raise UserError(f"{data.source}: expected frames with 3D poses in split {split}, found none")
+        raise UserError(f"{section.source}: expected frames with 3D poses in split {split}, found none")
     mirrored = current_value("evaluation.flip", config.evaluation.flip if flip is None else flip)
     sampling = Sampling(hypotheses if trained.lifter.stochastic else 1, flip=mirrored)
     size = batch_size or config.evaluation.batch_size
-    job = Job(sampling, (), size, config.seed, data.occlusion, data.occlusion_rate)
+    job = Job(sampling, (), size, config.seed, section.occlusion, section.occlusion_rate)
     clips, job = hide_for(trained.lifter, clips, job)
     found = _fit(trained, clips, frames, job, limit) | {
         "step": trained.step,
@@ -199,7 +203,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not at import, where several programs would claim the same names."""
     string = partial(flags.DEFINE_string, flag_values=values)
     integer = partial(flags.DEFINE_integer, flag_values=values)
-    string("workdir", None, "Work directory of the trained lifter.")
+    cli.define_model(values)
+    string("output", None, "With --pretrained: the directory for a copy of the model with the new calibration.")
+    string("data", None, "Archive to calibrate on, or 'synthetic'; the data trained on if not given.")
     string("split", "valid", "Split to calibrate on, not the one to be measured.")
     integer("frames", 512, "About how many frames of it, as many of each subject.", lower_bound=1)
     integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=2)
@@ -210,14 +216,18 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, calibrates, and says what was found and where it is."""
-    cli.require(argv, given, "workdir")
-    names = ("split", "frames", "hypotheses", "flip", "batch_size", "minutes")
+    cli.require(argv, given)
+    workdir = cli.chosen_model(given)
+    if given.pretrained:
+        cli.require(argv, given, "output")
+        workdir = str(copy_release(workdir, given.output))
+    names = ("data", "split", "frames", "hypotheses", "flip", "batch_size", "minutes")
     options: dict[str, Any] = {name: given[name].value for name in names}
     command = shlex.join(["python", "-m", "diffpose_jax.calibrate", *sys.argv[1:]])
-    found = calibrate(given.workdir, command=command, **options)
+    found = calibrate(workdir, command=command, **options)
     for line in describe(found):
         print(line)
-    print(f"calibration: {Path(given.workdir) / 'calibration.json'} ({found['seconds']:.0f} s)")
+    print(f"calibration: {Path(workdir) / 'calibration.json'} ({found['seconds']:.0f} s)")
     return 0
 
 

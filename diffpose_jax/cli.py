@@ -120,6 +120,23 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> l
         sys.argv = outer
 
 
+def define_model(flag_values: flags.FlagValues) -> None:
+    """Defines the flags of the trained lifter: `--workdir`, or `--pretrained` for one that comes with the package."""
+    flags.DEFINE_string("workdir", None, "Work directory of the trained lifter.", flag_values=flag_values)
+    released = "A released model that comes with the package, in place of a work directory: its name."
+    flags.DEFINE_string("pretrained", None, released, flag_values=flag_values)
+
+
+def chosen_model(given: flags.FlagValues, default: str | None = None) -> str:
+    """What `load_trained` takes for the flags of `define_model`. Raises UserError where both are given, or none is."""
+    if given.workdir and given.pretrained:
+        raise UserError("expected --workdir or --pretrained, found both")
+    chosen: str | None = f"pretrained:{given.pretrained}" if given.pretrained else given.workdir or default
+    if chosen is None:
+        raise UserError("--workdir: required, or --pretrained, found none")
+    return chosen
+
+
 def define_flip(flag_values: flags.FlagValues) -> None:
     """Defines the flag of how the mirrored input enters; `--flip` alone and `--noflip`, its forms of before, too."""
     meaning = "Mirrored input: not used, every second hypothesis, or averaged as papers do; by the config if not given."

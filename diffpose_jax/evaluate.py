@@ -32,7 +32,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     string = partial(flags.DEFINE_string, flag_values=values)
     integer = partial(flags.DEFINE_integer, flag_values=values)
     boolean = partial(flags.DEFINE_boolean, flag_values=values)
-    string("workdir", None, "Work directory of the trained lifter.")
+    cli.define_model(values)
     string("data", None, "Archive to measure on, or 'synthetic'; the data trained on if not given.")
     string("split", "test", "Split to measure.")
     integer("hypotheses", None, "Hypotheses per frame.")
@@ -55,17 +55,20 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, evaluates, prints the tables and says where they are."""
-    cli.require(argv, given, "workdir")
+    cli.require(argv, given)
+    model = cli.chosen_model(given)
+    if given.pretrained:
+        cli.require(argv, given, "output", "data")
     options: dict[str, Any] = {name: given[name].value for name in _FIELDS}
     results = evaluate(
-        given.workdir,
+        model,
         sampling_steps=given.steps,
         baseline_workdirs=given.baseline_workdir,
         command=shlex.join(["python", "-m", "diffpose_jax.evaluate", *sys.argv[1:]]),
         **options,
     )
     print_results(results)
-    output = Path(given.output or given.workdir)
+    output = Path(given.output or model)
     figure = output / "figures" / f"{given.split}.png"
     print(f"results: {output / 'results.json'}, {output / 'results.md'}" + f"   figure: {figure}" * given.figure)
     return 0

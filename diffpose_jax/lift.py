@@ -127,8 +127,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     string, boolean = (partial(kind, flag_values=values) for kind in (flags.DEFINE_string, flags.DEFINE_boolean))
     integer, number = (partial(kind, flag_values=values) for kind in (flags.DEFINE_integer, flags.DEFINE_float))
     string("output", None, "Directory for the results; 'lifted' beside nothing else if not given.")
-    string("pretrained", None, "A released model that comes with the package; 'sequence' if none is given.")
-    string("workdir", None, "Work directory of a trained lifter, in place of a released one.")
+    cli.define_model(values)
     string("people", "all", "'all', 'largest', or the identity of one, such as 1.")
     string("detector", None, "Import path of another 2D detector (docs/video.md).")
     integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=1)
@@ -151,13 +150,11 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     sources = argv[1:]
     if not sources:
         raise UserError("expected a video: diffpose lift video.mp4 [--output out]")
-    if given.pretrained and given.workdir:
-        raise UserError("expected --pretrained or --workdir, found both")
     options = LiftOptions(
         given.hypotheses, given.aggregation, given.seed, given.focal, given.up, given.height, given.smooth
     )
     output = writable_directory(given.output or "lifted")
-    model = load(given.workdir or (f"pretrained:{given.pretrained}" if given.pretrained else DEFAULT))
+    model = load(cli.chosen_model(given, DEFAULT))
     failed = []
     for source in sources:
         try:

@@ -212,7 +212,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     string = partial(flags.DEFINE_string, flag_values=values)
     integer = partial(flags.DEFINE_integer, flag_values=values)
     boolean = partial(flags.DEFINE_boolean, flag_values=values)
-    string("workdir", None, "Work directory of the trained lifter.")
+    cli.define_model(values)
     string("input", None, "Keypoints of any known tool (file or folder), or an archive made by prepare (.npz).")
     string("output", None, "Directory for predictions.npz, predictions.json and prediction.png.")
     string("aggregation", "mean", f"One of {aggregates}.")
@@ -246,12 +246,13 @@ def parse_image_size(text: str | None) -> tuple[float, float] | None:
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, predicts, and says what was written where."""
-    cli.require(argv, given, "workdir", "input", "output")
+    cli.require(argv, given, "input", "output")
+    model = cli.chosen_model(given)
     writable_directory(given.output)
     names = ("split", "hypotheses", "aggregation", "seed", "focal", "flip", "noise", "batch_size")
     options: dict[str, Any] = {name: given[name].value for name in names}
     reading = Reading(given.layout, parse_image_size(given.image_size), given.fps, given.min_score)
-    result = predict(given.workdir, given.input, reading=reading, **options)
+    result = predict(model, given.input, reading=reading, **options)
     paths = save_result(result, given.output, given.json)
     frames, count, joints = result.hypotheses.shape[:3]
     print(f"{frames} frames, {count} hypotheses each, {joints} joints ({result.skeleton.name}); "

@@ -1,7 +1,7 @@
 """One view lifted, against four triangulated: `python experiments/beam_lifting.py --truth beam.npz --model NAME`.
 
 `experiments/beam.py` makes the file: keypoints of a man on a beam in four calibrated views, and the points that they
-triangulate to. Each view is lifted by itself, with its calibrated focal length or that of a phone's main camera, and the
+triangulate to. Each view is lifted by itself, with its calibrated focal length or that of a phone's main camera. The
 twelve limb joints, relative to the middle of the hips, are compared in the camera's frame: MPJPE, P-MPJPE, how often
 the 90 % regions hold the triangulated point, and how fast single hypotheses jerk beside the triangulated points.
 """

@@ -86,6 +86,13 @@ def write_release(workdir: Path, directory: Path, config: Any, variables: Mappin
     return directory
 
 
+def copy_release(workdir: str | os.PathLike, directory: str | os.PathLike) -> Path:
+    """Copies a release to a directory of the user's, where it can be calibrated anew; returns it."""
+    source, target = locate(workdir), Path(directory)
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    return target
+
+
 def read_release(path: Path, template: Any) -> tuple[int, Any]:
     """The step and the float32 variables of a release.
 

@@ -1,0 +1,131 @@
+"""The reference models measured: `python experiments/reference_models.py --data data/cmu.npz --models frame,sequence`.
+
+Every model (a released one or a work directory) lifts the same frames of people that it was not trained on (split
+`test`) with exact keypoints, with simulated detections, with joints hidden as in training, and with a leg never seen,
+and of people that it was trained on. Each row has the mean of 20 hypotheses (MPJPE, P-MPJPE, also of the joints that
+were seen alone), one hypothesis, the energy score of whole poses, limb lengths, coverage of the 50 and 90 % regions
+and of the conformal 90 % regions, of joints that were seen and of others. Beside it stands the Gaussian of that mean,
+with the covariance of its errors on the calibration split. Brackets hold the 95 % interval of a bootstrap over people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from diffpose_jax.config import copy_config
+from diffpose_jax.evaluation.aggregation import ALL
+from diffpose_jax.evaluation.distributions import distribution_row, measure_hypotheses, regions_by_visibility
+from diffpose_jax.evaluation.error_gaussian import ErrorGaussian
+from diffpose_jax.evaluation.hiding import hide_for
+from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.measure import Measured
+from diffpose_jax.evaluation.metrics import p_mpjpe
+from diffpose_jax.lifters.base import Sampling
+from diffpose_jax.registry import load_dataset
+from diffpose_jax.workdir.trained import Trained, load_trained
+
+# Name: split, strength of the detector's errors, pattern that hides joints.
+CONDITIONS = {
+    "exact": ("test", 0.0, "none"),
+    "detected": ("test", 1.0, "none"),
+    "partly hidden": ("test", 0.0, "partial"),
+    "leg never seen": ("test", 0.0, "leg"),
+    "people of training, exact": ("train", 0.0, "none"),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Measures what is not measured yet and prints the table."""
+    logging.set_verbosity(logging.WARNING)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="archive made by `prepare cmu`")
+    parser.add_argument("--models", required=True, help="names of released models, or work directories, with commas")
+    parser.add_argument("--stride", type=int, default=50, help="every n-th frame of a clip is measured")
+    parser.add_argument("--hypotheses", type=int, default=20)
+    parser.add_argument("--only", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), metavar="CONDITION")
+    parser.add_argument("--output", type=Path, default=Path("runs/reference_models"))
+    given = parser.parse_args(arguments)
+    given.output.mkdir(parents=True, exist_ok=True)
+    rows = [row for model in given.models.split(",") for name in given.only for row in _measure(model, name, given)]
+    table = _table(rows)
+    (given.output / "reference_models.md").write_text(table)
+    print(table + f"\ntable: {given.output / 'reference_models.md'}")
+    return 0
+
+
+def _measure(model: str, condition: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    trained = load_trained(model)
+    path = given.output / f"{Path(model).name.replace(':', '-')}-{trained.step}-{condition.replace(' ', '_')}.json"
+    if not path.exists():
+        path.write_text(json.dumps(list(_rows(trained, model, condition, given)), indent=1))
+    yield from json.loads(path.read_text())
+
+
+def _rows(trained: Trained, model: str, condition: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    split, strength, occlusion = CONDITIONS[condition]
+    recorded = {"source": given.data, "detector_strength": strength, "cameras": "recorded", "bodies": 0.0}
+    config = copy_config(trained.config, data=recorded)
+    clips = load_dataset(config.data, [split])[split]
+    sampling = Sampling(given.hypotheses, trained.temperature or 1.0, flip="half")
+    job = Job(sampling, (ALL,), 256, config.seed, occlusion)
+    clips, job = hide_for(trained.lifter, clips, job)
+    # The training split is much larger: as many of its frames.
+    stride = given.stride * (1 if split == "test" else 7)
+    measured = Measured.of(clips, stride, "standard")
+    drawn = predict_frames(condition, trained.lifter, trained.variables, clips, measured.indices, job)[ALL]
+    name = f"{Path(model).name}, {condition}"
+    yield _row(measured, name, drawn, trained)
+    if trained.calibration is not None and trained.calibration.errors is not None:
+        gaussian = ErrorGaussian(trained.calibration.errors, clips.skeleton.root)
+        yield _row(
+            measured, f"{name}: Gaussian of that mean", gaussian.draw(drawn.mean(axis=1), given.hypotheses), None
+        )
+
+
+def _row(measured: Measured, name: str, hypotheses: np.ndarray, trained: Trained | None) -> dict[str, Any]:
+    row = distribution_row(measured, name, name, measure_hypotheses(measured, hypotheses))
+    truth, mean = np.asarray(measured.frames.poses), hypotheses.mean(axis=1)
+    error = 1000 * np.linalg.norm(mean - truth, axis=-1)
+    seen = measured.clips.seen[measured.indices]
+    row["scores"] |= {
+        "mpjpe": float(error.mean()),
+        "mpjpe_seen": float(error[seen].mean()),
+        "p_mpjpe": 1000 * float(np.mean(np.asarray(p_mpjpe(mean.astype(np.float32), truth)))),
+        "one": 1000 * float(np.linalg.norm(hypotheses[:, 0] - truth, axis=-1).mean()),
+    }
+    if trained is not None and trained.calibration is not None and trained.calibration.regions is not None:
+        spread = np.sqrt(((hypotheses - mean[:, None]) ** 2).sum(-1).mean(axis=1))
+        row["conformal"], _ = regions_by_visibility(measured, trained.calibration.regions, mean, spread)
+    return row
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    head = ("mean of 20", "seen joints", "P-MPJPE", "one", "energy", "limb lengths", "50 / 90 %", "seen", "not seen",
+            "conformal 90 %, not seen")  # fmt: skip
+    lines = ["| | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
+    for row in rows:
+        scores, interval = row["scores"], row["scores_interval"].get("energy_score")
+        energy = f"{scores['energy_score']:.0f}" + (f" [{interval[0]:.0f}, {interval[1]:.0f}]" if interval else "")
+        shares = [_shares(row["coverage"], kind) for kind in ("all", "seen", "not seen")]
+        conformal = row.get("conformal", {})
+        held = " / ".join(f"{100 * conformal[kind]['0.9']:.0f}" for kind in ("all", "not seen") if kind in conformal)
+        numbers = [f"{scores[name]:.1f}" for name in ("mpjpe", "mpjpe_seen", "p_mpjpe", "one")]
+        cells = [row["label"], *numbers, energy, f"{scores['limb_length_error']:.1f}", *shares, held]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _shares(coverage: dict[str, dict[str, float]], kind: str) -> str:
+    return " / ".join(f"{100 * coverage[kind][level]:.0f}" for level in ("0.5", "0.9")) if kind in coverage else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -38,7 +38,7 @@ from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.scales import KINDS, Scales
 from diffpose_jax.registry import load_dataset
 from diffpose_jax.workdir.calibration import pack_factor, write_calibration
-from diffpose_jax.workdir.releases import copy_release
+from diffpose_jax.workdir.releases import copy_release, is_shipped
 from diffpose_jax.workdir.trained import Trained, load_trained
 
 
@@ -72,6 +72,8 @@ def calibrate(
     Raises:
         UserError: Data without 3D poses, too few frames, or a model that is too slow for the time.
     """
+    if is_shipped(workdir):
+        raise UserError(f"{workdir}: expected a work directory, found a model of the package; copy it with --output")
     limit = Limit(60 * minutes)
     trained = load_trained(workdir, calibrated=False)
     config = copy_config(trained.config, data={"source": data or trained.config.data.source})

@@ -65,9 +65,10 @@ def lift(
         UserError: A source that cannot be read, or without people.
     """
     filmed = find(source, people, detector, threads)
-    if not filmed.tracks:
+    video = lift_people(model, filmed, options)
+    if not video.people:
         raise UserError(f"{source}: expected people in {len(filmed.times)} frames, found nobody")
-    return lift_people(model, filmed, options)
+    return video
 
 
 def find(source: str | Path, people: str, detector: str | None, threads: int) -> FilmedPeople:
@@ -102,6 +103,15 @@ def save(video: LiftedVideo, source: str | Path, directory: Path, given: Any) ->
     if given.overlay and filmed:
         paths.append(write_overlay(video, frames, directory / "overlay.mp4"))
     return paths + save_exports(video, directory, given.formats or None)
+
+
+def name_directories(sources: list[str], output: Path) -> list[Path]:
+    """Where the files of each source go: into OUTPUT, of several sources into a folder of its own that has its name."""
+    if len(sources) == 1:
+        return [output]
+    stems = [Path(source).stem for source in sources]
+    names = [stem if stems.count(stem) == 1 else f"{stem}_{number}" for number, stem in enumerate(stems)]
+    return [output / name for name in names]
 
 
 def describe(video: LiftedVideo) -> list[str]:
@@ -153,13 +163,15 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     options = LiftOptions(
         given.hypotheses, given.aggregation, given.seed, given.focal, given.up, given.height, given.smooth
     )
+    if unknown := sorted(set(given.formats) - set(FORMATS)):
+        raise UserError(f"--formats: expected some of {', '.join(FORMATS)}, found {unknown[0]!r}")
     output = writable_directory(given.output or "lifted")
     model = load(cli.chosen_model(given, DEFAULT))
     failed = []
-    for source in sources:
+    for source, directory in zip(sources, name_directories(sources, output), strict=True):
         try:
             video = lift(source, model, options, people=given.people, detector=given.detector, threads=given.threads)
-            paths = save(video, source, output / Path(source).stem if len(sources) > 1 else output, given)
+            paths = save(video, source, directory, given)
         except UserError as error:
             if len(sources) == 1:
                 raise

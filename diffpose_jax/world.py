@@ -24,6 +24,11 @@ HEIGHT_SPREAD = 0.055
 SKULL, ANKLE = 0.10, 0.08
 # Acceleration of a body, m/s^2 (standard deviation), that the smoother expects.
 ACCELERATION = 6.0
+_FIRST_SPEED = 5.0  # m/s, standard deviation of the speed with which a path begins
+# A root is solved from so many seen joints at least, no nearer than this, m; one that cannot be stands at so many
+# metres until a frame says better, give or take as many.
+_FEWEST, _NEAREST, _UNKNOWN_DEPTH = 3, 0.1, 4.0
+_ROWS = 256  # that are solved in one call
 # A camera's view of the floor is told from the lowest ankle in so many of the frames.
 _FLOOR_SHARE = 0.05
 
@@ -55,15 +60,43 @@ def solve_roots(
         focal: Focal length in pixels.
         height_known: Whether the body's size is known; otherwise the spread of people's heights is part of the
             uncertainty, along the line of sight.
+
+    Returns:
+        The path; a frame that shows too few joints has the position of its neighbours and a large deviation.
     """
     points = normalise_screen(keypoints, np.asarray(image_size, np.float64)).astype(np.float32)
     camera = pinhole(2 * focal / image_size[0])
-    position = np.asarray(solve_root(poses, points, camera, weights))
-    each = np.asarray(solve_root(hypotheses, points[:, None], camera, weights[:, None]))
-    variance = each.var(axis=1)
-    if not height_known:
-        variance = variance + (HEIGHT_SPREAD * position) ** 2
-    return Root(position, np.sqrt(variance))
+    everything = np.concatenate([poses[:, None], hypotheses], axis=1).astype(np.float32)
+    solved_rows = []
+    for start in range(0, len(poses), _ROWS):
+        rows = slice(start, start + _ROWS)
+        # Always as many rows, or every length of a path would be compiled anew.
+        parts = (everything[rows], points[rows, None], np.asarray(weights, np.float32)[rows, None])
+        some, seen, level = (np.pad(one, [(0, _ROWS - len(one))] + [(0, 0)] * (one.ndim - 1)) for one in parts)
+        solved_rows.append(np.asarray(solve_root(some, seen, camera, level))[: len(parts[0])])
+    found = np.concatenate(solved_rows)
+    position, each = found[:, 0], found[:, 1:]
+    std = each.std(axis=1)
+    solved = ((weights > 0).sum(axis=-1) >= _FEWEST) & (position[:, 2] > _NEAREST) & np.isfinite(std).all(axis=-1)
+    root = _bridge(Root(position, std), solved)
+    return root if height_known else add_height_spread(root)
+
+
+def _bridge(root: Root, solved: np.ndarray) -> Root:
+    """The path with the frames that are not `solved [T]` put on straight lines between those that are."""
+    if solved.all():
+        return root
+    rows, wanted = np.flatnonzero(solved), np.arange(len(solved))
+    if not len(rows):
+        position = np.broadcast_to(np.array([0, 0, _UNKNOWN_DEPTH]), root.position.shape)
+    else:
+        position = np.stack([np.interp(wanted, rows, axis[rows]) for axis in root.position.T], axis=-1)
+    return Root(position, np.where(solved[:, None], root.std, _UNKNOWN_DEPTH))
+
+
+def add_height_spread(root: Root) -> Root:
+    """The path of somebody whose height is not known: what people's heights leave open, along the line of sight."""
+    return Root(root.position, np.hypot(root.std, HEIGHT_SPREAD * np.abs(root.position)))
 
 
 def assume_focal(image_size: tuple[int, int]) -> float:
@@ -87,37 +120,53 @@ def smooth_path(values: np.ndarray, std: np.ndarray, times: np.ndarray, accelera
         The smoothed values and their standard deviations, of the same shape.
     """
     shape, count = values.shape, len(values)
-    measured, noise = values.reshape(count, -1).astype(np.float64), np.maximum(std.reshape(count, -1), 1e-4) ** 2
-    size = measured.shape[1]
-    state = np.stack([measured[0], np.zeros(size)], axis=-1)
-    covariance = np.zeros((size, 2, 2))
-    covariance[:, 0, 0], covariance[:, 1, 1] = noise[0], 25.0
-    kept, predicted = [(state, covariance)], []
+    noise = np.maximum(std.reshape(count, -1).astype(np.float64), 1e-4) ** 2
+    seconds = np.maximum(np.diff(np.asarray(times, np.float64)), 1e-3)
+    transition, process = _motion(seconds, acceleration)
+    state, covariance, ahead, spread = _filter(values.reshape(count, -1).astype(np.float64), noise, transition, process)
+    # Backwards: what the later rows say of each state, through the gains of all rows at once.
+    back = covariance[:-1] @ np.swapaxes(transition, -1, -2) @ np.linalg.inv(spread[1:])
+    for row in range(count - 2, -1, -1):
+        state[row] += (back[row] @ (state[row + 1] - ahead[row + 1])[..., None])[..., 0]
+        covariance[row] += back[row] @ (covariance[row + 1] - spread[row + 1]) @ np.swapaxes(back[row], -1, -2)
+    deviation = np.sqrt(np.maximum(covariance[..., 0, 0], 0))
+    return Root(state[..., 0].reshape(shape), deviation.reshape(shape))
+
+
+def _filter(
+    measured: np.ndarray, noise: np.ndarray, transition: np.ndarray, process: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The Kalman filter of N coordinates over T rows: what the rows so far say of each row's position and velocity.
+
+    Args:
+        measured: `[T, N]` m.
+        noise: Variances of these, `[T, N]` m^2.
+        transition: From each row to the next one, `[T - 1, 1, 2, 2]`.
+        process: Process noise on the way, `[T - 1, 1, 2, 2]`.
+
+    Returns:
+        States `[T, N, 2]` and covariances `[T, N, 2, 2]` with the row's own value, then the same without it.
+    """
+    count, size = measured.shape
+    state, covariance = np.zeros((count, size, 2)), np.zeros((count, size, 2, 2))
+    ahead, spread = np.zeros_like(state), np.zeros_like(covariance)
+    state[0, :, 0], covariance[0, :, 0, 0], covariance[0, :, 1, 1] = measured[0], noise[0], _FIRST_SPEED**2
     for row in range(1, count):
-        transition, process = _motion(times[row] - times[row - 1], acceleration)
-        ahead, spread = state @ transition.T, transition @ covariance @ transition.T + process
-        predicted.append((transition, ahead, spread))
-        gain = spread[:, :, 0] / (spread[:, 0, 0] + noise[row])[:, None]
-        state = ahead + gain * (measured[row] - ahead[:, 0])[:, None]
-        covariance = spread - gain[:, :, None] * spread[:, None, 0, :]
-        kept.append((state, covariance))
-    # Backwards: what the later rows say of each state.
-    found = [kept[-1]]
-    for (state, covariance), (transition, ahead, spread) in zip(kept[-2::-1], predicted[::-1], strict=True):
-        back = covariance @ transition.T @ np.linalg.inv(spread)
-        later, later_spread = found[-1]
-        state = state + np.einsum("nij,nj->ni", back, later - ahead)
-        found.append((state, covariance + back @ (later_spread - spread) @ np.swapaxes(back, 1, 2)))
-    position = np.stack([state[:, 0] for state, _ in found[::-1]])
-    deviation = np.sqrt(np.maximum([covariance[:, 0, 0] for _, covariance in found[::-1]], 0))
-    return Root(position.reshape(shape), deviation.reshape(shape))
+        forward = transition[row - 1, 0]
+        ahead[row] = state[row - 1] @ forward.T
+        spread[row] = forward @ covariance[row - 1] @ forward.T + process[row - 1]
+        gain = spread[row, :, :, 0] / (spread[row, :, 0, 0] + noise[row])[:, None]
+        state[row] = ahead[row] + gain * (measured[row] - ahead[row, :, 0])[:, None]
+        covariance[row] = spread[row] - gain[:, :, None] * spread[row, :, None, 0, :]
+    return state, covariance, ahead, spread
 
 
-def _motion(seconds: float, acceleration: float) -> tuple[np.ndarray, np.ndarray]:
-    """Transition and process noise of position and velocity over a time, `[2, 2]` each."""
-    seconds = max(float(seconds), 1e-3)
-    effect = np.array([seconds**2 / 2, seconds])
-    return np.array([[1.0, seconds], [0.0, 1.0]]), acceleration**2 * np.outer(effect, effect) + 1e-10 * np.eye(2)
+def _motion(seconds: np.ndarray, acceleration: float) -> tuple[np.ndarray, np.ndarray]:
+    """Transition and process noise of position and velocity over times `[R]`, `[R, 1, 2, 2]` each."""
+    one, zero = np.ones_like(seconds), np.zeros_like(seconds)
+    effect = np.stack([seconds**2 / 2, seconds], axis=-1)[:, None]
+    transition = np.stack([one, seconds, zero, one], axis=-1).reshape(-1, 1, 2, 2)
+    return transition, acceleration**2 * effect[..., :, None] * effect[..., None, :] + 1e-10 * np.eye(2)
 
 
 def bone_lengths(poses: np.ndarray, skeleton: Skeleton) -> np.ndarray:
@@ -158,25 +207,35 @@ def standing_height(lengths: np.ndarray, skeleton: Skeleton) -> float:
     return legs + reach(top, skeleton.root) + SKULL + ANKLE
 
 
+def scale_to_height(lengths: np.ndarray, skeleton: Skeleton, height: float) -> float:
+    """The factor by which bone lengths `[bones]` m have to grow for a person of this height, m."""
+    beside = SKULL + ANKLE
+    return (height - beside) / (standing_height(lengths, skeleton) - beside)
+
+
 def find_up(poses: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """The direction `[3]` (camera frame) in which people of poses `[T, J, 3]` stand, from their ankles to their heads.
 
     The mean over frames of people who are stretched out; of people who lie or sit throughout it is not the vertical.
+    The camera's own up where they have no direction at all.
     """
     ankles = [joint for joint, name in enumerate(skeleton.joints) if name.endswith("ankle")]
     along = poses[:, _top_joint(skeleton)] - poses[:, ankles].mean(axis=1)
     length = np.linalg.norm(along, axis=-1)
     # Crouching people lean; the tallest half of the frames says where up is.
     mean = along[length >= np.median(length)].mean(axis=0)
-    return mean / max(float(np.linalg.norm(mean)), 1e-9)
+    size = float(np.linalg.norm(mean))
+    return mean / size if size > 1e-6 else np.array([0.0, -1.0, 0.0])
 
 
 def level_world(up: np.ndarray) -> np.ndarray:
     """The rotation `[3, 3]` from the camera's axes to a world whose z axis is `up [3]`; its x axis stays the camera's,
-    made level, and y points away from the camera.
+    made level, and y points away from the camera. Of a camera rolled by over 60 degrees y is its z axis, made level.
     """
     z = np.asarray(up, np.float64) / np.linalg.norm(up)
     x = np.array([1.0, 0.0, 0.0]) - z[0] * z
+    if np.linalg.norm(x) < 0.5:
+        x = np.cross([0.0, 0.0, 1.0], z)
     x /= np.linalg.norm(x)
     return np.stack([x, np.cross(z, x), z])
 

@@ -35,7 +35,7 @@ from diffpose_jax.lifters.building import make_plan, make_schedule_of
 from diffpose_jax.registry import load_dataset, load_source, source_layout, validate
 from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.workdir.directory import writable_directory
-from diffpose_jax.workdir.releases import locate
+from diffpose_jax.workdir.releases import is_shipped, locate
 from diffpose_jax.workdir.trained import Trained, load_trained
 
 UNITS = {"lengths": "mm", "velocity_error": "mm per frame", "pck and auc": "percent", "coverage": "share",
@@ -89,6 +89,8 @@ class Evaluation:
         """Measures, writes the results and returns them. Raises UserError for a mistake of the user."""
         trained = load_trained(self.workdir)
         section = self._override(trained.config)
+        if self.output is None and is_shipped(self.workdir):
+            raise UserError(f"output: expected a directory for the results of {self.workdir}, found none")
         output = writable_directory(self.output or self.workdir)
         asked = self._make_job(trained, section)
         clips, train = self._load(trained.config)

@@ -22,6 +22,7 @@ import numpy as np
 from diffpose_jax.config import save_config
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.npz import read_npz
+from diffpose_jax.workdir.directory import writable_directory
 
 PREFIX = "pretrained:"
 WEIGHTS, RECORD = "weights.npz", "release.json"
@@ -48,6 +49,11 @@ def locate(workdir: str | os.PathLike) -> Path:
     if text.startswith(PREFIX) or (name in shipped and not Path(text).exists()):
         return shipped[name]
     return Path(workdir)
+
+
+def is_shipped(workdir: str | os.PathLike) -> bool:
+    """Whether this names a release of the package, into whose folder nothing is written. Raises as `locate` does."""
+    return locate(workdir) in shipped_releases().values()
 
 
 def is_release(path: Path) -> bool:
@@ -80,16 +86,24 @@ def write_release(workdir: Path, directory: Path, config: Any, variables: Mappin
     save_config(config, directory / "config.json")
     record = {"format": _FORMAT, "step": step, "sha256": _digest(directory / WEIGHTS)}
     (directory / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    for name in _BESIDE:
-        if (workdir / name).is_file() and workdir.resolve() != directory.resolve():
+    for name in _BESIDE if workdir.resolve() != directory.resolve() else ():
+        (directory / name).unlink(missing_ok=True)
+        if (workdir / name).is_file():
             shutil.copyfile(workdir / name, directory / name)
     return directory
 
 
 def copy_release(workdir: str | os.PathLike, directory: str | os.PathLike) -> Path:
-    """Copies a release to a directory of the user's, where it can be calibrated anew; returns it."""
-    source, target = locate(workdir), Path(directory)
-    shutil.copytree(source, target, dirs_exist_ok=True)
+    """Copies a release to a directory of the user's, where it can be calibrated anew; returns it.
+
+    Raises UserError where something else lies there that the copy would replace.
+    """
+    source, target = locate(workdir), writable_directory(directory)
+    if (target / "config.json").exists() and not is_release(target):
+        raise UserError(f"{target}: expected a directory for a copy of {workdir}, found a work directory")
+    for file in source.iterdir():
+        if file.is_file() and file.resolve() != (target / file.name).resolve():
+            shutil.copyfile(file, target / file.name)
     return target
 
 

@@ -1,8 +1,8 @@
 """DiffPose (Gong et al., CVPR 2023) for single frames: draws from heatmaps' distributions, denoised.
 
-    python -m diffpose_jax.train --config configs/graformer.py:synthetic,small --workdir runs/graformer
+    python -m diffpose_jax.train --config configs/residual_mlp.py:synthetic,small --workdir runs/residual_mlp
     python -m diffpose_jax.train --config configs/diffpose_frame.py:synthetic,small --workdir runs/diffpose \
-        --config.lifter.context=runs/graformer
+        --config.lifter.context=runs/residual_mlp
 
 The context is the work directory of a trained (or converted) lifter of single frames on the same keypoints.
 More words after the data set:

@@ -25,7 +25,7 @@ from diffpose_jax.data.sets.keypoints import read_people
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.exports.files import FORMATS, save_exports
-from diffpose_jax.lifted_video import LiftOptions, Smoothing, lift_people
+from diffpose_jax.lifted_video import LiftOptions, Smoothing, lift_people, needs_mixtures
 from diffpose_jax.model import Model, load
 from diffpose_jax.people import FilmedPeople, LiftedVideo
 from diffpose_jax.progress import Progress
@@ -64,21 +64,24 @@ def lift(
     Raises:
         UserError: A source that cannot be read, or without people.
     """
-    filmed = find(source, people, detector, threads)
+    filmed = find(source, people, detector, threads, needs_mixtures(model))
     video = lift_people(model, filmed, options)
     if not video.people:
         raise UserError(f"{source}: expected people in {len(filmed.times)} frames, found nobody")
     return video
 
 
-def find(source: str | Path, people: str, detector: str | None, threads: int) -> FilmedPeople:
-    """The people of a source, with a progress bar where they are looked for; arguments as in `lift`."""
+def find(source: str | Path, people: str, detector: str | None, threads: int, heatmaps: bool = False) -> FilmedPeople:
+    """The people of a source, with a progress bar where they are looked for; arguments as in `lift`.
+
+    With `heatmaps` their tracks have mixtures fitted to the detector's heatmaps.
+    """
     if Path(source).suffix.lower() in _KEYPOINT_FILES:
         return read_people(source)
     expected = open_frames(source).expected or _MANY
     with Progress(f"people in {Path(source).name}", expected, "frames") as bar:
         return find_people(
-            source, people, detector, lambda done, _: bar.update(done), heatmaps=False, threads=threads
+            source, people, detector, lambda done, _: bar.update(done), heatmaps=heatmaps, threads=threads
         )  # fmt: skip
 
 

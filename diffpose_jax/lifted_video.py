@@ -13,6 +13,8 @@ import numpy as np
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import normalise_screen
+from diffpose_jax.mixtures.mixture import Mixture
+from diffpose_jax.mixtures.packing import pack_mixture
 from diffpose_jax.model import Model, Result
 from diffpose_jax.people import FilmedPeople, LiftedPerson, LiftedVideo, Track
 from diffpose_jax.skeleton import Skeleton
@@ -110,17 +112,7 @@ def _lift_parts(
 ) -> list[Result]:
     """The result of every part, in order, of one call."""
     clips = [
-        Clip(
-            normalise_screen(part.keypoints, np.asarray(filmed.image_size)).astype(np.float32),
-            None,
-            None,
-            track.name,
-            filmed.source,
-            fps=_rate(part.sampled),
-            scores=part.scores,
-        )
-        for track, own in zip(filmed.tracks, parts, strict=True)
-        for part in own
+        _make_clip(model, filmed, track, part) for track, own in zip(filmed.tracks, parts, strict=True) for part in own
     ]
     if not clips:
         return []
@@ -133,6 +125,25 @@ def _lift_parts(
     )
     ends = np.cumsum([len(clip.keypoints) for clip in clips])
     return [result.rows(slice(end - len(clip.keypoints), end)) for clip, end in zip(clips, ends, strict=True)]
+
+
+def _make_clip(model: Model, filmed: FilmedPeople, track: Track, part: Part) -> Clip:
+    """What the model is given of a part: normalised keypoints and scores, and mixtures where it needs them."""
+    points = normalise_screen(part.keypoints, np.asarray(filmed.image_size)).astype(np.float32)
+    mixture = None
+    if needs_mixtures(model):
+        if track.mixture is None:
+            raise UserError(
+                f"{model.name}: expected a detector with heatmaps, found keypoints alone in {filmed.source}"
+            )
+        mixture = pack_mixture(Mixture(*(np.asarray(field)[part.rows] for field in track.mixture)), points)
+    fps = _rate(part.sampled)
+    return Clip(points, None, None, track.name, filmed.source, fps=fps, scores=part.scores, mixture=mixture)
+
+
+def needs_mixtures(model: Model) -> bool:
+    """Whether a model needs the mixtures of a detector's heatmaps, as DiffPose does."""
+    return bool(model.config.data.mixtures)
 
 
 def _rate(times: np.ndarray) -> float:

@@ -23,7 +23,8 @@ from diffpose_jax.skeleton import SKELETONS
 from .pages import ROOT, blocks_of
 
 PAGES = sorted(path for path in ROOT.glob("docs/**/*.md") if "reference" not in path.parts)
-REPEATS = {"add_a_method.md"}  # `test_add_a_method.py` trains its method.
+# `test_add_a_method.py` trains its method, and the tests of `video` find the people in the clip.
+REPEATS = {"add_a_method.md", "video.md"}
 
 
 def page_id(page: Path) -> str:

@@ -25,6 +25,7 @@ def get_config():
 
 
 @pytest.mark.slow
+@pytest.mark.repeats  # of processes what `test_step` says of devices
 def test_two_processes_train_what_one_trains(tiny_config, tmp_path):
     tiny_config.training.learning_rate = 4e-5
     whole = train(tiny_config, tmp_path / "one")

@@ -11,7 +11,8 @@ from diffpose_jax.viz.page.writing import write_page
 from ..chromium import CHROMIUM, Tab, open_browser
 from ..lifted_people import lifted_video, painted_frames
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")]
+# Repeats: in a browser what the other tests say of the page and its data.
+pytestmark = [pytest.mark.slow, pytest.mark.repeats, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")]
 
 HOSTILE = "</script><b>x"
 

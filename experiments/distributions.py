@@ -6,8 +6,9 @@ two Gaussians around the mean of its hypotheses, with the covariance of that mea
 of all joints together. Draws of DiffPose's H_K and an ensemble of nearest neighbours need no network after the context.
 The table has the mean error, the energy score of whole poses, CRPS, the error of limb lengths, the distance of limb
 directions, the best of 20 at a spread of 50 mm, and coverage of the 50 and 90 % regions, scores with the 95 % interval
-of a bootstrap over subjects for the first seed. Trained models are kept in OUTPUT/<name>-<seed> and figures beside
-them, so that a repeated command goes on where it stopped.
+of a bootstrap over subjects for the first seed. A second table has the differences of energy scores frame by frame,
+to the Gaussian of the method's own mean and to that of `ROW_TO_BEAT`, whose intervals are much narrower. Trained
+models are kept in OUTPUT/<name>-<seed> and figures beside them, so that a repeated command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from diffpose_jax import cli
 from diffpose_jax.calibrate import calibrate
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.diffusion.plans import Plan
-from diffpose_jax.evaluation.aggregation import ALL
+from diffpose_jax.evaluation.aggregation import ALL, SCORED
 from diffpose_jax.evaluation.baselines import nearest_neighbours
 from diffpose_jax.evaluation.distributions import distribution_row, measure_hypotheses
 from diffpose_jax.evaluation.error_gaussian import Dependence, fit_error_gaussian
+from diffpose_jax.evaluation.intervals import subject_interval
 from diffpose_jax.evaluation.jobs import Job, predict_frames, strided_frames
 from diffpose_jax.evaluation.measure import Measured
+from diffpose_jax.evaluation.scores import SCORES
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.registry import load_dataset
 from diffpose_jax.train import define_flags
@@ -63,6 +66,7 @@ METHODS = {
     "DiffPose, context cross-fitted": Method("diffpose_frame:heatmaps", "residual MLP, cross-fitted"),
     "DiffPose, paper": Method("diffpose_frame:paper", "residual MLP"),
 }
+ROW_TO_BEAT = "residual MLP: Gaussian of that mean, joints together"
 COLUMNS = {
     "mpjpe": "mean of 20",
     "energy_score": "energy score",
@@ -84,7 +88,7 @@ def main(arguments: list[str]) -> int:
             kept = workdir / "distributions.json"
             if not kept.exists():
                 kept.write_text(json.dumps(list(_measure(name, workdir, given)), indent=1))
-    table = _table(given.output)
+    table = _table(given.output) + "\n" + _differences(given.output)
     (given.output / "distributions.md").write_text(table)
     print(table + f"\ntable: {given.output / 'distributions.md'}")
     return 0
@@ -176,7 +180,10 @@ def _draw(trained: Trained, clips: ClipSet, frames: np.ndarray, plan: Plan | Non
 
 
 def _row(measured: Measured, name: str, hypotheses: np.ndarray) -> dict[str, Any]:
-    row = distribution_row(measured, name, name, measure_hypotheses(measured, hypotheses))
+    found = measure_hypotheses(measured, hypotheses)
+    row = distribution_row(measured, name, name, found)
+    energy = SCORES["energy_score"].scale * found[SCORED][:, list(SCORES).index("energy_score")]
+    row |= {"energy": np.round(energy, 3).tolist(), "subjects": measured.subjects}
     error = np.linalg.norm(hypotheses.mean(axis=1) - np.asarray(measured.frames.poses), axis=-1)
     return row | {"scores": {**row["scores"], "mpjpe": 1000 * float(error.mean())}}
 
@@ -195,6 +202,32 @@ def _table(output: Path) -> str:
         cells += [" / ".join(_share(found, kind, level) for level in ("0.5", "0.9")) for kind in kinds]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _differences(output: Path) -> str:
+    """Energy score of each method minus that of the Gaussians, first seed, with the interval over subjects."""
+    rows = {
+        row["name"]: row
+        for path in sorted(output.glob("*-0/distributions.json"))
+        for row in json.loads(path.read_text())
+    }
+    lines = [
+        "| energy score, mm, minus that of | the Gaussian of its own mean | the residual MLP's Gaussian |",
+        "|---|---:|---:|",
+    ]
+    for name, row in rows.items():
+        own = rows.get(f"{name}: Gaussian of that mean, joints together")
+        if own is not None and "energy" in row and ROW_TO_BEAT in rows:
+            lines.append(f"| {name} | {_difference(row, own)} | {_difference(row, rows[ROW_TO_BEAT])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    if "energy" not in other:
+        return ""
+    difference = np.array(row["energy"]) - np.array(other["energy"])
+    low, high = subject_interval(difference[:, None], row["subjects"]) or (np.nan, np.nan)
+    return f"{difference.mean():.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _cell(rows: Sequence[Mapping[str, Any]], column: str) -> str:

@@ -30,7 +30,16 @@ CONTEXT = {"diffpose_frame": "graformer", "diffpose_video": "mixste", "diffhpe_w
 CONTEXT |= {"diffpose_frame:release": "graformer", "diffpose_frame:heatmaps": "residual_mlp"}
 ELSEWHERE = ("quickstart", "method")  # tests/experiments and tests/docs
 CONFIGS = sorted({path.stem for path in ROOT.glob("configs/[!_]*.py") if path.stem not in ELSEWHERE} | CONTEXT.keys())
-TEMPORAL = ("d3dp", "diff3dhpe_mixste", "diff3dhpe_poseformer", "diffhpe_2d", "diffhpe_wrapper", "mixste", "poseformer")
+TEMPORAL = (
+    "d3dp",
+    "diff3dhpe_frames",
+    "diff3dhpe_mixste",
+    "diff3dhpe_poseformer",
+    "diffhpe_2d",
+    "diffhpe_wrapper",
+    "mixste",
+    "poseformer",
+)
 STEPS = 40
 FAST = ("residual_mlp",)  # The others are slow: each takes a quarter of a minute, most of it to compile.
 # Another config of the same method, or the same kind of lifter, says as much.

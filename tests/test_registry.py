@@ -237,6 +237,20 @@ def test_the_detector_simulation_touches_keypoints_only(tmp_path):
     assert 0 < np.abs(loaded.keypoints - clips.keypoints).mean() < 0.2
 
 
+def test_what_is_filmed_anew_is_detected_anew_so_that_train_stays_exact(tmp_path):
+    poses = np.random.default_rng(0).normal(size=(8, 17, 3)).astype(np.float32)
+    poses -= poses[:, :1]
+    clips = ClipSet.build([Clip(poses[..., :2] / 5, poses, poses[:, 1], "S1", "walk")], H36M_17)
+    save_archive(tmp_path / "data.npz", {"train": clips, "valid": clips})
+    data = config_for("diffupose").data
+    data.update(source=str(tmp_path / "data.npz"), detector_strength=1.0, cameras="random")
+    loaded = load_dataset(data, ["train", "valid"])
+    np.testing.assert_array_equal(loaded["train"].keypoints, clips.keypoints)
+    assert loaded["train"].scores is None
+    assert np.abs(loaded["valid"].keypoints - clips.keypoints).mean() > 0
+    assert (loaded["valid"].scores < 1).any()
+
+
 def clips_of_a_walk(frames: int = 10) -> ClipSet:
     poses = np.random.default_rng(0).normal(size=(1, 17, 3)) + np.linspace(0, 0.3, frames)[:, None, None]
     poses = (poses - poses[:, :1]).astype(np.float32) * 0.3

@@ -61,7 +61,7 @@ class FrameTransformer(nn.Module):
         batch, frames, joints = x.shape[:3]
         tokens = Linear(self.width, dtype=self.dtype, name="input")(x.reshape(batch, 1, frames, -1))
         positions = self.param("positions", nn.initializers.normal(0.02), (self.frames, self.width))
-        tokens = tokens + positions[:frames].astype(self.dtype)
+        tokens = tokens + positions[None, None, :frames].astype(self.dtype)
         step = StepEmbedding(self.width, self.width, self.dtype, name="step")(k) if self.step != "none" else None
         for layer, rate in enumerate(list_drop_path_rates(self.drop_path, self.num_layers)):
             block = TransformerBlock(

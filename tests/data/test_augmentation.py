@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax import quaternions
-from diffpose_jax.data.augmentation import DISTANCE, FOCAL, HEIGHT, augment, film_anew, vary_bodies
+from diffpose_jax.data.augmentation import DISTANCE, FOCAL, HEIGHT, augment, detect_anew, film_anew, vary_bodies
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.data.windows import Batch, device_clips, gather, unpadded_windows
 from diffpose_jax.geometry import project
@@ -99,3 +99,73 @@ def test_augmenting_is_both(batch, keys):
     plain, both = augment(keys, batch, H36M_17, 0.0), augment(keys, batch, H36M_17, 0.1)
     np.testing.assert_allclose(plain.camera.focal, both.camera.focal)
     assert np.abs(np.asarray(plain.poses - both.poses)).max() > 0.01
+
+
+# --- detected anew
+
+
+# Compiled once for all tests, which is most of their time.
+detect = jax.jit(lambda keys, batch, strength: detect_anew(keys, batch, H36M_17, strength))
+
+
+@pytest.fixture(scope="module")
+def detected(filmed, keys) -> dict[float, Batch]:
+    """By the greatest strength of the detector's errors."""
+    return {strength: detect(keys, filmed, strength) for strength in (0.0, 0.5, 2.0)}
+
+
+@pytest.mark.slow
+def test_a_detector_without_errors_sees_every_joint_where_it_is(filmed, detected):
+    np.testing.assert_allclose(detected[0.0].keypoints, filmed.keypoints, atol=1e-6)
+    np.testing.assert_allclose(detected[0.0].mask, filmed.mask)
+
+
+@pytest.mark.slow
+def test_keypoints_move_more_and_scores_fall_with_the_strength_and_nothing_else_changes(filmed, detected):
+    moved = [float(np.abs(one.keypoints - filmed.keypoints).mean()) for one in detected.values()]
+    scores = [float(np.mean(one.mask)) for one in detected.values()]
+    assert moved[0] < moved[1] < moved[2] < 0.2
+    assert 1 >= scores[0] > scores[1] > scores[2] > 0.3
+    for name in ("poses", "root", "index"):
+        np.testing.assert_array_equal(getattr(detected[2.0], name), getattr(filmed, name))
+    mask = np.asarray(detected[2.0].mask)
+    assert (mask > 0).all()
+    assert (mask <= 1).all()
+
+
+@pytest.mark.slow
+def test_every_example_has_a_detector_of_its_own_quality(detected):
+    per_example = np.asarray(detected[2.0].mask).mean(axis=(1, 2))
+    assert np.ptp(per_example) > 0.2
+
+
+@pytest.mark.slow
+def test_within_an_example_a_score_tells_how_far_off_a_keypoint_is(filmed, detected):
+    size = np.asarray(filmed.keypoints).std(axis=2, keepdims=True).mean(axis=-1)
+    off = np.linalg.norm(detected[2.0].keypoints - filmed.keypoints, axis=-1) / size
+    trusted = np.asarray(detected[2.0].mask) > 0.8
+    assert off[trusted].mean() < 0.5 * off[~trusted].mean()
+
+
+@pytest.mark.slow
+def test_detections_belong_to_the_example_not_to_its_place_or_its_neighbours(filmed, keys, detected):
+    order = np.roll(np.arange(len(keys)), 3)
+    others = jax.tree.map(lambda part: np.asarray(part)[order], filmed)
+    others.keypoints[:3] += 1  # other neighbours
+    moved = detect(keys[order], others, 2.0)
+    np.testing.assert_allclose(moved.keypoints[3:], detected[2.0].keypoints[:-3], atol=1e-5)
+    np.testing.assert_allclose(moved.mask[3:], detected[2.0].mask[:-3], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_was_not_seen_stays_so(filmed, keys):
+    found = detect(keys, filmed._replace(mask=filmed.mask.at[:, :, 5].set(0)), 2.0)
+    np.testing.assert_array_equal(found.mask[:, :, 5], 0)
+    assert (np.asarray(found.mask).sum(axis=(0, 1)) > 0).sum() == 16
+
+
+def test_augmenting_with_a_detector_films_the_same_and_detects_it(batch, keys):
+    exact = augment(keys, batch, H36M_17, 0.0)
+    found = jax.eval_shape(lambda: augment(keys, batch, H36M_17, 0.0, 1.0))
+    np.testing.assert_array_equal(exact.mask, batch.mask)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, exact)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from itertools import pairwise
 
@@ -20,8 +21,10 @@ from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.diff3dhpe import Diff3DHPE, Diff3DHPEOptions
 from diffpose_jax.lifters.wrappers import with_flips
+from diffpose_jax.models.frame_transformer import FrameTransformer
 from diffpose_jax.models.mixste import MixSTE
 from diffpose_jax.models.poseformer import PoseFormer
+from diffpose_jax.registry import build_lifter, config_for
 from diffpose_jax.skeleton import H36M_17, mirror
 
 from ..parity.systems import all_systems
@@ -38,8 +41,8 @@ def batch():
     return pose_batch(B, F)
 
 
-def lifter(network, *, plan=PLAN, middle_frame: bool = False, **options) -> Diff3DHPE:
-    backbone = "mixste_middle" if middle_frame else "mixste"
+def lifter(network, *, plan=PLAN, middle_frame: bool = False, backbone: str = "", **options) -> Diff3DHPE:
+    backbone = backbone or ("mixste_middle" if middle_frame else "mixste")
     return Diff3DHPE(network, H36M_17, SCHEDULE, plan, Diff3DHPEOptions(frames=F, backbone=backbone, **options))
 
 
@@ -285,3 +288,26 @@ def test_every_published_network_fits(batch, network, middle_frame):
     assert jax.tree.structure(value) == jax.tree.structure(variables)
     poses = jax.eval_shape(lambda v: fitting.sample(v, KEY, batch, Sampling(2)), variables)
     assert poses.shape == (2, B, 1 if middle_frame else F, J, 3)
+
+
+def test_a_transformer_over_frames_lifts_all_frames_of_a_window(batch):
+    config = config_for("diff3dhpe")
+    config.lifter.update(
+        backbone="frames", frames=F, width=16, num_layers=1, num_heads=2, visibility="confidence", scale=0.25
+    )
+    config.diffusion.update(clip=6.0)
+    built = build_lifter(config)
+    assert isinstance(built.network, FrameTransformer)
+    assert not built.middle_frame
+    assert (built.options.scale, built.clip) == (0.25, 6.0)
+    variables = jax.eval_shape(built.init, KEY, batch)
+    gradient = jax.eval_shape(lambda v: jax.grad(lambda v: built.loss(v, KEY, batch)[0])(v), variables)
+    assert jax.tree.structure(gradient) == jax.tree.structure(variables)
+    poses = jax.eval_shape(lambda v: built.sample(v, KEY, batch, Sampling(2)), variables)
+    assert poses.shape == (2, B, F, J, 3)
+
+
+def test_an_oracle_over_frames_gets_the_clean_poses(batch):
+    known = lifter(Oracle(batch.poses / 0.25), backbone="frames", scale=0.25)
+    poses = sample(dataclasses.replace(known, clip=6.0), {}, KEY, batch, Sampling(2))
+    np.testing.assert_allclose(poses, np.broadcast_to(batch.poses[None], poses.shape), atol=1e-6)

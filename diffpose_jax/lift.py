@@ -7,12 +7,15 @@ or trained model, and writes for each video, into OUTPUT (of several videos into
     overlay.mp4   the video with the reprojected people
     poses.bvh, poses.trc, angles.mot, poses.csv, poses.npz, poses.json   see docs/exports.md
 
-A source is a video, an image, a folder of images, a camera (`camera:0`), or a keypoint file of another tool.
+A source is a video, an image, a folder of images, a camera (`camera:0`), or keypoints of another tool: a file, or a
+folder of OpenPose's files. Where such files do not say size and frame rate, `--image_size` and `--fps` do. All of it
+is in docs/lift.md.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -25,11 +28,12 @@ from diffpose_jax.data.sets.keypoints import read_people
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.exports.files import FORMATS, save_exports
+from diffpose_jax.formats.tracks import Reading
 from diffpose_jax.lifted_video import LiftOptions, Smoothing, lift_people
 from diffpose_jax.model import Model, load
 from diffpose_jax.people import FilmedPeople, LiftedVideo
 from diffpose_jax.progress import Progress
-from diffpose_jax.video.finding import find_people
+from diffpose_jax.video.finding import choose, find_people
 from diffpose_jax.video.frames import open_frames
 from diffpose_jax.viz.overlay import write_overlay
 from diffpose_jax.viz.page.writing import write_page
@@ -38,7 +42,7 @@ from diffpose_jax.workdir.directory import writable_directory
 DEFAULT = "pretrained:sequence"
 # Files of keypoints instead of pictures.
 _KEYPOINT_FILES = (".json", ".npz", ".csv", ".h5")
-_OPTIONS = LiftOptions()
+_OPTIONS, _READING = LiftOptions(), Reading()
 _MANY = 1_000_000  # frames of a source that does not say how many it has
 
 
@@ -50,6 +54,7 @@ def lift(
     people: str = "all",
     detector: str | None = None,
     threads: int = 2,
+    reading: Reading = _READING,
 ) -> LiftedVideo:
     """Finds the people of a source and lifts them.
 
@@ -60,25 +65,35 @@ def lift(
         people: 'all', 'largest' or an identity such as 'person 1'.
         detector: The import path of another detector than BlazePose.
         threads: Threads of BlazePose's networks.
+        reading: What a keypoint file does not say.
 
     Raises:
         UserError: A source that cannot be read, or without people.
     """
-    filmed = find(source, people, detector, threads)
+    filmed = find(source, people, detector, threads, reading)
     if not filmed.tracks:
         raise UserError(f"{source}: expected people in {len(filmed.times)} frames, found nobody")
     return lift_people(model, filmed, options)
 
 
-def find(source: str | Path, people: str, detector: str | None, threads: int) -> FilmedPeople:
+def find(
+    source: str | Path, people: str, detector: str | None, threads: int, reading: Reading = _READING
+) -> FilmedPeople:
     """The people of a source, with a progress bar where they are looked for; arguments as in `lift`."""
-    if Path(source).suffix.lower() in _KEYPOINT_FILES:
-        return read_people(source)
+    if holds_keypoints(source):
+        filmed = read_people(source, reading)
+        return filmed._replace(tracks=choose(filmed.tracks, people))
     expected = open_frames(source).expected or _MANY
     with Progress(f"people in {Path(source).name}", expected, "frames") as bar:
         return find_people(
             source, people, detector, lambda done, _: bar.update(done), heatmaps=False, threads=threads
         )  # fmt: skip
+
+
+def holds_keypoints(source: str | Path) -> bool:
+    """Whether a source holds keypoints instead of pictures: a file of them, or a folder of OpenPose's."""
+    path = Path(source)
+    return path.suffix.lower() in _KEYPOINT_FILES or (path.is_dir() and any(path.glob("*.json")))
 
 
 def save(video: LiftedVideo, source: str | Path, directory: Path, given: Any) -> list[Path]:
@@ -91,7 +106,7 @@ def save(video: LiftedVideo, source: str | Path, directory: Path, given: Any) ->
         given: The flags `formats`, `page`, `overlay`.
     """
     directory = writable_directory(directory)
-    filmed = Path(source).exists() and Path(source).suffix.lower() not in _KEYPOINT_FILES
+    filmed = Path(source).exists() and not holds_keypoints(source)
 
     def frames() -> Any:
         return (frame.image for frame in open_frames(source))
@@ -102,6 +117,20 @@ def save(video: LiftedVideo, source: str | Path, directory: Path, given: Any) ->
     if given.overlay and filmed:
         paths.append(write_overlay(video, frames, directory / "overlay.mp4"))
     return paths + save_exports(video, directory, given.formats or None)
+
+
+def name_folders(sources: Sequence[str], output: Path) -> list[Path]:
+    """Where the files of each source go: into the output, of several sources into a folder of its own name each."""
+    if len(sources) == 1:
+        return [output]
+    names: list[str] = []
+    for source in sources:
+        name, count = Path(source).stem, 1
+        while name in names:
+            count += 1
+            name = f"{Path(source).stem}_{count}"
+        names.append(name)
+    return [output / name for name in names]
 
 
 def describe(video: LiftedVideo) -> list[str]:
@@ -126,7 +155,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not at import, where several programs would claim the same names."""
     string, boolean = (partial(kind, flag_values=values) for kind in (flags.DEFINE_string, flags.DEFINE_boolean))
     integer, number = (partial(kind, flag_values=values) for kind in (flags.DEFINE_integer, flags.DEFINE_float))
-    string("output", None, "Directory for the results; 'lifted' beside nothing else if not given.")
+    string("output", None, "Directory for the results; 'lifted' if not given.")
     cli.define_model(values)
     string("people", "all", "'all', 'largest', or the identity of one, such as 1.")
     string("detector", None, "Import path of another 2D detector (docs/video.md).")
@@ -140,6 +169,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     smoothing = "What a smoother that knows the uncertainty runs over."
     flags.DEFINE_enum("smooth", "root", get_args(Smoothing), smoothing, flag_values=values)
     flags.DEFINE_list("formats", [], f"Some of {', '.join(FORMATS)}; all but c3d if not given.", flag_values=values)
+    string("layout", None, "Joint layout of a keypoint file that does not name it.")
+    string("image_size", None, "Width and height in pixels, 1920x1080, of a keypoint file that does not say.")
+    number("fps", None, "Frames per second of a keypoint file that does not say; 50 if not given.")
     boolean("page", True, "Write index.html.")
     boolean("overlay", True, "Write overlay.mp4.")
     integer("threads", 2, "Threads of the detector.", lower_bound=1)
@@ -153,13 +185,15 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     options = LiftOptions(
         given.hypotheses, given.aggregation, given.seed, given.focal, given.up, given.height, given.smooth
     )
+    reading = Reading(given.layout, cli.parse_image_size(given.image_size), given.fps)
     output = writable_directory(given.output or "lifted")
     model = load(cli.chosen_model(given, DEFAULT))
     failed = []
-    for source in sources:
+    detecting: dict[str, Any] = {name: given[name].value for name in ("people", "detector", "threads")}
+    for source, directory in zip(sources, name_folders(sources, output), strict=True):
         try:
-            video = lift(source, model, options, people=given.people, detector=given.detector, threads=given.threads)
-            paths = save(video, source, output / Path(source).stem if len(sources) > 1 else output, given)
+            video = lift(source, model, options, reading=reading, **detecting)
+            paths = save(video, source, directory, given)
         except UserError as error:
             if len(sources) == 1:
                 raise

@@ -67,7 +67,10 @@ def test_long_work_shows_hours_and_no_progress_shows_no_guess(clock, capsys):
         bar.update(0)
         clock.now += 10
         bar.update(200)
-    assert lines(capsys) == ["00:01:50 train: 0/100000 steps, 0/s, ? left", "00:02:00 train: 200/100000 steps, 10/s, 2:46:20 left"]
+    assert lines(capsys) == [
+        "00:01:50 train: 0/100000 steps, 0/s, ? left",
+        "00:02:00 train: 200/100000 steps, 10/s, 2:46:20 left",
+    ]
 
 
 def test_messages_are_whole_lines_behind_the_time_of_day(clock, capsys):

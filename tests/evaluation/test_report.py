@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.report import (
-    ORACLE,
-    compute_averages,
-    format_markdown,
-    make_row,
-    write_results,
-)
+from diffpose_jax.evaluation.report import ORACLE, compute_averages, format_markdown, make_row, write_results
 
 ACTIONS = ["Walking 1", "Walking", "Walking", "Sitting"]
 SUBJECTS = ["S9", "S9", "S11", "S11"]

@@ -9,7 +9,15 @@ import optax
 import pytest
 
 from diffpose_jax.sections import TrainingOptions
-from diffpose_jax.training.state import Plateau, TrainState, current_rate, learning_rate, make_optimizer, update_average, update_plateau
+from diffpose_jax.training.state import (
+    Plateau,
+    TrainState,
+    current_rate,
+    learning_rate,
+    make_optimizer,
+    update_average,
+    update_plateau,
+)
 
 
 def scales(errors, training: TrainingOptions) -> list[float]:

@@ -135,14 +135,15 @@ def name_folders(sources: Sequence[str], output: Path) -> list[Path]:
 
 def describe(video: LiftedVideo) -> list[str]:
     """What was found, in lines for a terminal."""
-    lines = [f"{video.source}: {len(video.times)} frames, {_count(len(video.people), 'person', 'people')}"]
+    people = _count(len(video.people), "person", "people")
+    lines = [f"{video.source}: {_count(len(video.times), 'frame', 'frames')}, {people}"]
     for person in video.people:
         height = np.median(np.linalg.norm(person.poses.max(axis=1) - person.poses.min(axis=1), axis=-1))
         radius = "" if person.radius_90 is None else f", 90 % radius {1000 * np.median(person.radius_90):.0f}"
-        unseen = 1 - person.seen.mean()
         lines.append(
-            f"  {person.name}: {len(person.frames)} frames, spread {1000 * np.median(person.spread):.0f} mm{radius}, "
-            f"{np.median(person.root[:, 2]):.1f} m away, extent {height:.2f} m, {unseen:.0%} of joints not seen"
+            f"  {person.name}: {_count(len(person.frames), 'frame', 'frames')}, "
+            f"spread {1000 * np.median(person.spread):.0f} mm{radius}, {np.median(person.root[:, 2]):.1f} m away, "
+            f"extent {height:.2f} m, {1 - person.seen.mean():.0%} of joints not seen"
         )
     return lines
 

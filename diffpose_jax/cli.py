@@ -143,6 +143,16 @@ def define_flip(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_enum("flip", None, get_args(Flip), meaning, flag_values=flag_values)
 
 
+def parse_image_size(text: str | None) -> tuple[float, float] | None:
+    """The size that `--image_size 1920x1080` gives. Raises UserError for anything else."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d{1,6})\s*[x,* ]\s*(\d{1,6})\s*", text)
+    if not found:
+        raise UserError(f"--image_size: expected width and height in pixels such as 1920x1080, found {text!r}")
+    return float(found.group(1)), float(found.group(2))
+
+
 def shipped_configs() -> Mapping[str, Path]:
     """The config files that come with the package, `{name: path}`: its folder `configs`, in a checkout the one beside
     it, which the wheel contains as `diffpose_jax.configs`.

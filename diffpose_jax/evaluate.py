@@ -1,7 +1,8 @@
 """Evaluate a trained lifter: `python -m diffpose_jax.evaluate --workdir runs/quickstart`.
 
-Prints and writes `results.json` and `results.md`: every aggregation of hypotheses, beside the mean pose, the nearest
-neighbour in 2D and, with --baseline_workdir, another trained lifter, all on the same frames.
+Prints the figures that matter, and writes all to `results.json` and `results.md`: every aggregation of hypotheses,
+beside the mean pose, the nearest neighbour in 2D and, with --baseline_workdir, another trained lifter, all on the same
+frames.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from diffpose_jax import cli
 from diffpose_jax.data.occlusions import PATTERNS
 from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.evaluation.protocols import PROTOCOLS
-from diffpose_jax.evaluation.report import print_results
+from diffpose_jax.evaluation.summary import print_results
 from diffpose_jax.evaluation.workdirs import evaluate
 from diffpose_jax.sections import Noise
 
@@ -54,7 +55,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
-    """Reads the flags, evaluates, prints the tables and says where they are."""
+    """Reads the flags, evaluates, prints a summary and says where the rest is."""
     cli.require(argv, given)
     model = cli.chosen_model(given)
     if given.pretrained:

@@ -7,12 +7,15 @@ or trained model, and writes for each video, into OUTPUT (of several videos into
     overlay.mp4   the video with the reprojected people
     poses.bvh, poses.trc, angles.mot, poses.csv, poses.npz, poses.json   see docs/exports.md
 
-A source is a video, an image, a folder of images, a camera (`camera:0`), or a keypoint file of another tool.
+A source is a video, an image, a folder of images, a camera (`camera:0`), or keypoints of another tool: a file, or a
+folder of OpenPose's files. Where such files do not say size and frame rate, `--image_size` and `--fps` do. All of it
+is in docs/lift.md.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -25,11 +28,12 @@ from diffpose_jax.data.sets.keypoints import read_people
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.exports.files import FORMATS, save_exports
+from diffpose_jax.formats.tracks import Reading
 from diffpose_jax.lifted_video import LiftOptions, Smoothing, lift_people, needs_mixtures
 from diffpose_jax.model import Model, load
 from diffpose_jax.people import FilmedPeople, LiftedVideo
 from diffpose_jax.progress import Progress
-from diffpose_jax.video.finding import find_people
+from diffpose_jax.video.finding import choose, find_people
 from diffpose_jax.video.frames import open_frames
 from diffpose_jax.viz.overlay import write_overlay
 from diffpose_jax.viz.page.writing import write_page
@@ -38,7 +42,7 @@ from diffpose_jax.workdir.directory import writable_directory
 DEFAULT = "pretrained:sequence"
 # Files of keypoints instead of pictures.
 _KEYPOINT_FILES = (".json", ".npz", ".csv", ".h5")
-_OPTIONS = LiftOptions()
+_OPTIONS, _READING = LiftOptions(), Reading()
 _MANY = 1_000_000  # frames of a source that does not say how many it has
 
 
@@ -50,6 +54,7 @@ def lift(
     people: str = "all",
     detector: str | None = None,
     threads: int = 2,
+    reading: Reading = _READING,
 ) -> LiftedVideo:
     """Finds the people of a source and lifts them.
 
@@ -60,29 +65,44 @@ def lift(
         people: 'all', 'largest' or an identity such as 'person 1'.
         detector: The import path of another detector than BlazePose.
         threads: Threads of BlazePose's networks.
+        reading: What a keypoint file does not say.
 
     Raises:
         UserError: A source that cannot be read, or without people.
     """
-    filmed = find(source, people, detector, threads, needs_mixtures(model))
+    filmed = find(source, people, detector, threads, reading, needs_mixtures(model))
     video = lift_people(model, filmed, options)
     if not video.people:
         raise UserError(f"{source}: expected people in {len(filmed.times)} frames, found nobody")
     return video
 
 
-def find(source: str | Path, people: str, detector: str | None, threads: int, heatmaps: bool = False) -> FilmedPeople:
+def find(
+    source: str | Path,
+    people: str,
+    detector: str | None,
+    threads: int,
+    reading: Reading = _READING,
+    heatmaps: bool = False,
+) -> FilmedPeople:
     """The people of a source, with a progress bar where they are looked for; arguments as in `lift`.
 
     With `heatmaps` their tracks have mixtures fitted to the detector's heatmaps.
     """
-    if Path(source).suffix.lower() in _KEYPOINT_FILES:
-        return read_people(source)
+    if holds_keypoints(source):
+        filmed = read_people(source, reading)
+        return filmed._replace(tracks=choose(filmed.tracks, people))
     expected = open_frames(source).expected or _MANY
     with Progress(f"people in {Path(source).name}", expected, "frames") as bar:
         return find_people(
             source, people, detector, lambda done, _: bar.update(done), heatmaps=heatmaps, threads=threads
         )  # fmt: skip
+
+
+def holds_keypoints(source: str | Path) -> bool:
+    """Whether a source holds keypoints instead of pictures: a file of them, or a folder of OpenPose's."""
+    path = Path(source)
+    return path.suffix.lower() in _KEYPOINT_FILES or (path.is_dir() and any(path.glob("*.json")))
 
 
 def save(video: LiftedVideo, source: str | Path, directory: Path, given: Any) -> list[Path]:
@@ -95,7 +115,7 @@ def save(video: LiftedVideo, source: str | Path, directory: Path, given: Any) ->
         given: The flags `formats`, `page`, `overlay`.
     """
     directory = writable_directory(directory)
-    filmed = Path(source).exists() and Path(source).suffix.lower() not in _KEYPOINT_FILES
+    filmed = Path(source).exists() and not holds_keypoints(source)
 
     def frames() -> Any:
         return (frame.image for frame in open_frames(source))
@@ -108,25 +128,31 @@ def save(video: LiftedVideo, source: str | Path, directory: Path, given: Any) ->
     return paths + save_exports(video, directory, given.formats or None)
 
 
-def name_directories(sources: list[str], output: Path) -> list[Path]:
-    """Where the files of each source go: into OUTPUT, of several sources into a folder of its own that has its name."""
+def name_folders(sources: Sequence[str], output: Path) -> list[Path]:
+    """Where the files of each source go: into the output, of several sources into a folder of its own name each."""
     if len(sources) == 1:
         return [output]
-    stems = [Path(source).stem for source in sources]
-    names = [stem if stems.count(stem) == 1 else f"{stem}_{number}" for number, stem in enumerate(stems)]
+    names: list[str] = []
+    for source in sources:
+        name, count = Path(source).stem, 1
+        while name in names:
+            count += 1
+            name = f"{Path(source).stem}_{count}"
+        names.append(name)
     return [output / name for name in names]
 
 
 def describe(video: LiftedVideo) -> list[str]:
     """What was found, in lines for a terminal."""
-    lines = [f"{video.source}: {len(video.times)} frames, {_count(len(video.people), 'person', 'people')}"]
+    people = _count(len(video.people), "person", "people")
+    lines = [f"{video.source}: {_count(len(video.times), 'frame', 'frames')}, {people}"]
     for person in video.people:
         height = np.median(np.linalg.norm(person.poses.max(axis=1) - person.poses.min(axis=1), axis=-1))
         radius = "" if person.radius_90 is None else f", 90 % radius {1000 * np.median(person.radius_90):.0f}"
-        unseen = 1 - person.seen.mean()
         lines.append(
-            f"  {person.name}: {len(person.frames)} frames, spread {1000 * np.median(person.spread):.0f} mm{radius}, "
-            f"{np.median(person.root[:, 2]):.1f} m away, extent {height:.2f} m, {unseen:.0%} of joints not seen"
+            f"  {person.name}: {_count(len(person.frames), 'frame', 'frames')}, "
+            f"spread {1000 * np.median(person.spread):.0f} mm{radius}, {np.median(person.root[:, 2]):.1f} m away, "
+            f"extent {height:.2f} m, {1 - person.seen.mean():.0%} of joints not seen"
         )
     return lines
 
@@ -139,7 +165,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not at import, where several programs would claim the same names."""
     string, boolean = (partial(kind, flag_values=values) for kind in (flags.DEFINE_string, flags.DEFINE_boolean))
     integer, number = (partial(kind, flag_values=values) for kind in (flags.DEFINE_integer, flags.DEFINE_float))
-    string("output", None, "Directory for the results; 'lifted' beside nothing else if not given.")
+    string("output", None, "Directory for the results; 'lifted' if not given.")
     cli.define_model(values)
     string("people", "all", "'all', 'largest', or the identity of one, such as 1.")
     string("detector", None, "Import path of another 2D detector (docs/video.md).")
@@ -153,6 +179,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     smoothing = "What a smoother that knows the uncertainty runs over."
     flags.DEFINE_enum("smooth", "root", get_args(Smoothing), smoothing, flag_values=values)
     flags.DEFINE_list("formats", [], f"Some of {', '.join(FORMATS)}; all but c3d if not given.", flag_values=values)
+    string("layout", None, "Joint layout of a keypoint file that does not name it.")
+    string("image_size", None, "Width and height in pixels, 1920x1080, of a keypoint file that does not say.")
+    number("fps", None, "Frames per second of a keypoint file that does not say; 50 if not given.")
     boolean("page", True, "Write index.html.")
     boolean("overlay", True, "Write overlay.mp4.")
     integer("threads", 2, "Threads of the detector.", lower_bound=1)
@@ -168,12 +197,14 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     )
     if unknown := sorted(set(given.formats) - set(FORMATS)):
         raise UserError(f"--formats: expected some of {', '.join(FORMATS)}, found {unknown[0]!r}")
+    reading = Reading(given.layout, cli.parse_image_size(given.image_size), given.fps)
     output = writable_directory(given.output or "lifted")
     model = load(cli.chosen_model(given, DEFAULT))
     failed = []
-    for source, directory in zip(sources, name_directories(sources, output), strict=True):
+    detecting: dict[str, Any] = {name: given[name].value for name in ("people", "detector", "threads")}
+    for source, directory in zip(sources, name_folders(sources, output), strict=True):
         try:
-            video = lift(source, model, options, people=given.people, detector=given.detector, threads=given.threads)
+            video = lift(source, model, options, reading=reading, **detecting)
             paths = save(video, source, directory, given)
         except UserError as error:
             if len(sources) == 1:

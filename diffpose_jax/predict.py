@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,6 @@ from diffpose_jax import cli
 from diffpose_jax.data.archives import load_archive
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.sets.keypoints import read_keypoints
-from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.formats.keypoint_files import MIN_SCORE
 from diffpose_jax.formats.tracks import Reading
@@ -234,16 +232,6 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     boolean("json", True, "Write predictions.json too; it is large for long inputs.")
 
 
-def parse_image_size(text: str | None) -> tuple[float, float] | None:
-    """The size that `--image_size 1920x1080` gives. Raises UserError for anything else."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*(\d{1,6})\s*[x,* ]\s*(\d{1,6})\s*", text)
-    if not found:
-        raise UserError(f"--image_size: expected width and height in pixels such as 1920x1080, found {text!r}")
-    return float(found.group(1)), float(found.group(2))
-
-
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, predicts, and says what was written where."""
     cli.require(argv, given, "input", "output")
@@ -251,7 +239,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     writable_directory(given.output)
     names = ("split", "hypotheses", "aggregation", "seed", "focal", "flip", "noise", "batch_size")
     options: dict[str, Any] = {name: given[name].value for name in names}
-    reading = Reading(given.layout, parse_image_size(given.image_size), given.fps, given.min_score)
+    reading = Reading(given.layout, cli.parse_image_size(given.image_size), given.fps, given.min_score)
     result = predict(model, given.input, reading=reading, **options)
     paths = save_result(result, given.output, given.json)
     frames, count, joints = result.hypotheses.shape[:3]

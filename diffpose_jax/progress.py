@@ -1,4 +1,4 @@
-"""Progress reports: a bar with rate and time left on a terminal, plain lines at intervals in a log."""
+"""Progress reports: a bar with rate and time left on a terminal; in a log lines at intervals, with the time of day."""
 
 from __future__ import annotations
 
@@ -38,11 +38,14 @@ class Progress:
     def __enter__(self) -> Progress:
         self._begin = self._last_line = time.monotonic()
         if self._enabled and sys.stderr.isatty():
+            console = Console(stderr=True)
+            # In a narrow terminal the bar gives way to what stands beside it.
+            bar = BarColumn(bar_width=min(40, max(8, console.width - 80)))
             columns = (
-                *(_plain("{task.description}"), BarColumn(), MofNCompleteColumn(), _plain(self._unit)),
+                *(_plain("{task.description}"), bar, MofNCompleteColumn(), _plain(self._unit)),
                 *(_plain("{task.fields[rate]}"), TimeRemainingColumn(), _plain("{task.fields[text]}")),
             )
-            self._bar = RichProgress(*columns, console=Console(stderr=True))
+            self._bar = RichProgress(*columns, console=console)
             self._task = self._bar.add_task(self._label, total=self._total, completed=self._first, rate="", text="")
             self._bar.start()
         return self
@@ -58,7 +61,7 @@ class Progress:
             self._last_line = now
             left = (self._total - done) / rate if rate > 0 else float("inf")
             print(
-                f"{self._label}: {done}/{self._total} {self._unit}, {rate:.3g}/s, {_clock(left)} left"
+                f"{_time_of_day()} {self._label}: {done}/{self._total} {self._unit}, {rate:.3g}/s, {_clock(left)} left"
                 + (f", {text}" if text else ""),
                 file=sys.stderr,
                 flush=True,
@@ -69,7 +72,7 @@ class Progress:
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)
         elif self._enabled:
-            print(line, file=sys.stderr, flush=True)
+            print(f"{_time_of_day()} {line}", file=sys.stderr, flush=True)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
@@ -101,6 +104,10 @@ def timed_printer() -> Callable[[str], None]:
 def _plain(text: str) -> TextColumn:
     # Labels and file names may contain brackets, which rich would interpret as markup.
     return TextColumn(text, markup=False)
+
+
+def _time_of_day() -> str:
+    return time.strftime("%H:%M:%S")
 
 
 def _clock(seconds: float) -> str:

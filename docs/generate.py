@@ -44,7 +44,7 @@ also need `--config.lifter.context`, the work directory of a trained supervised 
 |---|---|
 | `config.json` | the resolved config; the directory belongs to it |
 | `checkpoints/`, `best/` | the newest states, and the averaged weights that did best on the valid split |
-| `metrics.jsonl`, `tensorboard/` | losses, validation error, steps/s, poses/s |
+| `metrics.jsonl`, `tensorboard/` | losses, learning rate, validation error, steps/s, poses/s, and when |
 | `folds.json`, `folds/` | with `--cross_fit`: the subjects of each fold, and a work directory without each |
 | `calibration.json` | what `calibrate` found: temperature, scales of the spread, conformal regions |
 | `results.json`, `results.md`, `figures/` | what `evaluate` found |
@@ -57,7 +57,7 @@ with probability one half (`data.flip`): papers that count every window as it is
 
 ## GPUs, TPUs, clusters
 
-Training runs on all local devices: `pip install '.[gpu]'` for NVIDIA GPUs, `pip install 'jax[tpu]'` on a TPU. On a
+Training runs on all local devices: `pip install '.[gpu]'` for NVIDIA GPUs, `'.[tpu]'` on a TPU. On a
 cluster set `--config.training.distributed=true` and start one process per host: TPU pods, SLURM, MPI and Kubernetes
 are recognised. Elsewhere set `JAX_COORDINATOR_ADDRESS=host:port`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.
 """

@@ -47,6 +47,7 @@ class CardboardModel:
 
     name = "cardboard"
     skeleton: Skeleton = H36M_17
+    config = SimpleNamespace(data=SimpleNamespace(mixtures=False))
 
     def __init__(self, frames: int = 1, spread: float = 0.0, regions: bool = False):
         self.trained = SimpleNamespace(lifter=SimpleNamespace(frames=frames))

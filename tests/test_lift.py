@@ -103,7 +103,7 @@ def test_a_source_that_fails_does_not_stop_the_others(cardboard, program, keypoi
     assert str(missing) in first
     assert second == f"error: 1 of 3 sources could not be lifted: {missing}"
     # Two sources of one name do not replace each other's files.
-    assert {path.name for path in out.iterdir()} == {"walk_0", "walk_2"}
+    assert {path.name for path in out.iterdir()} == {"walk", "walk_2"}
     for folder in out.iterdir():
         assert [path.name for path in folder.iterdir()] == ["poses.csv"]
 

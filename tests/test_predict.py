@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffpose_jax.cli import parse_image_size
 from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.tracks import Reading
 from diffpose_jax.model import Result, add_pinhole
-from diffpose_jax.predict import parse_image_size, predict, save_result
+from diffpose_jax.predict import predict, save_result
 from diffpose_jax.skeleton import get_skeleton
 
 SKELETON = get_skeleton("h36m17")

@@ -1,4 +1,4 @@
-"""The report of an evaluation: averages over frames, actions, sequences and subjects as JSON, Markdown and tables.
+"""The report of an evaluation: averages over frames, actions, sequences and subjects as JSON and Markdown.
 
 Papers on Human3.6M report the action average: the mean over the actions of each action's mean over frames. The frame
 average weighs long actions more. Both are given, each with its name. MPI-INF-3DHP averages over its sequences instead.
@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from diffpose_jax.evaluation.intervals import format_interval, subject_interval
 from diffpose_jax.evaluation.metrics import METRICS
@@ -131,24 +129,6 @@ def format_markdown(results: Mapping[str, Any]) -> str:
         )
     parts.append("Command:\n\n```\n" + results["command"] + "\n```")
     return "\n\n".join(parts)
-
-
-def print_results(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints what `format_markdown` formats as tables, on a terminal or into a log."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=140)
-    console.print(f"\n{results['title']}", style="bold", highlight=False)
-    for condition in describe_conditions(results):
-        console.print(f"  {condition}", highlight=False, soft_wrap=True)
-    for title, header, lines in make_tables(results):
-        table = Table(title=title, title_justify="left", title_style="italic")
-        for column, name in enumerate(header):
-            widest = max(len(line[0]) for line in lines)
-            table.add_column(name, justify="right" if column else "left", min_width=0 if column else min(widest, 20))
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)
 
 
 def describe_conditions(results: Mapping[str, Any]) -> list[str]:

@@ -48,10 +48,10 @@ class MetricsLog:
         part.replace(self._path)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one line and one event per metric."""
+        """Writes one line, with the time in seconds since 1970, and one event per metric."""
         if not self._enabled:
             return
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.write(json.dumps({"step": step, "time": round(time.time(), 1), **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)

@@ -33,7 +33,7 @@ from diffpose_jax.registry import build_lifter, complete_config, load_dataset, v
 from diffpose_jax.sections import DataOptions, TrainingOptions
 from diffpose_jax.training.initial import start_from
 from diffpose_jax.training.logging import MetricAverages, MetricsLog
-from diffpose_jax.training.state import TrainState, create_state, make_optimizer, update_plateau
+from diffpose_jax.training.state import TrainState, create_state, current_rate, make_optimizer, update_plateau
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
 from diffpose_jax.training.validation import CheckpointManager, Validation, spread_batches
 from diffpose_jax.workdir.directory import open_workdir
@@ -223,9 +223,10 @@ class Run(NamedTuple):
                 done += training.inner_steps
                 last = done == training.steps
                 if done % training.log_every == 0 or last:
-                    values = averages.read(done)
+                    values = averages.read(done) | {"learning_rate": current_rate(state, training, done)}
                     self.log.write(done, values)
-                    progress.update(done, f"loss {values['loss']:.4f}, {values['poses_per_second']:.0f} poses/s")
+                    progress.update(done, f"loss {values['loss']:.4f}, lr {values['learning_rate']:.3g}, "
+                                          f"{values['poses_per_second']:.0f} poses/s")  # fmt: skip
                 if done % training.validate_every == 0 or last:
                     state, error = self._validate(done, state)
                     if manager.selects:

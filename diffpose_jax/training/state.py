@@ -103,6 +103,12 @@ def learning_rate(training: TrainingOptions) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup]) if warmup else after
 
 
+def current_rate(state: TrainState, training: TrainingOptions, step: int) -> float:
+    """The learning rate of the last of `step` steps, the scale of the schedule 'plateau' in it."""
+    scale = 1.0 if state.plateau is None else float(np.ravel(np.asarray(state.plateau.scale))[0])
+    return scale * float(learning_rate(training)(max(0, step - 1)))
+
+
 def make_optimizer(training: TrainingOptions) -> optax.GradientTransformation:
     """Adam or AMSGrad, with weight decay and clipping by the global norm where those are not 0.
 

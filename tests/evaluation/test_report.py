@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.report import (
-    ORACLE,
-    compute_averages,
-    format_markdown,
-    make_row,
-    print_results,
-    write_results,
-)
+from diffpose_jax.evaluation.report import ORACLE, compute_averages, format_markdown, make_row, write_results
 
 ACTIONS = ["Walking 1", "Walking", "Walking", "Sitting"]
 SUBJECTS = ["S9", "S9", "S11", "S11"]
@@ -63,17 +54,13 @@ def test_frames_without_a_value_do_not_count_and_none_at_all_is_none():
     assert found["action_average"]["velocity_error"] == pytest.approx(2)
 
 
-def test_an_oracle_row_says_so_everywhere(tmp_path):
+def test_an_oracle_row_says_so_everywhere():
     rows = [
         make_row("mean", "mean of 10", MEASURED, ACTIONS, SUBJECTS),
         make_row("oracle_best", "best of 10", MEASURED, ACTIONS, SUBJECTS, oracle=True),
     ]
-    stream = io.StringIO()
-    print_results(results(rows), Console(file=stream))
-    for text in (format_markdown(results(rows)), stream.getvalue().replace("\n", " ")):
-        assert "uses ground truth" in text
-        assert "Action average" in text
-        assert "Frame average" in text
+    for text in ("Action average", "Frame average"):
+        assert text in format_markdown(results(rows))
     assert format_markdown(results(rows)).count(ORACLE) == 3  # both averages and the intervals
     assert format_markdown(results(rows)).count("oracle columns use ground truth") == 1
 

@@ -36,6 +36,7 @@ def test_a_run_leaves_a_work_directory_that_evaluation_needs_nothing_else_for(ti
     assert loaded.config.to_dict() == tiny_config.to_dict()
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [10, 20, 30, 40]
+    assert all(line["time"] > 1e9 and line["learning_rate"] > 0 for line in lines if "loss" in line)
     assert min(line["valid_mpjpe_mm"] for line in lines if "valid_mpjpe_mm" in line) == summary.best_mpjpe
     assert list((workdir / "tensorboard").iterdir())
 

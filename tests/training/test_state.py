@@ -9,7 +9,15 @@ import optax
 import pytest
 
 from diffpose_jax.sections import TrainingOptions
-from diffpose_jax.training.state import Plateau, learning_rate, make_optimizer, update_average, update_plateau
+from diffpose_jax.training.state import (
+    Plateau,
+    TrainState,
+    current_rate,
+    learning_rate,
+    make_optimizer,
+    update_average,
+    update_plateau,
+)
 
 
 def scales(errors, training: TrainingOptions) -> list[float]:
@@ -101,6 +109,14 @@ def test_a_rate_of_a_tenth_less_every_sixty_epochs_is_a_staircase():
     rate = learning_rate(training)
     for epoch in (0, 59, 60, 79, 120):
         assert rate(epoch * 1524) == pytest.approx(1e-3 * 0.9 ** (epoch // 60))
+
+
+def test_the_rate_in_the_log_is_that_of_the_last_step_with_the_scale_of_the_plateau():
+    training = TrainingOptions(learning_rate=1e-3, decay="exponential", decay_rate=0.5, decay_every=20)
+    state = TrainState(*[None] * 6)
+    assert [current_rate(state, training, step) for step in (1, 20, 21)] == pytest.approx([1e-3, 1e-3, 5e-4])
+    state = state._replace(plateau=Plateau(jnp.float32(0.25), jnp.float32(1), jnp.float32(1), jnp.int32(0)))
+    assert current_rate(state, TrainingOptions(learning_rate=1e-3, decay="plateau"), 7) == pytest.approx(2.5e-4)
 
 
 def average_of(values, **options) -> list[float]:

@@ -7,6 +7,8 @@ import pytest
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifted_video import LiftOptions, lift_people, parse_up
+from diffpose_jax.mixtures.mixture import Mixture
+from diffpose_jax.mixtures.packing import unpack_mixture
 from diffpose_jax.people import LiftedPerson
 from diffpose_jax.skeleton import H36M_17
 from diffpose_jax.world import ANKLE, HEIGHT_SPREAD, bone_lengths, scale_to_height, standing_height
@@ -166,6 +168,20 @@ def test_a_frame_without_a_joint_stands_between_its_neighbours():
     np.testing.assert_allclose(np.delete(person.root, 20, axis=0), np.delete(walk(TIMES), 20, axis=0), atol=1e-2)
     np.testing.assert_allclose(person.root[20], walk(TIMES)[20], atol=0.05)
     assert np.isfinite(person.keypoints).all()
+
+
+def test_a_model_that_needs_heatmaps_gets_the_mixtures_of_the_frames_that_are_lifted():
+    filmed, model = film(TIMES, np.r_[0:4, 30:33]), CardboardModel(mixtures=True)
+    with pytest.raises(UserError, match=r"cardboard: expected a detector with heatmaps, found keypoints alone"):
+        lift_people(model, filmed, EXACT)
+    (track,) = filmed.tracks
+    means = np.random.default_rng(0).normal(size=(7, 17, 2, 2)).astype(np.float32)
+    mixture = Mixture(np.full((7, 17, 2), 0.5, np.float32), means, np.full((7, 17, 2, 2), 0.01, np.float32))
+    track.scores[4:], track.keypoints[4:] = 0, np.nan  # the second part is not lifted
+    lift_people(model, filmed._replace(tracks=(track._replace(mixture=mixture),)), EXACT)
+    assert len(model.lifted.mixture) == 4
+    found = unpack_mixture(model.lifted.mixture, model.lifted.keypoints)
+    np.testing.assert_allclose(found.means, means[:4], atol=2e-3)  # half precision
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class StepResidualMLP(nn.Module):
         leading, joints = x.shape[:-2], x.shape[-2]
         index = index_rows(index, leading)
         step = StepEmbedding(max(4, self.width // 8), max(4, self.width // 4), self.dtype, name="step")(k)
-        step = jnp.repeat(step, leading[1], axis=0) if k.ndim else step
+        step = jnp.repeat(step, leading[1], axis=0) if k.ndim else step[None]
         rows = [part.reshape(-1, joints * part.shape[-1]) for part in (x, cond)]
         # Two kernels instead of one of both inputs: what the keypoints add is the same in every step of sampling.
         hidden = Linear(self.width, KAIMING, None, self.dtype, name="pose")(rows[0])

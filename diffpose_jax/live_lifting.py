@@ -99,11 +99,14 @@ class LiveLifter:
         found = list(bodies.values())
         keypoints = [convert_layout(np.asarray(one.keypoints, float), self._layout, self.skeleton) for one in found]
         scores = [convert_scores(np.asarray(one.scores, np.float32), self._layout, self.skeleton) for one in found]
-        shown = [place for place, each in enumerate(scores) if (each >= MIN_SCORE).any()]
-        if not shown:
+        if not found:
             return [], None
-        pixels, level = np.stack(keypoints)[shown], np.stack(scores)[shown]
+        pixels, level = np.stack(keypoints), np.stack(scores)
         seen = (level >= MIN_SCORE) & np.isfinite(pixels).all(axis=-1)
+        shown = np.flatnonzero(seen.any(axis=-1))
+        if not len(shown):
+            return [], None
+        pixels, level, seen = pixels[shown], level[shown], seen[shown]
         lifted = self._run(self._complete(pixels, np.where(seen, level, 0)))
         names = [list(bodies)[place] for place in shown]
         return names, LivePeople(np.nan_to_num(pixels), seen, *lifted)

@@ -20,6 +20,7 @@ PROGRAMS = {
     "evaluate": "measure a trained lifter",
     "calibrate": "find the temperature at which hypotheses cover the truth as often as they should",
     "predict": "lift your own keypoints",
+    "export": "write a trained lifter's sampler as a file that runs with jax alone",
     "convert": "turn published PyTorch weights into a work directory",
 }
 

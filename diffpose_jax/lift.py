@@ -10,6 +10,7 @@ or trained model, and writes for each video, into OUTPUT (of several videos into
 A source is a video, an image, a folder of images, a camera (`camera:0`), or keypoints of another tool: a file, or a
 folder of OpenPose's files. Where such files do not say size and frame rate, `--image_size` and `--fps` do. All of it
 is in docs/lift.md.
+`diffpose lift --live` shows what a camera sees on a page of this machine while it films, and writes nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.exports.files import FORMATS, save_exports
 from diffpose_jax.formats.tracks import Reading
 from diffpose_jax.lifted_video import LiftOptions, Smoothing, lift_people, needs_mixtures
+from diffpose_jax.live import LiveOptions, show_live
 from diffpose_jax.model import Model, load
 from diffpose_jax.people import FilmedPeople, LiftedVideo
 from diffpose_jax.progress import Progress
@@ -39,7 +41,9 @@ from diffpose_jax.viz.overlay import write_overlay
 from diffpose_jax.viz.page.writing import write_page
 from diffpose_jax.workdir.directory import writable_directory
 
-DEFAULT = "pretrained:sequence"
+DEFAULT, LIVE_DEFAULT = "pretrained:sequence", "pretrained:frame"
+# Flags that say what becomes of a whole video.
+_NOT_LIVE = ("output", "aggregation", "up", "height", "smooth", "formats", "page", "overlay")
 # Files of keypoints instead of pictures.
 _KEYPOINT_FILES = (".json", ".npz", ".csv", ".h5")
 _OPTIONS, _READING = LiftOptions(), Reading()
@@ -185,11 +189,16 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     boolean("page", True, "Write index.html.")
     boolean("overlay", True, "Write overlay.mp4.")
     integer("threads", 2, "Threads of the detector.", lower_bound=1)
+    boolean("live", False, "Show a camera (camera:0 if none is named), or a file, while it is lifted; write nothing.")
+    integer("live_port", 8765, "Port of the page that shows it, on this machine only; 0: any that is free.")
+    number("live_seconds", None, "When to stop; at the end, or with Ctrl-C, if not given.")
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, lifts every source, and says what was found and where it is."""
     sources = argv[1:]
+    if given.live:
+        return _main_live(sources or ["camera:0"], given)
     if not sources:
         raise UserError("expected a video: diffpose lift video.mp4 [--output out]")
     options = LiftOptions(
@@ -216,6 +225,20 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
         print("results: " + ", ".join(str(path) for path in paths))
     if failed:
         raise UserError(f"{len(failed)} of {len(sources)} sources could not be lifted: {', '.join(failed)}")
+    return 0
+
+
+def _main_live(sources: list[str], given: flags.FlagValues) -> int:
+    if len(sources) > 1:
+        raise UserError(f"--live: expected one camera or video, found {len(sources)}")
+    for name in _NOT_LIVE:
+        if given[name].present:
+            raise UserError(f"--{name}: has no meaning with --live, which writes nothing")
+    options = LiveOptions(
+        given.hypotheses, given.seed, given.focal, given.people, given.detector, given.threads, given.live_port,
+        given.live_seconds,
+    )  # fmt: skip
+    print(show_live(sources[0], load(cli.chosen_model(given, LIVE_DEFAULT)), options).describe())
     return 0
 
 

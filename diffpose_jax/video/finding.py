@@ -71,13 +71,20 @@ class PeopleFinder:
         detector: Another detector than BlazePose.
         heatmaps: Whether to fit mixtures to BlazePose's heatmaps.
         threads: Threads for each of BlazePose's networks.
+        remember: Whether to keep what was found, which grows with every frame, for `finish`.
 
     Attributes:
-        times: Times of the frames so far, in seconds.
+        times: Times of the frames so far, in seconds; empty where nothing is kept.
     """
 
     def __init__(
-        self, image_size: tuple[int, int], detector: Detector | None = None, *, heatmaps: bool = True, threads: int = 1
+        self,
+        image_size: tuple[int, int],
+        detector: Detector | None = None,
+        *,
+        heatmaps: bool = True,
+        threads: int = 1,
+        remember: bool = True,
     ):
         self.times: list[float] = []
         self.skeleton = BLAZEPOSE_33 if detector is None else detector_layout(detector)
@@ -85,12 +92,12 @@ class PeopleFinder:
         self._detector = detector
         self._search = BlazePoseSearch(threads) if detector is None else None
         self._heatmaps = heatmaps and detector is None
+        self._remember = remember
         self._tracker = Tracker()
         self._records: dict[int, _Record] = {}
 
     def update(self, frame: Frame) -> dict[int, Body]:
         """Find the people in the next frame: bodies by identity, in pixels of the original picture."""
-        self.times.append(frame.time)
         if self._search is None:
             assert self._detector is not None
             bodies = detect_bodies(self._detector, frame)
@@ -101,6 +108,9 @@ class PeopleFinder:
             identities = self._tracker.update(bodies, frame.time)
             self._search.follow(identities, candidates)
         found = dict(zip(identities, bodies, strict=True))
+        if not self._remember:
+            return found
+        self.times.append(frame.time)
         for index, identity in enumerate(identities):
             record = self._records.setdefault(identity, _Record())
             record.add(frame.index, bodies[index])

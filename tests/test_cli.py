@@ -240,7 +240,7 @@ def test_an_unknown_program_is_one_line(capsys):
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "one of prepare, train, evaluate, calibrate, predict, convert, found 'trian'" in error
+    assert "one of lift, prepare, train, evaluate, calibrate, predict, convert, found 'trian'" in error
 
 
 def test_listing_the_programs_does_not_import_jax():

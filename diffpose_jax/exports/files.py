@@ -1,14 +1,13 @@
 """All files of a lifted video: `save_exports`.
 
-| format | file | frame |
-|---|---|---|
-| bvh | `poses.bvh` of each person | metres, y up |
-| trc | `poses.trc` of each person | metres, y up |
-| mot | `angles.mot` of each person | degrees |
-| csv | `poses.csv` | metres, z up |
-| npz | `poses.npz` | metres, camera frame, and world, z up |
-| json | `poses.json` | metres, z up |
-| c3d | `poses.c3d` of each person | millimetres, z up |
+    | format | file | frame |
+    | bvh | `poses.bvh` of each person | metres, y up |
+    | trc | `poses.trc` of each person | metres, y up |
+    | mot | `angles.mot` of each person | degrees |
+    | csv | `poses.csv` | metres, z up |
+    | npz | `poses.npz` | metres, camera frame, and world, z up |
+    | json | `poses.json` | metres, z up |
+    | c3d | `poses.c3d` of each person | millimetres, z up |
 
 Of several people, each has a file with their name in it, such as `poses_person_0.bvh`.
 """

@@ -1,16 +1,17 @@
 """Keypoint files of all tools: what a file is, is told by its content.
 
-| tool | file | recognised by |
-|---|---|---|
-| this package | `.npz`, `.json` | `keypoints` beside `image_size` or `layout` |
-| MMPose | `.json`, folder of them | `instance_info`, `instances` or `keypoint_scores` |
-| AlphaPose | `.json` | people with a word as `image_id`; images with `bodies` |
-| OpenPose | folder of `.json`, or one | `people` |
-| COCO, COCO-WholeBody | `.json` | `annotations`; people with a number as `image_id` |
-| MediaPipe | `.json`, `.csv` | frames of 33 landmarks with x and y |
-| VideoPose3D | `.npz` | `positions_2d`; `boxes` and `keypoints` |
-| DeepLabCut | `.csv` | header rows `scorer`, `bodyparts`, `coords` |
-| SLEAP, other tables | `.csv`, `.h5` | columns `JOINT.x`, `JOINT.y`; `tracks` and `node_names` |
+    | tool | file | recognised by |
+    | this package | `.npz`, `.json` | `keypoints` beside `image_size` or `layout` |
+    | MMPose | `.json`, folder of them | `instance_info`, `instances` or `keypoint_scores` |
+    | AlphaPose | `.json` | people with a word as `image_id`; images with `bodies` |
+    | OpenPose | folder of `.json`, or one | `people` |
+    | COCO, COCO-WholeBody | `.json` | `annotations`; people with a number as `image_id` |
+    | MediaPipe | `.json`, `.csv` | frames of 33 landmarks with x and y |
+    | VideoPose3D | `.npz` | `positions_2d`; `boxes` and `keypoints` |
+    | DeepLabCut | `.csv` | header rows `scorer`, `bodyparts`, `coords` |
+    | SLEAP, other tables | `.csv`, `.h5` | columns `JOINT.x`, `JOINT.y`; `tracks` and `node_names` |
+
+Anything else is refused in one line.
 """
 
 from __future__ import annotations

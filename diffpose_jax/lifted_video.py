@@ -136,6 +136,8 @@ def _make_clip(model: Model, filmed: FilmedPeople, track: Track, part: Part) -> 
             raise UserError(
                 f"{model.name}: expected a detector with heatmaps, found keypoints alone in {filmed.source}"
             )
+        if model.trained.lifter.frames > 1:
+            raise UserError(f"{model.name}: expected a lifter of single frames to give heatmaps of a video to")
         mixture = pack_mixture(Mixture(*(np.asarray(field)[part.rows] for field in track.mixture)), points)
     fps = _rate(part.sampled)
     return Clip(points, None, None, track.name, filmed.source, fps=fps, scores=part.scores, mixture=mixture)
@@ -172,11 +174,10 @@ def _assemble(
     rows = np.concatenate([part.rows for part in parts])
     frames, (keypoints, scores) = np.asarray(track.frames)[rows], (one[rows] for one in to_layout(track, skeleton))
     times = np.asarray(filmed.times, np.float64)[frames]
-    root = solve_roots(poses, hypotheses, keypoints, scores, filmed.image_size, focal, known)
-    if options.smooth != "none":
-        root = _smooth(root, parts)
-        # What heights leave open is the same in every frame: no smoothing makes it smaller.
-        root = root if known else add_height_spread(root)
+    root = solve_roots(poses, hypotheses, keypoints, scores, filmed.image_size, focal)
+    root = root if options.smooth == "none" else _smooth(root, parts)
+    # What heights leave open is the same in every frame: no smoothing makes it smaller.
+    root = root if known else add_height_spread(root)
     if options.smooth == "all":
         smooth = _smooth(Root(poses, hypotheses.std(axis=1)), parts)
         poses = hold_bone_lengths(smooth.position, lengths, skeleton)

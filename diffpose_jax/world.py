@@ -47,9 +47,8 @@ def solve_roots(
     weights: np.ndarray,
     image_size: tuple[int, int],
     focal: float,
-    height_known: bool = False,
 ) -> Root:
-    """The root's path by the reprojection of the poses, with what the hypotheses leave open.
+    """The root's path by the reprojection of the poses, with what the hypotheses leave open of a body of known size.
 
     Args:
         poses: The aggregate, `[T, J, 3]` m, root-relative.
@@ -58,8 +57,6 @@ def solve_roots(
         weights: Confidence of each joint, `[T, J]`; 0 where it was not seen.
         image_size: Width and height in pixels.
         focal: Focal length in pixels.
-        height_known: Whether the body's size is known; otherwise the spread of people's heights is part of the
-            uncertainty, along the line of sight.
 
     Returns:
         The path; a frame that shows too few joints has the position of its neighbours and a large deviation.
@@ -78,8 +75,7 @@ def solve_roots(
     position, each = found[:, 0], found[:, 1:]
     std = each.std(axis=1)
     solved = ((weights > 0).sum(axis=-1) >= _FEWEST) & (position[:, 2] > _NEAREST) & np.isfinite(std).all(axis=-1)
-    root = _bridge(Root(position, std), solved)
-    return root if height_known else add_height_spread(root)
+    return _bridge(Root(position, std), solved)
 
 
 def _bridge(root: Root, solved: np.ndarray) -> Root:

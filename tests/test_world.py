@@ -12,6 +12,7 @@ from diffpose_jax.world import (
     ANKLE,
     HEIGHT_SPREAD,
     SKULL,
+    add_height_spread,
     assume_focal,
     bone_lengths,
     find_floor,
@@ -51,17 +52,17 @@ def pixels(points: np.ndarray) -> np.ndarray:
     return FOCAL * points[..., :2] / points[..., 2:] + np.array(SIZE) / 2
 
 
-def solve(poses, points, weights=SEEN, sizes=(1.0, 1.0, 1.0), **options):
+def solve(poses, points, weights=SEEN, sizes=(1.0, 1.0, 1.0)):
     """The roots, from hypotheses of these sizes."""
     hypotheses = poses[:, None] * np.array(sizes, np.float32)[None, :, None, None]
-    return solve_roots(poses, hypotheses, points, weights, SIZE, FOCAL, **options)
+    return solve_roots(poses, hypotheses, points, weights, SIZE, FOCAL)
 
 
 # --- the root
 
 
 def test_exact_projections_have_their_true_root(poses):
-    found = solve(poses, pixels(poses + ROOT[:, None]), height_known=True)
+    found = solve(poses, pixels(poses + ROOT[:, None]))
     np.testing.assert_allclose(found.position, ROOT, atol=2e-3)
     np.testing.assert_allclose(found.std, 0, atol=2e-3)
 
@@ -74,13 +75,14 @@ def test_a_joint_that_was_not_seen_has_no_part_in_it(poses):
 
 def test_hypotheses_of_different_size_leave_the_depth_open_in_proportion(poses):
     sizes = (0.9, 1.0, 1.1)
-    found = solve(poses, pixels(poses + ROOT[:, None]), sizes=sizes, height_known=True)
+    found = solve(poses, pixels(poses + ROOT[:, None]), sizes=sizes)
     np.testing.assert_allclose(found.std[:, 2], np.std(sizes) * ROOT[:, 2], rtol=1e-2)
 
 
 def test_an_unknown_height_leaves_the_depth_open_in_proportion_to_the_distance(poses):
     points = pixels(poses + ROOT[:, None])
-    known, unknown = (solve(poses, points, height_known=one) for one in (True, False))
+    known = solve(poses, points)
+    unknown = add_height_spread(known)
     assert (unknown.std[:, 2] > known.std[:, 2]).all()
     np.testing.assert_allclose(unknown.std[:, 2], HEIGHT_SPREAD * ROOT[:, 2], rtol=1e-3)
     np.testing.assert_array_equal(known.position, unknown.position)

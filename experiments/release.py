@@ -7,12 +7,14 @@ the model card `card.md`, which is written by hand and stays.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from diffpose_jax.config import copy_config
+from diffpose_jax.workdir.calibration import CALIBRATION, write_calibration
 from diffpose_jax.workdir.releases import WEIGHTS, write_release
 from diffpose_jax.workdir.trained import load_trained
 
@@ -27,13 +29,24 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--source", default="data/cmu.npz", help="how the config calls the data trained on")
     given = parser.parse_args(arguments)
     trained = load_trained(given.workdir, calibrated=False)
-    config = copy_config(trained.config, data={"source": given.source})
+    config = copy_config(trained.config, data={"source": given.source}, training={"init_from": ""})
+    if config.lifter.get("context"):
+        config.lifter.context = f"runs/{Path(config.lifter.context).name}"
     directory = write_release(given.workdir, SHIPPED / given.name, config, trained.variables, trained.step)
+    _forget_paths(directory / CALIBRATION, given.name)
     with np.load(directory / WEIGHTS) as weights:
         count = sum(weights[name].size for name in weights.files)
     size = (directory / WEIGHTS).stat().st_size
     print(f"{directory}: step {trained.step}, {count / 1e6:.2f} million numbers, {size / 1e6:.2f} MB")
     return 0
+
+
+def _forget_paths(calibration: Path, name: str) -> None:
+    """Names the work directory in the record of a calibration as anybody would call it."""
+    if calibration.is_file():
+        found = json.loads(calibration.read_text())
+        found["command"] = f"python -m diffpose_jax.calibrate --workdir runs/{name}"
+        write_calibration(calibration.parent, found)
 
 
 if __name__ == "__main__":

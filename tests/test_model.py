@@ -195,8 +195,8 @@ def test_every_name_of_the_front_door_can_be_used():
     stub = ast.parse((Path(dp.__file__).parent / "__init__.pyi").read_text())
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
     assert {name.asname for node in imports for name in node.names} == set(dp.__all__)
-    with pytest.raises(AttributeError, match="attribute lift"):
-        dp.lift  # noqa: B018
+    with pytest.raises(AttributeError, match="attribute levitate"):
+        dp.levitate  # noqa: B018
 
 
 def test_train_and_evaluate_stay_functions_after_their_programs_are_imported():

@@ -46,7 +46,7 @@ FAST = ("residual_mlp",)  # The others are slow: each takes a quarter of a minut
 REPEATS = (
     *("diffpose_frame", "diffpose_frame:release", "diffpose_video", "diffupose_unet", "diffhpe_2d", "diffhpe_wrapper"),
     *("diff3dhpe_mixste", "diff3dhpe_poseformer", "modulated_gcn", "d3dp", "diffupose", "poseformer", "mixste"),
-    *("diffpose_frame:heatmaps", "graformer", "mixture_density"),
+    *("diffpose_frame:heatmaps", "graformer", "mixture_density", "diffupose_mlp", "diff3dhpe_frames"),
 )
 
 # No two configs have a compiled program in common.

@@ -25,8 +25,8 @@ from diffpose_jax.workdir import releases
 from .pages import ROOT, blocks_of
 
 PAGES = sorted(path for path in ROOT.glob("docs/**/*.md") if "reference" not in path.parts)
-# `test_add_a_method.py` trains its method, and the tests of `video` find the people in the clip.
-REPEATS = {"add_a_method.md", "video.md"}
+# `test_add_a_method.py` trains its method; the tests of `video` and `lift` find people in the clip and lift them.
+REPEATS = {"add_a_method.md", "lift.md", "video.md"}
 
 
 def page_id(page: Path) -> str:

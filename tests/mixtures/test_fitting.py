@@ -82,11 +82,10 @@ def test_fits_are_as_likely_as_those_of_scikit_learn():
 
 
 @pytest.mark.repeats
-@pytest.mark.parametrize("restarts", [1, 3])
-def test_a_thousand_fits_are_as_likely_as_those_of_scikit_learn(restarts):
-    gains = {kind: likelihood_gains(kind, 252, FitOptions(restarts=restarts), seed=2) for kind in KINDS}
+def test_hundreds_of_fits_are_as_likely_as_those_of_scikit_learn():
+    gains = {kind: likelihood_gains(kind, 120, FitOptions(restarts=3), seed=2) for kind in KINDS}
     shares = {kind: float(np.mean(part > -1e-3)) for kind, part in gains.items()}
-    print(f"{restarts} restarts: {shares}, together {np.mean(list(shares.values()))}")
+    print(f"{shares}, together {np.mean(list(shares.values()))}")
     assert np.mean(list(shares.values())) >= 0.99
 
 

@@ -10,6 +10,7 @@ regions, also of deterministic lifters. All goes to the work directory's `calibr
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import sys
@@ -42,23 +43,11 @@ from diffpose_jax.workdir.releases import copy_release, is_shipped
 from diffpose_jax.workdir.trained import Trained, load_trained
 
 
-def calibrate(
-    workdir: str | os.PathLike,
-    *,
-    data: str | None = None,
-    split: str = "valid",
-    frames: int = 512,
-    hypotheses: int = 20,
-    flip: str | bool | None = None,
-    batch_size: int | None = None,
-    minutes: float = 2.0,
-    command: str = "",
-) -> dict[str, Any]:
-    """Calibrates a work directory's best checkpoint, writes `calibration.json` and returns what it holds.
+@dataclasses.dataclass(frozen=True)
+class Calibrating:
+    """What is calibrated, and how; for the reverse steps of the config.
 
-    For the reverse steps of the config.
-
-    Args:
+    Attributes:
         workdir: The work directory of the trained lifter.
         data: An archive or 'synthetic' in place of the data trained on.
         split: The split to calibrate on.
@@ -68,35 +57,63 @@ def calibrate(
         batch_size: Windows per device and compiled call at most; as in the config by default.
         minutes: How long it may take.
         command: The command that the file names.
+    """
+
+    workdir: str | os.PathLike
+    data: str | None = None
+    split: str = "valid"
+    frames: int = 512
+    hypotheses: int = 20
+    flip: str | bool | None = None
+    batch_size: int | None = None
+    minutes: float = 2.0
+    command: str = ""
+
+    def run(self) -> dict[str, Any]:
+        """Calibrates, writes the record and returns it. Raises UserError for a mistake of the user."""
+        if is_shipped(self.workdir):
+            raise UserError(
+                f"{self.workdir}: expected a work directory, found a model of the package; copy it with --output"
+            )
+        limit = Limit(60 * self.minutes)
+        trained = load_trained(self.workdir, calibrated=False)
+        clips, job = hide_for(trained.lifter, *self._prepare(trained))
+        found = _fit(trained, clips, self.frames, job, limit) | {
+            "step": trained.step,
+            "split": self.split,
+            "hypotheses": job.sampling.hypotheses,
+            "flip": job.sampling.flip,
+            "sampling_steps": _steps(trained),
+            "seconds": round(limit.used, 1),
+            "command": self.command or f"calibrate({str(self.workdir)!r})",
+        }
+        write_calibration(Path(self.workdir), found)
+        return found
+
+    def _prepare(self, trained: Trained) -> tuple[ClipSet, Job]:
+        """The split, and how it is lifted."""
+        config = copy_config(trained.config, data={"source": self.data or trained.config.data.source})
+        data, section = config.data, config.evaluation
+        clips = load_dataset(data, [self.split])[self.split]
+        if clips.poses is None or not clips.num_frames:
+            raise UserError(f"{data.source}: expected frames with 3D poses in split {self.split}, found none")
+        flip = current_value("evaluation.flip", section.flip if self.flip is None else self.flip)
+        sampling = Sampling(self.hypotheses if trained.lifter.stochastic else 1, flip=flip)
+        size = self.batch_size or section.batch_size
+        return clips, Job(sampling, (), size, config.seed, data.occlusion, data.occlusion_rate)
+
+
+def calibrate(workdir: str | os.PathLike, **options: Any) -> dict[str, Any]:
+    """Calibrates a work directory's best checkpoint, writes `calibration.json` and returns what it holds.
+
+    Args:
+        workdir: The work directory of the trained lifter.
+        **options: Fields of `Calibrating`, such as `hypotheses=20`.
 
     Raises:
         UserError: Data without 3D poses, too few frames, or a model that is too slow for the time.
     """
-    if is_shipped(workdir):
-        raise UserError(f"{workdir}: expected a work directory, found a model of the package; copy it with --output")
-    limit = Limit(60 * minutes)
-    trained = load_trained(workdir, calibrated=False)
-    config = copy_config(trained.config, data={"source": data or trained.config.data.source})
-    section = config.data
-    clips = load_dataset(section, [split])[split]
-    if clips.poses is None or not clips.num_frames:
-        raise UserError(f"{section.source}: expected frames with 3D poses in split {split}, found none")
-    mirrored = current_value("evaluation.flip", config.evaluation.flip if flip is None else flip)
-    sampling = Sampling(hypotheses if trained.lifter.stochastic else 1, flip=mirrored)
-    size = batch_size or config.evaluation.batch_size
-    job = Job(sampling, (), size, config.seed, section.occlusion, section.occlusion_rate)
-    clips, job = hide_for(trained.lifter, clips, job)
-    found = _fit(trained, clips, frames, job, limit) | {
-        "step": trained.step,
-        "split": split,
-        "hypotheses": sampling.hypotheses,
-        "flip": sampling.flip,
-        "sampling_steps": _steps(trained),
-        "seconds": round(limit.used, 1),
-        "command": command or f"calibrate({str(workdir)!r})",
-    }
-    write_calibration(Path(workdir), found)
-    return found
+    return Calibrating(workdir, **options).run()
 
 
 def _steps(trained: Trained) -> int:

@@ -21,7 +21,6 @@ from absl import flags
 from jax import Array, export
 
 from diffpose_jax import cli
-from diffpose_jax.config import current_value
 from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.keypoint_files import MIN_SCORE
@@ -56,7 +55,7 @@ def export_sampler(
     """
     _check(model, hypotheses, platforms)
     lifter, variables = model.trained.lifter, jax.device_get(model.trained.variables)
-    sampler = make_sampler(lifter, make_sampling(model, hypotheses, flip))
+    sampler = make_sampler(lifter, model.sampling(hypotheses, flip=flip))
     (batch,) = export.symbolic_shape("batch")
     shape = batch, lifter.frames, lifter.skeleton.num_joints
     keypoints, scores, focal = (jax.ShapeDtypeStruct(one, jnp.float32) for one in ((*shape, 2), shape, (batch,)))
@@ -69,13 +68,6 @@ def export_sampler(
     )
     exported = export.export(jax.jit(partial(sampler, variables)), platforms=tuple(platforms))(*arguments)
     return bytes(exported.serialize())
-
-
-def make_sampling(model: Model, hypotheses: int, flip: str | bool | None = None) -> Sampling:
-    """How `Model.lift` draws hypotheses, with the noise of clips; for the arguments see `export_sampler`."""
-    chosen = next(one for one in (flip, model.flip, model.config.evaluation.flip) if one is not None)
-    count = hypotheses if model.trained.lifter.stochastic else 1
-    return Sampling(count, model.trained.temperature or 1.0, current_value("evaluation.flip", chosen), "clip")
 
 
 def make_sampler(lifter: Lifter, sampling: Sampling) -> Sampler:
@@ -104,7 +96,7 @@ def make_sampler(lifter: Lifter, sampling: Sampling) -> Sampler:
 def describe_sampler(model: Model, hypotheses: int = 20, *, flip: str | bool | None = None) -> dict[str, Any]:
     """What one has to know to use an exported sampler, as JSON; for the arguments see `export_sampler`."""
     lifter, calibration = model.trained.lifter, model.trained.calibration
-    sampling, frames, joints = make_sampling(model, hypotheses, flip), lifter.frames, lifter.skeleton.num_joints
+    sampling, frames, joints = model.sampling(hypotheses, flip=flip), lifter.frames, lifter.skeleton.num_joints
     regions = None if calibration is None else calibration.regions
     return {
         "format": "diffpose_jax sampler 1",
@@ -131,7 +123,7 @@ def describe_sampler(model: Model, hypotheses: int = 20, *, flip: str | bool | N
 
 
 def _check(model: Model, hypotheses: int, platforms: Sequence[str]) -> None:
-    if model.config.data.mixtures:
+    if model.needs_mixtures:
         found = f"{model.config.lifter.name} on mixtures fitted to heatmaps (config.data.mixtures)"
         raise UserError(f"export: expected a lifter of keypoints, found {found}, which a sampler has no input for")
     if hypotheses < 1:

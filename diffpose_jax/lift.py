@@ -28,9 +28,9 @@ from diffpose_jax import cli
 from diffpose_jax.data.sets.keypoints import read_people
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES
-from diffpose_jax.exports.files import FORMATS, save_exports
+from diffpose_jax.exports.files import FORMATS, check_formats, save_exports
 from diffpose_jax.formats.tracks import Reading
-from diffpose_jax.lifted_video import LiftOptions, Smoothing, lift_people, needs_mixtures
+from diffpose_jax.lifted_video import LiftOptions, Smoothing, lift_people
 from diffpose_jax.live import LiveOptions, show_live
 from diffpose_jax.model import Model, load
 from diffpose_jax.people import FilmedPeople, LiftedVideo
@@ -74,7 +74,7 @@ def lift(
     Raises:
         UserError: A source that cannot be read, or without people.
     """
-    filmed = find(source, people, detector, threads, reading, needs_mixtures(model))
+    filmed = find(source, people, detector, threads, reading, model.needs_mixtures)
     video = lift_people(model, filmed, options)
     if not video.people:
         raise UserError(f"{source}: expected people in {len(filmed.times)} frames, found nobody")
@@ -89,9 +89,15 @@ def find(
     reading: Reading = _READING,
     heatmaps: bool = False,
 ) -> FilmedPeople:
-    """The people of a source, with a progress bar where they are looked for; arguments as in `lift`.
+    """The people of a source, with a progress bar where they are looked for.
 
-    With `heatmaps` their tracks have mixtures fitted to the detector's heatmaps.
+    Args:
+        source: As in `lift`, and so are people, detector, threads and reading.
+        people: Who.
+        detector: The detector.
+        threads: Its threads.
+        reading: What a keypoint file does not say.
+        heatmaps: Whether tracks have mixtures fitted to the detector's heatmaps.
     """
     if holds_keypoints(source):
         filmed = read_people(source, reading)
@@ -204,8 +210,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     options = LiftOptions(
         given.hypotheses, given.aggregation, given.seed, given.focal, given.up, given.height, given.smooth
     )
-    if unknown := sorted(set(given.formats) - set(FORMATS)):
-        raise UserError(f"--formats: expected some of {', '.join(FORMATS)}, found {unknown[0]!r}")
+    check_formats(given.formats, "--formats")
     reading = Reading(given.layout, cli.parse_image_size(given.image_size), given.fps)
     output = writable_directory(given.output or "lifted")
     model = load(cli.chosen_model(given, DEFAULT))

@@ -131,7 +131,7 @@ def _make_clip(model: Model, filmed: FilmedPeople, track: Track, part: Part) -> 
     """What the model is given of a part: normalised keypoints and scores, and mixtures where it needs them."""
     points = normalise_screen(part.keypoints, np.asarray(filmed.image_size)).astype(np.float32)
     mixture = None
-    if needs_mixtures(model):
+    if model.needs_mixtures:
         if track.mixture is None:
             raise UserError(
                 f"{model.name}: expected a detector with heatmaps, found keypoints alone in {filmed.source}"
@@ -141,11 +141,6 @@ def _make_clip(model: Model, filmed: FilmedPeople, track: Track, part: Part) -> 
         mixture = pack_mixture(Mixture(*(np.asarray(field)[part.rows] for field in track.mixture)), points)
     fps = _rate(part.sampled)
     return Clip(points, None, None, track.name, filmed.source, fps=fps, scores=part.scores, mixture=mixture)
-
-
-def needs_mixtures(model: Model) -> bool:
-    """Whether a model needs the mixtures of a detector's heatmaps, as DiffPose does."""
-    return bool(model.config.data.mixtures)
 
 
 def _rate(times: np.ndarray) -> float:

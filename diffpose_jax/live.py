@@ -54,7 +54,7 @@ class LiveOptions:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.focal is not None and not self.focal > 0:
+        if self.focal is not None and not 0 < self.focal < np.inf:
             raise UserError(f"focal: expected a positive number of pixels, found {self.focal}")
 
 

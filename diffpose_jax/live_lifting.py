@@ -15,7 +15,8 @@ from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.gaps import fill_gaps
 from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
-from diffpose_jax.export import make_sampler, make_sampling
+from diffpose_jax.evaluation.metrics import spread
+from diffpose_jax.export import make_sampler
 from diffpose_jax.formats.keypoint_files import MIN_SCORE
 from diffpose_jax.geometry import normalise_screen, solve_root
 from diffpose_jax.lifters.base import Variables
@@ -73,7 +74,7 @@ class LiveLifter:
         focal: float | None = None,
     ):
         lifter = model.trained.lifter
-        if lifter.frames > 1 or model.config.data.mixtures:
+        if lifter.frames > 1 or model.needs_mixtures:
             found = f"{lifter.frames} frames" if lifter.frames > 1 else "heatmap mixtures"
             raise UserError(f"--live: expected a model of keypoints in single frames, found {model.name}, of {found}")
         self.skeleton, self._layout, self._image_size = lifter.skeleton, layout, image_size
@@ -81,7 +82,7 @@ class LiveLifter:
         self._focal = np.float32(2 * (focal or assume_focal(image_size)) / image_size[0])
         self._seed = np.uint32(model.config.seed if seed is None else seed)
         self._variables = jax.device_put(jax.device_get(model.trained.variables), jax.local_devices()[0])
-        sampler = make_sampler(lifter, make_sampling(model, hypotheses))
+        sampler = make_sampler(lifter, model.sampling(hypotheses))
         call = jax.jit(partial(_lift, sampler))
         joints = lifter.skeleton.num_joints
         # Compiled for each size: a third person must not stop the picture.
@@ -139,7 +140,7 @@ def _lift(sampler: Any, variables: Variables, points: Array, focal: Array, seed:
     clip = jnp.zeros(len(points), jnp.int32)  # one noise for all: the same keypoints always give the same pose
     drawn = jnp.swapaxes(sampler(variables, keypoints, scores, focal, seed, clip)[:, :, 0], 0, 1)
     poses = jnp.mean(drawn, axis=1)
-    spread = jnp.sqrt(jnp.mean(jnp.sum(jnp.square(drawn - poses[:, None]), axis=-1), axis=1))
+    std = spread(jnp.swapaxes(drawn, 0, 1))
     camera = jax.vmap(pinhole)(focal)
     root = solve_root(poses, keypoints[:, 0], camera, scores[:, 0])
-    return poses, drawn, spread, root
+    return poses, drawn, std, root

@@ -98,6 +98,11 @@ class Model:
         """The joints of its poses."""
         return self.trained.lifter.skeleton
 
+    @property
+    def needs_mixtures(self) -> bool:
+        """Whether it needs mixtures fitted to a detector's heatmaps, as DiffPose does."""
+        return bool(self.config.data.mixtures)
+
     def lift(
         self,
         keypoints: np.ndarray | ClipSet,
@@ -154,10 +159,14 @@ class Model:
         radii = calibration.regions.radii(std)
         return tuple(radii[:, place] for place in range(radii.shape[1]))
 
-    def _job(self, hypotheses: int, noise: Noise, aggregation: str, seed: int | None) -> Job:
-        flip = current_value("evaluation.flip", self.config.evaluation.flip if self.flip is None else self.flip)
+    def sampling(self, hypotheses: int, noise: Noise = "clip", flip: str | bool | None = None) -> Sampling:
+        """How hypotheses are drawn, calibrated; mirrored input enters as `flip` says, or else as in the model."""
+        chosen = next(one for one in (flip, self.flip, self.config.evaluation.flip) if one is not None)
         count = hypotheses if self.trained.lifter.stochastic else 1
-        sampling = Sampling(count, self.trained.temperature or 1.0, flip, noise)
+        return Sampling(count, self.trained.temperature or 1.0, current_value("evaluation.flip", chosen), noise)
+
+    def _job(self, hypotheses: int, noise: Noise, aggregation: str, seed: int | None) -> Job:
+        sampling = self.sampling(hypotheses, noise)
         seed, size = self.config.seed if seed is None else seed, self.batch_size or self.config.evaluation.batch_size
         return Job(sampling, (ALL, aggregation), size, seed)
 

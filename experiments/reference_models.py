@@ -27,7 +27,7 @@ from diffpose_jax.evaluation.error_gaussian import ErrorGaussian
 from diffpose_jax.evaluation.hiding import hide_for
 from diffpose_jax.evaluation.jobs import Job, predict_frames
 from diffpose_jax.evaluation.measure import Measured
-from diffpose_jax.evaluation.metrics import p_mpjpe
+from diffpose_jax.evaluation.metrics import p_mpjpe, spread
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.registry import load_dataset
 from diffpose_jax.workdir.trained import Trained, load_trained
@@ -102,8 +102,8 @@ def _row(measured: Measured, name: str, hypotheses: np.ndarray, trained: Trained
         "one": 1000 * float(np.linalg.norm(hypotheses[:, 0] - truth, axis=-1).mean()),
     }
     if trained is not None and trained.calibration is not None and trained.calibration.regions is not None:
-        spread = np.sqrt(((hypotheses - mean[:, None]) ** 2).sum(-1).mean(axis=1))
-        row["conformal"], _ = regions_by_visibility(measured, trained.calibration.regions, mean, spread)
+        std = np.asarray(spread(np.moveaxis(hypotheses, 1, 0)))
+        row["conformal"], _ = regions_by_visibility(measured, trained.calibration.regions, mean, std)
     return row
 
 

@@ -47,11 +47,10 @@ class CardboardModel:
 
     name = "cardboard"
     skeleton: Skeleton = H36M_17
-    config = SimpleNamespace(data=SimpleNamespace(mixtures=False))
 
     def __init__(self, frames: int = 1, spread: float = 0.0, regions: bool = False, mixtures: bool = False):
         self.trained = SimpleNamespace(lifter=SimpleNamespace(frames=frames))
-        self.config = SimpleNamespace(data=SimpleNamespace(mixtures=mixtures))
+        self.needs_mixtures = mixtures
         self.spread, self.regions, self.lifted = spread, regions, ClipSet.build([], H36M_17)
 
     def lift(self, clips: ClipSet, *, hypotheses: int, focal: float, **options: object) -> Result:

@@ -19,7 +19,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import pytest
@@ -101,15 +103,24 @@ def diffupose_workdir(tmp_path_factory, untrained) -> Path:
 
 
 @pytest.fixture
-def prepare_program(capfd) -> Callable[..., tuple[int, str, str]]:
-    """Runs `prepare` and returns exit code, standard output and standard error."""
-    from diffpose_jax import cli, prepare
+def run_program(capfd) -> Callable[..., tuple[int, str, str]]:
+    """Runs a program, given as its module, and returns exit code, standard output and standard error."""
+    from diffpose_jax import cli
 
-    def call(*arguments: object) -> tuple[int, str, str]:
+    def run(program: ModuleType, *arguments: object) -> tuple[int, str, str]:
         values = flags.FlagValues()
-        prepare.define_flags(values)
+        program.define_flags(values)
+        name = program.__name__.rpartition(".")[2]
         with pytest.raises(SystemExit) as exit_:
-            cli.run(lambda argv: prepare.main(argv, values), ["prepare", *map(str, arguments)], values)
+            cli.run(lambda argv: program.main(argv, values), [name, *map(str, arguments)], values)
         return exit_.value.code, *capfd.readouterr()
 
-    return call
+    return run
+
+
+@pytest.fixture
+def prepare_program(run_program) -> Callable[..., tuple[int, str, str]]:
+    """Runs `prepare` and returns exit code, standard output and standard error."""
+    from diffpose_jax import prepare
+
+    return partial(run_program, prepare)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-from absl import flags
 
-from diffpose_jax import cli, lift
+from diffpose_jax import lift
 from diffpose_jax.errors import UserError
 from diffpose_jax.exports.arrays import read_arrays
 from diffpose_jax.lifted_video import LiftOptions, lift_people
@@ -36,17 +36,9 @@ def keypoint_file(tmp_path) -> Path:
 
 
 @pytest.fixture
-def program(capfd) -> Callable[..., tuple[int, str, str]]:
+def program(run_program) -> Callable[..., tuple[int, str, str]]:
     """Runs `lift` and returns exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        values = flags.FlagValues()
-        lift.define_flags(values)
-        with pytest.raises(SystemExit) as exit_:
-            cli.run(lambda argv: lift.main(argv, values), ["lift", *map(str, arguments)], values)
-        return exit_.value.code, *capfd.readouterr()
-
-    return call
+    return partial(run_program, lift)
 
 
 @pytest.fixture

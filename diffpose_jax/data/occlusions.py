@@ -68,8 +68,8 @@ def occlude(
         release: Do as the release where it differs from the paper (see `PATTERNS`).
 
     Returns:
-        The batch with keypoints and mask set to zero at hidden joints; mixtures are there a Gaussian as wide as half
-        the image at the centre of it.
+        The batch with keypoints and mask zero at hidden joints; a mixture is there one Gaussian at the centre of the
+        image, with a standard deviation of half of it.
 
     Raises:
         UserError: For an unknown pattern, a rate outside [0, 1), and mixtures of whole poses.

@@ -40,7 +40,7 @@ class View(NamedTuple):
 
 
 def pinhole(focal: float | Array, shape: tuple[int, ...] = ()) -> Camera:
-    """Cameras `[*shape]` without distortion, centred, of one focal length in normalised image units, at the origin."""
+    """Cameras `[...]` of a given shape: no distortion, centred, one focal length in normalised image units."""
     # In the order of `Camera`: focal length, centre, no distortion, no rotation, no translation, size.
     values = ([focal] * 2, [0.0, 0.0], [0.0] * 3, [0.0] * 2, [1.0, 0.0, 0.0, 0.0], [0.0] * 3, [2.0, 2.0])
     fields = (jnp.asarray(value, jnp.float32) for value in values)

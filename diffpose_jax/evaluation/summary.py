@@ -20,7 +20,7 @@ _COLUMNS = ("mpjpe", "p_mpjpe", "velocity_error", "pck")
 
 
 def print_results(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints the conditions and the summary, as wide as the terminal and at most 80 columns; in a log, 80."""
+    """Prints the conditions and the summary, in the columns of the terminal, at most 80; in a log, in 80."""
     console = console or Console()
     width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     console = Console(file=console.file, width=width, force_terminal=console.is_terminal)

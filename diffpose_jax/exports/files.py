@@ -61,8 +61,7 @@ def save_exports(
         formats = [name for name in FORMATS if name != "c3d"]
         if count_json_values(video) > MAX_JSON_VALUES:
             formats.remove("json")
-    if unknown := sorted(set(formats) - set(FORMATS)):
-        raise UserError(f"formats: expected some of {', '.join(FORMATS)}, found '{unknown[0]}'")
+    check_formats(formats)
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -73,6 +72,12 @@ def save_exports(
         if name in formats:
             paths += _WRITERS[name](video, directory)
     return paths
+
+
+def check_formats(formats: Collection[str], where: str = "formats") -> None:
+    """Raises UserError, which begins with `where`, if any of the formats is unknown."""
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise UserError(f"{where}: expected some of {', '.join(FORMATS)}, found '{unknown[0]}'")
 
 
 @contextmanager

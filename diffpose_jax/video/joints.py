@@ -9,7 +9,7 @@ points of each joint a mixture is fitted by expectation maximisation.
 
 Where no cell reaches `MIN_PEAK` the network does not know, for the joint is hidden or outside the region: then the
 points are those of a Gaussian around the landmark with a standard deviation of `UNKNOWN` of the region's side, about
-as wide as a person's trunk.
+the width of a person's trunk.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Shoulders and hips cannot exchange their places from one frame to the next. Where the keypoints do, one of two things
 happened: the person turned, and the sides came near to each other on the way; or the detector is mistaken, and the
-jump is as wide as the body. Over a whole track the cheapest explanation is found, where every second of disagreeing
+jump has the width of the body. Over a whole track the cheapest explanation is found, where every second of disagreeing
 with the detector has a price and every jump has the price of its width.
 """
 

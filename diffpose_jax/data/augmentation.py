@@ -33,6 +33,8 @@ PLACE = (0.95, 0.7)  # normalised image units: the root lies within plus and min
 ROLL = 6.0  # degrees, standard deviation of most cameras; of one in six, held in a hand, the other value
 ROLL_IN_HAND = 35.0
 IN_HAND = 1 / 6
+# The share of examples whose keypoints stay exact, as annotated or projected ones are; others have a drawn strength.
+EXACT = 0.25
 # Of the motion, for the speed of errors: that of Human3.6M and of CMU as prepared here.
 FPS = 50.0
 _DETECTOR_STREAM = 3  # folded into the keys beside the two that are split from them
@@ -137,8 +139,8 @@ def augment(keys: Array, batch: Batch, skeleton: Skeleton, bodies: float, detect
 def detect_anew(keys: Array, batch: Batch, skeleton: Skeleton, strength: float) -> Batch:
     """Gives every example the keypoints and scores of a simulated detector, of a quality of its own.
 
-    Its strength is uniform below `strength`: a lifter that is told the scores learns how far to trust each, from exact
-    keypoints to poor ones.
+    Its strength is 0 for one in four and uniform below `strength` for the others: a lifter that is told the scores
+    learns how far to trust each, from exact keypoints to poor ones.
 
     Args:
         keys: One per example, `[B]`.
@@ -149,7 +151,9 @@ def detect_anew(keys: Array, batch: Batch, skeleton: Skeleton, strength: float) 
 
     def detect(key: Array, keypoints: Array, poses: Array) -> tuple[Array, Array]:
         chosen, drawn = jax.random.split(key)
-        settings = CPN_LIKE._replace(strength=strength * jax.random.uniform(chosen))
+        # Negative, so none at all, for the share EXACT of the numbers drawn.
+        quality = jnp.maximum(jax.random.uniform(chosen, minval=-EXACT / (1 - EXACT)), 0)
+        settings = CPN_LIKE._replace(strength=strength * quality)
         return simulate_detector(drawn, keypoints, poses, skeleton, settings, FPS)
 
     keypoints, scores = jax.vmap(detect)(keys, batch.keypoints, batch.poses)

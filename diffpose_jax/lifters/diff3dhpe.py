@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import option, read_options
+from diffpose_jax.config import OptionError, option, read_options
 from diffpose_jax.diffusion.process import at_step, diffuse, draw_timesteps, predictions, snr_weight
 from diffpose_jax.diffusion.samplers import (
     Denoiser,
@@ -62,6 +62,15 @@ class Diff3DHPEOptions(TransformerOptions):
     weight_release: bool = option(False, "loss weights of the release, without the root in k_t's numerator")
     eps_release: bool = option(False, "noise estimate of the release in place of equation 13")
     flip_inside: bool = option(False, "average flips inside every reverse step; otherwise over two whole chains")
+    frames_per_token: int = option(
+        1, "consecutive frames that are one token of the backbone 'frames'; divides the frames of a window", low=1
+    )
+
+    def check(self) -> None:
+        """Tokens of the backbone that has them are whole."""
+        super().check()
+        if self.frames % self.frames_per_token:
+            raise OptionError("frames_per_token", f"a divisor of frames={self.frames}", self.frames_per_token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +95,7 @@ class Diff3DHPE(Lifter):
         if options.backbone == "poseformer":
             network: nn.Module = PoseFormer(joint_width=fields.pop("width"), **fields)
         elif options.backbone == "frames":
-            network = FrameTransformer(**fields)
+            network = FrameTransformer(**fields, frames_per_token=options.frames_per_token)
         else:
             network = MixSTE(**fields, middle_frame=options.backbone == "mixste_middle")
         return cls(network, skeleton, *make_process(config, "x0"), options, clip_bound(config))

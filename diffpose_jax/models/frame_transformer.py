@@ -1,4 +1,4 @@
-"""A transformer whose tokens are frames: all joints of a frame are one vector, attention is over time."""
+"""A transformer whose tokens are frames: all joints of a frame, or of a few, are one vector, attention is over time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ class FrameTransformer(nn.Module):
     """Poses of a sequence with one token per frame, where MixSTE has one per joint and frame.
 
     What a window costs does not grow with the joints: at equal width and depth a seventeenth of MixSTE's products, so
-    that a network of twice the width and hundreds of thousands of windows an hour fit one CPU core.
+    that a network of twice the width and hundreds of thousands of windows an hour fit one CPU core. Poses change little
+    within a few hundredths of a second: a token of several frames (`frames_per_token`, the patches of vision
+    transformers in time) divides the cost again.
 
     Attributes:
         num_joints: J.
         frames: F, for which there are learned positions.
+        frames_per_token: consecutive frames whose joints are one token; F is a multiple of it.
         width: channels of a frame.
         num_layers: blocks of attention over frames.
         num_heads: heads of attention.
@@ -34,6 +37,7 @@ class FrameTransformer(nn.Module):
 
     num_joints: int = 17
     frames: int = 27
+    frames_per_token: int = 1
     width: int = 256
     num_layers: int = 4
     num_heads: int = 8
@@ -59,14 +63,18 @@ class FrameTransformer(nn.Module):
             Poses `[B, F, J, 3]`, float32.
         """
         batch, frames, joints = x.shape[:3]
-        tokens = Linear(self.width, dtype=self.dtype, name="input")(x.reshape(batch, 1, frames, -1))
-        positions = self.param("positions", nn.initializers.normal(0.02), (self.frames, self.width))
-        tokens = tokens + positions[None, None, :frames].astype(self.dtype)
+        count = frames // self.frames_per_token
+        tokens = Linear(self.width, dtype=self.dtype, name="input")(x.reshape(batch, 1, count, -1))
+        positions = self.param(
+            "positions", nn.initializers.normal(0.02), (self.frames // self.frames_per_token, self.width)
+        )
+        tokens = tokens + positions[None, None, :count].astype(self.dtype)
         step = StepEmbedding(self.width, self.width, self.dtype, name="step")(k) if self.step != "none" else None
         for layer, rate in enumerate(list_drop_path_rates(self.drop_path, self.num_layers)):
             block = TransformerBlock(
                 self.num_heads, self.mlp_ratio, rate, self.pde, dtype=self.dtype, name=f"block_{layer}"
             )
             tokens = block(tokens, step, train=train, index=index)
-        poses = Linear(3 * joints, SMALL, dtype=self.dtype, name="output")(LayerNorm(name="norm")(tokens))
+        outputs = 3 * joints * self.frames_per_token
+        poses = Linear(outputs, SMALL, dtype=self.dtype, name="output")(LayerNorm(name="norm")(tokens))
         return poses.astype(jnp.float32).reshape(batch, frames, joints, 3)

@@ -77,7 +77,8 @@ class Calibrating:
             )
         limit = Limit(60 * self.minutes)
         trained = load_trained(self.workdir, calibrated=False)
-        clips, job = hide_for(trained.lifter, *self._prepare(trained))
+        clips, job = self._prepare(trained)
+        clips, job = hide_for(trained.lifter, clips, job, limbs=True)
         found = _fit(trained, clips, self.frames, job, limit) | {
             "step": trained.step,
             "split": self.split,
@@ -162,7 +163,8 @@ def _fit_errors(lifted: Lifted, clips: ClipSet) -> list[float] | None:
 def _describe_scales(scales: Scales | None) -> dict[str, Any] | None:
     if scales is None:
         return None
-    return {"joints": list(scales.joints), "kinds": dict(zip(KINDS, scales.kinds, strict=True))}
+    kinds = dict(zip(KINDS, scales.kinds, strict=True))
+    return {"joints": list(scales.joints), "kinds": kinds, "hidden": list(scales.hidden)}
 
 
 def _coverage(lifted: Lifted, clips: ClipSet) -> dict[str, float]:
@@ -186,9 +188,12 @@ def fit_regions(lifted: Lifted, clips: ClipSet, subjects: Sequence[str]) -> dict
     assert clips.poses is not None
     std = np.asarray(spread(jnp.moveaxis(jnp.asarray(lifted.hypotheses), 1, 0)))
     scores = conformal.nonconformity(lifted.hypotheses.mean(axis=1), std, clips.poses[lifted.frames])
-    fitted = conformal.fit_factors(scores, subjects, LEVELS)
+    fitted, hidden = conformal.fit_visible_and_hidden(scores, clips.seen[lifted.frames], subjects, LEVELS)
     factors = {str(level): values.tolist() for level, values in zip(LEVELS, fitted.values, strict=True)}
-    return {"floor_m": conformal.FLOOR, "factors": factors, "guarantee": fitted.guarantee}
+    found: dict[str, Any] = {"floor_m": conformal.FLOOR, "factors": factors, "guarantee": fitted.guarantee}
+    if hidden is not None:
+        found["hidden"] = {str(level): float(value) for level, value in zip(LEVELS, hidden, strict=True)}
+    return found
 
 
 def describe(found: dict[str, Any]) -> list[str]:

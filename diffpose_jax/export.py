@@ -112,10 +112,12 @@ def describe_sampler(model: Model, hypotheses: int = 20, *, flip: str | bool | N
         "sees_hidden_joints": lifter.takes_mask,
         "joints": list(lifter.skeleton.joints),
         "parents": list(lifter.skeleton.parents),
-        # Radius of a joint's region, m: its factor times (standard deviation of the hypotheses + floor_m).
+        # Radius of a joint's region, m: its factor times (standard deviation of the hypotheses + floor_m); of a joint
+        # that was not seen the factor is that of `hidden`, where there is one.
         "regions": None if regions is None else {
             "factors": {level: list(each) for level, each in zip(("50", "90"), regions.factors, strict=True)},
             "floor_m": regions.floor,
+            "hidden": regions.hidden and dict(zip(("50", "90"), regions.hidden, strict=True)),
         },
         **{name: value for name, value in model.settings(hypotheses, "mean", None).items() if name != "aggregation"},
         "flip": sampling.flip,

@@ -147,16 +147,16 @@ class Model:
         poses, drawn = found[aggregation], found[ALL]
         std = np.asarray(spread(jnp.moveaxis(jnp.asarray(drawn), 1, 0)))
         root, settings = _solve_roots(clips, poses), self._describe(job)
-        return Result(poses, drawn, std, root, clips, settings, *self._radii(std, drawn.shape[1]))
+        return Result(poses, drawn, std, root, clips, settings, *self._radii(std, clips.seen, drawn.shape[1]))
 
-    def _radii(self, std: np.ndarray, hypotheses: int) -> tuple[np.ndarray, ...]:
+    def _radii(self, std: np.ndarray, seen: np.ndarray, hypotheses: int) -> tuple[np.ndarray, ...]:
         """The radii of both levels `[M, J]`, m; `()` without regions, or where one hypothesis shows no spread."""
         calibration = self.trained.calibration
         if calibration is None or calibration.regions is None:
             return ()
         if hypotheses == 1 and self.trained.lifter.stochastic:
             return ()
-        radii = calibration.regions.radii(std)
+        radii = calibration.regions.radii(std, seen)
         return tuple(radii[:, place] for place in range(radii.shape[1]))
 
     def sampling(self, hypotheses: int, noise: Noise = "clip", flip: str | bool | None = None) -> Sampling:

@@ -15,6 +15,8 @@ from diffpose_jax.errors import UserError
 
 # Added to the spread, m, so that hypotheses that agree, of a deterministic lifter say, have a region too.
 FLOOR = 0.010
+# Hidden joints have factors of their own where of each subject so many were hidden, in all frames together.
+ENOUGH_HIDDEN = 100
 # Of whom the guarantee is: of any new subject, or of K in K + 1 new subjects.
 SUBJECTS, MOST_SUBJECTS = "subjects", "most_subjects"
 
@@ -57,6 +59,34 @@ def fit_factors(scores: np.ndarray, subjects: Sequence[str], levels: Sequence[fl
     if len(found) == len(levels):
         return Factors(np.stack(found), SUBJECTS)
     return Factors(np.stack([largest_quantile(scores, subjects, level) for level in levels]), MOST_SUBJECTS)
+
+
+def fit_visible_and_hidden(
+    scores: np.ndarray, seen: np.ndarray, subjects: Sequence[str], levels: Sequence[float]
+) -> tuple[Factors, np.ndarray | None]:
+    """The factors of joints that were seen, as `fit_factors`, and one for each level of all joints that were not.
+
+    Args:
+        scores: `nonconformity` of the calibration split, `[M, J]`.
+        seen: Which joints were seen, bool `[M, J]`.
+        subjects: The subject of each frame.
+        levels: The probabilities.
+
+    Returns:
+        The factors, and those of hidden joints `[L]`: None where too few were hidden, of a subject, to tell.
+
+    Raises:
+        UserError: A subject with too few frames for a level.
+    """
+    names, moving = np.asarray(subjects), scores.max(axis=0) > 0
+    hidden = ~seen & moving
+    if np.bincount(np.unique(names, return_inverse=True)[1], weights=hidden.sum(axis=1)).min() < ENOUGH_HIDDEN:
+        return fit_factors(scores, subjects, levels), None
+    by_joint = [fit_factors(scores[seen[:, j], j, None], names[seen[:, j]], levels) for j in range(scores.shape[1])]
+    # Joints have one factor in common: each is hidden too seldom, and the spread is its own already.
+    rows, joints = np.nonzero(hidden)
+    common = fit_factors(scores[rows, joints, None], names[rows], levels).values[:, 0]
+    return Factors(np.concatenate([one.values for one in by_joint], axis=1), by_joint[0].guarantee), common
 
 
 def subject_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray | None:

@@ -76,7 +76,7 @@ def regions_by_visibility(
         spread: Their standard deviation, `[M, J]`, m.
     """
     distance = np.linalg.norm(np.asarray(measured.frames.poses) - mean, axis=-1)
-    radii = regions.radii(spread)
+    radii = regions.radii(spread, measured.clips.seen[measured.indices])
     inside = {level: (distance <= radii[:, place]).astype(float) for place, level in enumerate(LEVELS)}
     return shares_by_visibility(measured, inside)
 

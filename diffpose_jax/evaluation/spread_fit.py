@@ -15,7 +15,7 @@ from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.scores import energy_score
 from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting
 from diffpose_jax.lifters.base import Lifter, Variables
-from diffpose_jax.lifters.scales import KINDS, Scales, keypoint_kinds
+from diffpose_jax.lifters.scales import HIDDEN, KINDS, Scales, keypoint_kinds
 from diffpose_jax.lifters.visibility import believe_guesses
 from diffpose_jax.skeleton import Skeleton
 
@@ -31,6 +31,10 @@ WORSE = 1.02
 _CORRECTIONS = 2
 # A kind of keypoint has a factor of its own if the sample has so many of its joints.
 _ENOUGH = 200
+# A hidden joint has a factor of its own if of a subject it was hidden so often.
+_ENOUGH_HIDDEN = 25
+# What is seen is fitted on people who are seen whole where these are at least this share.
+_ENOUGH_WHOLE = 0.25
 # The frames on which the spread is fitted are at most so many.
 _FIT_FRAMES = 1024
 
@@ -68,16 +72,38 @@ class _Sample(NamedTuple):
         hypotheses = np.moveaxis(lifted.hypotheses[rows][:, :, moving], 1, 0)
         return Draws(jnp.asarray(hypotheses), jnp.asarray(self.clips.poses[lifted.frames[rows]][:, moving]))
 
-    def kinds(self, lifted: Lifted) -> np.ndarray:
-        """The kinds of the keypoints of the same frames, `[M, J]` without the root."""
+    def keypoints(self, lifted: Lifted) -> _Keypoints:
+        """What is known of the keypoints of the same frames."""
         rows = np.unique(np.linspace(0, len(lifted.frames) - 1, _FIT_FRAMES).astype(int))
-        kinds = kinds_of_frames(self.lifting.lifter, self.clips, lifted.frames[rows])
-        return np.delete(kinds, self.skeleton.root, axis=1)
+        frames = lifted.frames[rows]
+        kinds = np.delete(kinds_of_frames(self.lifting.lifter, self.clips, frames), self.skeleton.root, axis=1)
+        return _Keypoints(kinds, np.array(self.clips.subject)[self.clips.frame_clip()[frames]])
 
     def missing(self, lifted: Lifted) -> float:
-        """The logarithm of the one factor by which all deviations from the mean would have to be larger."""
-        draws = self.draws(lifted)
-        return float(np.log(fit_scales(draws, np.zeros(draws.target.shape[:2], int), 1)[0]))
+        """The logarithm of the one factor by which all deviations from the mean would have to be larger.
+
+        Of people who are seen whole, where there are enough of them.
+        """
+        labels = np.where(self.keypoints(lifted).whole, 0, 1)
+        return float(np.log(fit_scales(self.draws(lifted), labels, 2)[0]))
+
+
+class _Keypoints(NamedTuple):
+    """What is known of keypoints without the root: their kinds `[M, J]`, and the subjects `[M]` that they are of."""
+
+    kinds: np.ndarray
+    subjects: np.ndarray
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Whether a joint is one of a person who is seen whole, `[M, J]`; of all, where few people are.
+
+        Where something is hidden, what is seen is less certain too. Most people are seen whole, and it is for them that
+        the regions of seen joints shall be right.
+        """
+        whole = (self.kinds < HIDDEN).all(axis=1)
+        whole = whole if whole.mean() >= _ENOUGH_WHOLE else np.ones(len(whole), bool)
+        return np.broadcast_to(whole[:, None], self.kinds.shape)
 
 
 def kinds_of_frames(lifter: Lifter, clips: ClipSet, frames: np.ndarray) -> np.ndarray:
@@ -172,46 +198,70 @@ def _with_temperature(sample: _Sample, before: Lifted, calls: int, search: Searc
         return _with_scales(sample, before, "no temperature gives all frames the right spread")
     if _energy(sample, after) > WORSE * _energy(sample, before):
         return _with_scales(sample, before, f"at temperature {temperature:.2f} the energy score of whole poses rises")
-    draws, kinds = sample.draws(after), sample.kinds(after)
-    scales = _scales_of_kinds(draws, kinds, np.zeros(draws.target.shape[1]), sample.skeleton)
+    draws, keypoints = sample.draws(after), sample.keypoints(after)
+    scales = _scales_of_kinds(draws, keypoints, np.zeros(draws.target.shape[1]), sample.skeleton)
     why = "the spread follows the temperature"
     return SpreadFit(temperature, scales, why, before, _apply(sample, after, scales))
 
 
 def _with_scales(sample: _Sample, before: Lifted, why: str) -> SpreadFit:
     """A factor for each joint and for each kind of keypoint, applied to hypotheses at temperature 1."""
-    draws, kinds = sample.draws(before), sample.kinds(before)
-    joints = np.arange(kinds.shape[1])
-    own = fit_scales(draws, np.broadcast_to(joints, kinds.shape), len(joints))
-    scales = _scales_of_kinds(draws, kinds, np.log(own), sample.skeleton, keep=True)
+    draws, keypoints = sample.draws(before), sample.keypoints(before)
+    count = keypoints.kinds.shape[1]
+    own = fit_scales(draws, np.where(keypoints.whole, np.arange(count), count), count + 1)[:count]
+    scales = _scales_of_kinds(draws, keypoints, np.log(own), sample.skeleton, keep=True)
     return SpreadFit(1.0, scales, why, before, _apply(sample, before, scales))
 
 
 def _scales_of_kinds(
-    draws: Draws, kinds: np.ndarray, joints: np.ndarray, skeleton: Skeleton, keep: bool = False
+    draws: Draws, keypoints: _Keypoints, joints: np.ndarray, skeleton: Skeleton, keep: bool = False
 ) -> Scales | None:
     """Scales of joints and kinds; None where there is one kind only, unless the joints' own are kept.
 
     Args:
         draws: The hypotheses that are scaled.
-        kinds: The kinds of their keypoints, `[M, J]`.
+        keypoints: What is known of their keypoints.
         joints: Logarithms of the joints' own factors, `[J]`.
         skeleton: The layout, with the root that the arrays lack.
         keep: Whether the joints' own factors are needed whatever the kinds are.
     """
+    kinds = keypoints.kinds
     counts = np.bincount(kinds.ravel(), minlength=len(KINDS))
-    factors = np.ones(len(KINDS))
+    factors, hidden = np.ones(len(KINDS)), np.ones(kinds.shape[1])
     if (counts >= _ENOUGH).sum() > 1:
-        base = np.broadcast_to(np.exp(joints), kinds.shape).astype(np.float32)
-        factors = fit_scales(draws.scaled(jnp.asarray(base)), kinds, len(KINDS))
+        base = np.broadcast_to(np.exp(joints), kinds.shape)
+        labels = np.where(keypoints.whole | (kinds >= HIDDEN), kinds, len(KINDS))
+        factors = fit_scales(draws.scaled(jnp.asarray(base, jnp.float32)), labels, len(KINDS) + 1)[:-1]
         # A kind that is rare here has the factor of the next better known one.
         for index, count in enumerate(counts):
             if count < _ENOUGH:
                 factors[index] = factors[index - 1] if index else 1.0
+        hidden = _scales_of_hidden(draws.scaled(jnp.asarray(base * factors[kinds], jnp.float32)), keypoints, skeleton)
     elif not keep:
         return None
-    with_root = np.insert(np.exp(joints), skeleton.root, 1.0)
-    return Scales(tuple(map(float, with_root)), tuple(map(float, factors)))
+    own, hidden = (np.insert(values, skeleton.root, 1.0).tolist() for values in (np.exp(joints), hidden))
+    return Scales(tuple(own), tuple(map(float, factors)), tuple(hidden))
+
+
+def _scales_of_hidden(draws: Draws, keypoints: _Keypoints, skeleton: Skeleton) -> np.ndarray:
+    """The factors `[J]` of hidden joints on top of that of their kind, left and right alike.
+
+    The largest of those that the subjects need. Where a hidden limb is depends on what a person does, and people differ
+    in that more than in anything that is seen: hypotheses that are right for the average of a few people are too sure
+    for most of the others. The largest of K is enough for K in K + 1 of them.
+    """
+    moving = np.delete(np.arange(skeleton.num_joints), skeleton.root)
+    pairs = np.minimum(moving, np.asarray(skeleton.flip_order)[moving])
+    hidden, factors = keypoints.kinds >= HIDDEN, np.ones(len(moving))
+    found = []
+    for subject in np.unique(keypoints.subjects):
+        own = hidden & (keypoints.subjects == subject)[:, None]
+        counts = np.bincount(np.broadcast_to(pairs, own.shape)[own], minlength=skeleton.num_joints)
+        fitted = fit_scales(draws, np.where(own, pairs, skeleton.num_joints), skeleton.num_joints + 1)[:-1]
+        found.append(np.where(counts >= _ENOUGH_HIDDEN, fitted, np.nan)[pairs])
+    known = ~np.isnan(found).all(axis=0)
+    factors[known] = np.nanmax(np.array(found)[:, known], axis=0)
+    return factors
 
 
 def _apply(sample: _Sample, lifted: Lifted, scales: Scales | None) -> Lifted:

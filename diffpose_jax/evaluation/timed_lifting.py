@@ -20,7 +20,7 @@ from diffpose_jax.progress import Progress
 
 # Frames of one call, the least that is lifted and timed. Of windows there are at least so many for each subject.
 CALL_FRAMES = 64
-_WINDOWS_PER_SUBJECT = 4
+_WINDOWS_PER_SUBJECT = 12
 # A model of which one call is expected to take more than this share of the limit is tried with one hypothesis first.
 _TOO_LONG = 0.25
 # Floating-point operations per second of one processor core that a network reaches at least.

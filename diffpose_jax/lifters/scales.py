@@ -11,8 +11,10 @@ from jax import Array
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.skeleton import Skeleton
 
-# What is known of a keypoint when it is lifted: how wide its heatmap is, or else its score, or that it is hidden.
-KINDS = ("sharp", "wide", "ambiguous", "hidden")
+# What is known of a keypoint when it is lifted: how wide its heatmap is, or else its score, or that it is hidden:
+# alone, or together with a joint that a bone connects it to, so that nothing near tells where it is.
+KINDS = ("sharp", "wide", "ambiguous", "hidden", "hidden_limb")
+HIDDEN = KINDS.index("hidden")  # this kind and the next
 # The least width of a 'wide' and of an 'ambiguous' heatmap: the standard deviation of its mixture per coordinate, in
 # units of the person's size in the image (the rms distance of keypoints from their centre).
 WIDTHS = (0.06, 0.12)
@@ -27,15 +29,21 @@ class Scales(NamedTuple):
     Attributes:
         joints: One per joint, J numbers; 1 for the root.
         kinds: One per entry of `KINDS`, by which a joint's own is multiplied.
+        hidden: One per joint, J numbers, by which it is multiplied again where the joint is hidden: a hip's place
+            follows from what is seen, an ankle's does not. Empty where there are none.
     """
 
     joints: tuple[float, ...]
     kinds: tuple[float, ...] = (1.0,) * len(KINDS)
+    hidden: tuple[float, ...] = ()
 
     def factors(self, kinds: Array) -> Array:
         """The factors `[..., J]` of joints of the kinds `[..., J]`."""
         of_kind = jnp.asarray(self.kinds, jnp.float32)[kinds]
-        return of_kind * jnp.broadcast_to(jnp.asarray(self.joints, jnp.float32), kinds.shape)
+        of_joint = jnp.broadcast_to(jnp.asarray(self.joints, jnp.float32), kinds.shape)
+        if not self.hidden:
+            return of_kind * of_joint
+        return of_kind * of_joint * jnp.where(kinds >= HIDDEN, jnp.asarray(self.hidden, jnp.float32), 1.0)
 
 
 def keypoint_kinds(batch: Batch, skeleton: Skeleton) -> Array:
@@ -55,7 +63,13 @@ def keypoint_kinds(batch: Batch, skeleton: Skeleton) -> Array:
             kinds += (width >= limit**2).astype(jnp.int32)
     else:
         kinds = sum((jnp.asarray(batch.mask < limit, jnp.int32) for limit in SCORES), kinds)
-    kinds = jnp.where(batch.mask > 0, kinds, KINDS.index("hidden"))
+    hidden = batch.mask <= 0
+    parents = np.where(np.array(skeleton.parents) < 0, np.arange(skeleton.num_joints), skeleton.parents)
+    connected = np.zeros((skeleton.num_joints, skeleton.num_joints), np.float32)
+    connected[np.arange(skeleton.num_joints), parents] = connected[parents, np.arange(skeleton.num_joints)] = 1
+    np.fill_diagonal(connected, 0)
+    kinds = jnp.where(hidden, HIDDEN, kinds)
+    kinds = jnp.where(hidden & (hidden.astype(jnp.float32) @ connected > 0), KINDS.index("hidden_limb"), kinds)
     return jnp.where(jnp.asarray(np.arange(skeleton.num_joints) == skeleton.root), 0, kinds)
 
 

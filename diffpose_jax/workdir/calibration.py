@@ -26,15 +26,26 @@ class Regions(NamedTuple):
         factors: For each of `LEVELS` one factor per joint, `[L][J]`.
         floor: What is added to the spread, m.
         guarantee: Of whom it is, 'subjects' or 'most_subjects' (`evaluation.conformal`).
+        hidden: For each of `LEVELS` the factor of joints that were not seen, whichever they are; None where they have
+            that of their joint.
     """
 
     factors: tuple[tuple[float, ...], ...]
     floor: float
     guarantee: str
+    hidden: tuple[float, ...] | None = None
 
-    def radii(self, spread: np.ndarray) -> np.ndarray:
-        """The radii `[..., L, J]`, m, of joints with this standard deviation of the hypotheses `[..., J]`, m."""
-        return np.asarray(self.factors, np.float32) * (np.asarray(spread)[..., None, :] + np.float32(self.floor))
+    def radii(self, spread: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
+        """The radii `[..., L, J]`, m, of joints with this standard deviation of the hypotheses `[..., J]`, m.
+
+        Which joints were seen is told by `seen`, bool `[..., J]`; all of them without it.
+        """
+        factors = np.asarray(self.factors, np.float32)
+        if self.hidden is not None and seen is not None:
+            own = np.asarray(self.hidden, np.float32)[:, None]
+            # The root has a factor of 0, hidden or not: it is always right.
+            factors = np.where(np.asarray(seen)[..., None, :] | (factors == 0), factors, own)
+        return factors * (np.asarray(spread)[..., None, :] + np.float32(self.floor))
 
 
 class Calibration(NamedTuple):
@@ -105,22 +116,28 @@ def _parse(found: Any, joints: int) -> Calibration:
     if not isinstance(found, dict):
         raise TypeError(f"a {type(found).__name__}")
     scales, regions = found.get("scales"), found.get("regions")
-    if scales is not None:
-        by_kind = scales["kinds"]
-        scales = Scales(
-            _numbers(scales["joints"], "scales", joints), _numbers([by_kind[kind] for kind in KINDS], "scales")
-        )
-    if regions is not None:
-        levels = [str(level) for level in LEVELS]
-        regions = Regions(
-            # A factor of 0 is that of a joint that is always right, as the root is.
-            tuple(_numbers(regions["factors"][level], "regions", joints, least=0.0) for level in levels),
-            _numbers([regions["floor_m"]], "floor_m")[0],
-            str(regions["guarantee"]),
-        )
+    scales = None if scales is None else _parse_scales(scales, joints)
+    regions = None if regions is None else _parse_regions(regions, joints)
     temperature, errors = _numbers([found["temperature"]], "temperature")[0], found.get("errors")
     errors = None if errors is None else _unpack_factor(errors, 3 * (joints - 1))
     return Calibration(int(found["step"]), temperature, scales, regions, int(found.get("hypotheses", 0)), errors)
+
+
+def _parse_scales(found: Any, joints: int) -> Scales:
+    kinds = found["kinds"]
+    # Earlier records have one kind of all hidden joints.
+    factors = [kinds["hidden" if kind == "hidden_limb" and kind not in kinds else kind] for kind in KINDS]
+    own, hidden = _numbers(found["joints"], "scales", joints), found.get("hidden")
+    return Scales(own, _numbers(factors, "scales"), _numbers(hidden, "scales", joints) if hidden else ())
+
+
+def _parse_regions(found: Any, joints: int) -> Regions:
+    levels = [str(level) for level in LEVELS]
+    # A factor of 0 is that of a joint that is always right, as the root is.
+    factors = tuple(_numbers(found["factors"][level], "regions", joints, least=0.0) for level in levels)
+    floor, guarantee, hidden = _numbers([found["floor_m"]], "floor_m")[0], str(found["guarantee"]), found.get("hidden")
+    common = None if hidden is None else _numbers([hidden[level] for level in levels], "regions")
+    return Regions(factors, floor, guarantee, common)
 
 
 def pack_factor(factor: np.ndarray) -> list[float]:

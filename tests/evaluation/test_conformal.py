@@ -11,6 +11,7 @@ from diffpose_jax.evaluation.conformal import (
     MOST_SUBJECTS,
     SUBJECTS,
     fit_factors,
+    fit_visible_and_hidden,
     frame_quantile,
     largest_quantile,
     nonconformity,
@@ -84,6 +85,24 @@ def test_too_few_subjects_get_the_largest_of_their_quantiles_by_its_name():
     assert (enough.values[0] < enough.values[1]).all()
     with pytest.raises(UserError, match="at least 9 frames of each subject for 90%, found 4"):
         fit_factors(scores[:4], ["a"] * 4, (0.5, 0.9))
+
+
+def test_joints_that_were_not_seen_have_a_factor_of_their_own():
+    rng = np.random.default_rng(0)
+    scores, seen = rng.exponential(1, (900, 4)), rng.random((900, 4)) < 0.7
+    scores[:, 0] = 0  # the root
+    scores[~seen] *= 3
+    subjects = np.repeat(["A", "B", "C"], 300).tolist()
+    factors, hidden = fit_visible_and_hidden(scores, seen, subjects, (0.5, 0.9))
+    new, shown = rng.exponential(1, (20_000, 4)), rng.random((20_000, 4)) < 0.7
+    new[~shown] *= 3
+    for level, own, other in zip((0.5, 0.9), factors.values, hidden, strict=True):
+        assert own[0] == 0
+        assert level <= (new <= own)[:, 1:][shown[:, 1:]].mean() < level + 0.1
+        assert level <= (new <= other)[:, 1:][~shown[:, 1:]].mean() < level + 0.1
+    everything, nothing = fit_visible_and_hidden(scores, np.ones_like(seen), subjects, (0.5, 0.9))
+    assert nothing is None
+    np.testing.assert_array_equal(everything.values, fit_factors(scores, subjects, (0.5, 0.9)).values)
 
 
 def test_scores_are_distances_in_units_of_the_spread():

@@ -57,9 +57,27 @@ def test_without_heatmaps_kinds_are_told_apart_by_the_score():
     assert kinds[H36M_17.root] == 0
 
 
+def test_a_joint_hidden_with_one_that_a_bone_connects_it_to_is_of_a_kind_of_its_own():
+    hip, knee, ankle, wrist = (
+        H36M_17.joints.index(name) for name in ("left_hip", "left_knee", "left_ankle", "right_wrist")
+    )
+    mask = BATCH.mask
+    for joint in (hip, knee, ankle, wrist):
+        mask = mask.at[:, :, joint].set(0)
+    kinds = np.asarray(keypoint_kinds(BATCH._replace(mask=mask), H36M_17))[0, 0]
+    assert {KINDS[kinds[joint]] for joint in (hip, knee, ankle)} == {"hidden_limb"}
+    assert KINDS[kinds[wrist]] == "hidden"
+
+
+def test_a_hidden_joint_has_a_factor_of_its_own_on_top():
+    scales = Scales((1.0, 2.0), hidden=(1.0, 3.0))
+    kinds = jnp.asarray([[0, 0], [0, KINDS.index("hidden")], [0, KINDS.index("hidden_limb")]])
+    np.testing.assert_allclose(scales.factors(kinds), [[1, 2], [1, 6], [1, 6]])
+
+
 def test_deviations_are_multiplied_and_the_mean_stays():
     hypotheses = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3, 1, 17, 3)), jnp.float32)
-    scales = Scales(tuple(np.linspace(0.5, 2.1, 17).tolist()), (1.0, 2.0, 3.0, 4.0))
+    scales = Scales(tuple(np.linspace(0.5, 2.1, 17).tolist()), (1.0, 2.0, 3.0, 4.0, 5.0))
     hidden = BATCH._replace(mask=BATCH.mask.at[:, :, 7].set(0))
     lifter = with_scales(_Drawn(hypotheses), scales)
     found = np.asarray(lifter.sample({}, KEY, hidden, Sampling(5)))

@@ -36,9 +36,18 @@ def test_what_was_written_is_read(tmp_path):
     radii = found.regions.radii(np.array([[0.0, 0.04]]))
     np.testing.assert_allclose(radii, [[[0, 0.05], [0, 0.1]]], rtol=1e-6)
     assert found.regions.guarantee == "most_subjects"
+    assert found.scales.kinds[4] == 1.3  # a record of before there was this kind
     np.testing.assert_array_equal(found.errors, [[0.04, 0, 0], [0.01, 0.03, 0], [0, -0.02, 0.05]])
     assert pack_factor(found.errors) == RECORD["errors"]
     assert list(tmp_path.iterdir()) == [tmp_path / CALIBRATION]
+
+
+def test_a_joint_that_was_not_seen_has_the_factor_of_hidden_ones(tmp_path):
+    regions = RECORD["regions"] | {"hidden": {"0.5": 2.0, "0.9": 4.0}}
+    found = read(tmp_path, RECORD | {"regions": regions}).regions
+    spread, seen = np.full((2, 2), 0.04), np.array([[True, True], [False, False]])
+    np.testing.assert_allclose(found.radii(spread, seen), [[[0, 0.05], [0, 0.1]], [[0, 0.1], [0, 0.2]]], rtol=1e-6)
+    np.testing.assert_allclose(found.radii(spread), found.radii(spread, np.ones((2, 2), bool)))
 
 
 def test_a_record_of_an_older_version_has_the_temperature_alone(tmp_path):

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, get_args
 from absl import flags
 from ml_collections.config_flags.config_flags import is_config_flag
 
+from diffpose_jax.compile_cache import keep_compiled_programs
 from diffpose_jax.config import current_value
 from diffpose_jax.errors import UserError
 from diffpose_jax.sections import Flip
@@ -53,6 +54,7 @@ def run(
         sys.exit(0)
     try:
         positional = parse(argv, flag_values)
+        keep_compiled_programs()
         status = main(positional)
     except UserError as error:
         fail(str(error))

@@ -85,5 +85,5 @@ def test_files_that_cannot_give_a_clip_are_clear_errors(database: Path):
     with pytest.raises(UserError, match=r"expected its skeleton 16\.asf in .*, found none"):
         read_cmu_files(database)
     (folder / "16_35.amc").unlink()
-    with pytest.raises(UserError, match="expected CMU's files, such as .* among 1 .asf and .amc files"):
+    with pytest.raises(UserError, match=r"expected CMU's files, such as .* among 1 \.asf and \.amc files"):
         read_cmu_files(database)

@@ -205,7 +205,7 @@ def test_unknown_joints_are_listed_and_can_be_given(tmp_path: Path, body: Path):
     with pytest.raises(UserError, match="expected the joint Elbow, found Hips"):
         to_h36m17(read_bvh(path, 0.01), path, joint_names=names | {"left_elbow": "Elbow"})
     assert name_nodes(list(names.values())) == dict(zip(H36M_17.joints + TOES, names.values(), strict=True))
-    with pytest.raises(UserError, match="joint_names: expected 19 nodes .* found 2"):
+    with pytest.raises(UserError, match=r"joint_names: expected 19 nodes .* found 2"):
         name_nodes(["Hips", "LeftUpLeg"])
     with pytest.raises(UserError, match="found none for left_toe"):
         to_h36m17(read_bvh(path, 0.01), path, joint_names=dict.fromkeys(H36M_17.joints, "Hips"))

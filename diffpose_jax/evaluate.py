@@ -1,8 +1,8 @@
 """Evaluate a trained lifter: `python -m diffpose_jax.evaluate --workdir runs/quickstart`.
 
-Prints the figures that matter, and writes all to `results.html`, `results.md` and `results.json`: every aggregation of hypotheses,
-beside the mean pose, the nearest neighbour in 2D and, with --baseline_workdir, another trained lifter, all on the same
-frames.
+Prints the figures that matter, and writes all to `results.html`, `results.md` and `results.json`: every aggregation of
+hypotheses, beside the mean pose, the nearest neighbour in 2D and, with --baseline_workdir, another trained lifter, all
+on the same frames.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ also need `--config.lifter.context`, the work directory of a trained supervised 
 |---|---|
 | `config.json` | the resolved config; the directory belongs to it |
 | `checkpoints/`, `best/` | the newest states, and the averaged weights that did best on the valid split |
-| `metrics.jsonl`, `tensorboard/` | losses, learning rate, validation errors, steps/s, poses/s, and when; TensorBoard also has poses of the valid split |
+| `metrics.jsonl`, `tensorboard/` | losses, learning rate, validation errors, rates, times; poses of the valid split |
 | `folds.json`, `folds/` | with `--cross_fit`: the subjects of each fold, and a work directory without each |
 | `calibration.json` | what `calibrate` found: temperature, scales of the spread, conformal regions |
 | `results.html`, `results.md`, `results.json`, `figures/` | what `evaluate` found; the page needs no network |

@@ -27,7 +27,6 @@ from diffpose_jax.training.state import TrainState
 from diffpose_jax.viz.sheet import draw_comparison
 from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
 
-
 # Logged beside the MPJPE, for curves; nothing is selected by them.
 _MORE_METRICS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "p_mpjpe": jax.jit(p_mpjpe),

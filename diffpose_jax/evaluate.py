@@ -1,8 +1,8 @@
 """Evaluate a trained lifter: `python -m diffpose_jax.evaluate --workdir runs/quickstart`.
 
-Prints the figures that matter, and writes all to `results.json` and `results.md`: every aggregation of hypotheses,
-beside the mean pose, the nearest neighbour in 2D and, with --baseline_workdir, another trained lifter, all on the same
-frames.
+Prints the figures that matter, and writes all to `results.html`, `results.md` and `results.json`: every aggregation of
+hypotheses, beside the mean pose, the nearest neighbour in 2D and, with --baseline_workdir, another trained lifter, all
+on the same frames.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     print_results(results)
     output = Path(given.output or model)
     figure = output / "figures" / f"{given.split}.png"
-    print(f"results: {output / 'results.json'}, {output / 'results.md'}" + f"   figure: {figure}" * given.figure)
+    files = ", ".join(str(output / f"results.{suffix}") for suffix in ("html", "md", "json"))
+    print(f"results: {files}" + f"   figure: {figure}" * given.figure)
     return 0
 
 

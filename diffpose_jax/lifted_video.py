@@ -45,7 +45,7 @@ class LiftOptions:
         hypotheses: Poses drawn for each frame.
         aggregation: How one pose is made of them.
         seed: Seed of all noise; None: that of the model.
-        focal: Focal length in pixels; None: that of a phone's main camera.
+        focal: Focal length in pixels; None: by the metadata of the file, else that of a phone's main camera.
         up: Which way is up: 'camera', where the camera is held level; 'person', along people who stand; or three
             numbers in the camera's frame (x right, y down, z away), such as '0,-0.94,-0.34'.
         height: Height of the people in metres; None: the size that the lifter gives them.
@@ -86,7 +86,7 @@ def lift_people(model: Model, filmed: FilmedPeople, options: LiftOptions = LiftO
         UserError: An aggregation that the model cannot give.
     """
     size = filmed.image_size
-    focal = options.focal or assume_focal(size)
+    focal = options.focal or filmed.focal or assume_focal(size)
     skeleton, rate = model.skeleton, TRAINED_FPS if model.trained.lifter.frames > 1 else None
     parts = [split_track(track, filmed.times, skeleton, rate) for track in filmed.tracks]
     found = _lift_parts(model, filmed, parts, options, focal)
@@ -98,13 +98,19 @@ def lift_people(model: Model, filmed: FilmedPeople, options: LiftOptions = LiftO
     world = level_world(_find_up(people, options.up))
     settings = {
         **({"model": model.name} | model.settings(options.hypotheses, options.aggregation, options.seed)),
-        "focal length": f"{focal:.0f} pixels, {'given' if options.focal else 'assumed: a phone main camera'}",
+        "focal length": f"{focal:.0f} pixels, {_name_source(options, filmed)}",
         "up": options.up,
         "height": f"{options.height} m, given" if options.height else "as lifted",
         "smoothing": options.smooth,
         "parts lifted at": f"{rate:g} frames per second" if rate else "the rate of the video",
     }
     return LiftedVideo(filmed.source, size, filmed.times, focal, world, _floor(people, world), tuple(people), settings)
+
+
+def _name_source(options: LiftOptions, filmed: FilmedPeople) -> str:
+    if options.focal:
+        return "given"
+    return "by the metadata of the file" if filmed.focal else "assumed: a phone main camera"
 
 
 def _lift_parts(

@@ -36,7 +36,7 @@ class LiveOptions:
     Attributes:
         hypotheses: Poses drawn for each frame.
         seed: Seed of all noise; None: that of the model.
-        focal: Focal length in pixels; None: that of a phone's main camera.
+        focal: Focal length in pixels; None: by the metadata of the file, else that of a phone's main camera.
         people: 'all', 'largest', or the identity of one, such as 'person 1' or 1.
         detector: Import path of another detector than BlazePose.
         threads: Threads of BlazePose's networks.
@@ -115,7 +115,8 @@ def show_live(source: str | os.PathLike, model: Model, options: LiveOptions = Li
     frames = open_frames(source, longest=_LONGEST)
     detector = None if options.detector is None else get_detector(options.detector)
     finder = PeopleFinder(frames.image_size, detector, heatmaps=False, threads=options.threads, remember=False)
-    lifter = LiveLifter(model, finder.skeleton, frames.image_size, options.hypotheses, options.seed, options.focal)
+    focal = options.focal or frames.focal
+    lifter = LiveLifter(model, finder.skeleton, frames.image_size, options.hypotheses, options.seed, focal)
     films = not str(source).startswith("camera:")
     with LivePage(options.port) as page:
         print(f"live: {page.address} shows {frames.source} (Ctrl-C ends)", flush=True)

@@ -18,9 +18,11 @@ from diffpose_jax.data.sets.keypoints import convert_keypoints
 from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES, ALL, check_aggregates
-from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
+from diffpose_jax.evaluation.jobs import Job, predict_frames
 from diffpose_jax.evaluation.metrics import spread
+from diffpose_jax.evaluation.overlapping import blends_windows, predict_blended
 from diffpose_jax.evaluation.warnings import warn_of_keypoints
+from diffpose_jax.evaluation.window_cameras import has_cameras
 from diffpose_jax.geometry import solve_root
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.sections import Noise
@@ -127,7 +129,8 @@ class Model:
             seed: The seed of all noise; that of the config by default.
             focal: Focal length in halves of the image's width (Human3.6M: 2.29); gives the root.
             noise: 'clip': each hypothesis keeps its noise through a clip, so that a single-frame method gives the same
-                poses for the same keypoints. 'frame': every frame is drawn independently.
+                poses for the same keypoints, and a method of sequences is blended where its windows overlap
+                (`evaluation.overlapping`). 'frame': every frame, or window beside window, is drawn independently.
 
         Raises:
             UserError: A value or a layout that is not possible, or an aggregation that needs a camera.
@@ -143,7 +146,10 @@ class Model:
         # An equal job on an equal lifter is compiled already: a second call, or a second model, only computes.
         job = self._job(hypotheses, noise, aggregation, seed)
         trained, frames = self.trained, np.arange(clips.num_frames)
-        found = predict_frames(self.name, trained.lifter, trained.variables, clips, frames, job)
+        if blends_windows(trained.lifter, job):
+            found = predict_blended(self.name, trained.lifter, trained.variables, clips, job)
+        else:
+            found = predict_frames(self.name, trained.lifter, trained.variables, clips, frames, job)
         poses, drawn = found[aggregation], found[ALL]
         std = np.asarray(spread(jnp.moveaxis(jnp.asarray(drawn), 1, 0)))
         root, settings = _solve_roots(clips, poses), self._describe(job)

@@ -39,12 +39,14 @@ class FilmedPeople(NamedTuple):
         image_size: Width and height of the upright picture in pixels.
         times: Time of every frame of the video, `[N]` seconds.
         tracks: The people.
+        focal: Focal length in pixels by the metadata of the video; None: they do not say.
     """
 
     source: str
     image_size: tuple[int, int]
     times: np.ndarray
     tracks: tuple[Track, ...]
+    focal: float | None = None
 
 
 class LiftedPerson(NamedTuple):

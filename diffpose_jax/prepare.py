@@ -3,7 +3,8 @@
     python -m diffpose_jax.prepare SOURCE --source PATH --output data/NAME.npz
 
     synthetic      needs no source: embedded people, seen by random cameras
-    cmu            the CMU archive cmu_h36m17.npz, or another of its form, filmed by Human3.6M's cameras
+    cmu            the CMU archive cmu_h36m17.npz, another of its form, or a folder with the database's own files
+                   (.asf, .amc), filmed by Human3.6M's cameras
     mocap          a folder of .asf/.amc and .bvh files, likewise
     human36m       a folder with VideoPose3D's data_3d_h36m.npz and data_2d_h36m_{detections}.npz
     humaneva       a folder with VideoPose3D's data_3d_humaneva15.npz and data_2d_humaneva15_{detections}.npz
@@ -35,6 +36,7 @@ from diffpose_jax.data.detector.error_model import DetectorSettings
 from diffpose_jax.data.detector.heatmap_clips import MixtureOptions
 from diffpose_jax.data.detector.keypoint_noise import add_keypoint_noise
 from diffpose_jax.data.sets.cmu import load_cmu
+from diffpose_jax.data.sets.figures import name_nodes
 from diffpose_jax.data.sets.human36m import load_human36m
 from diffpose_jax.data.sets.humaneva import load_humaneva
 from diffpose_jax.data.sets.keypoints import load_keypoints
@@ -54,14 +56,11 @@ _COMMON = ("source", "output", "seed", "simulate_detector", "strength", "samples
 SOURCES: Mapping[str, tuple[Callable[..., dict[str, ClipSet]], tuple[str, ...]]] = {
     "synthetic": (load_synthetic, ("seed", "subjects", "takes", "frames", "cameras_per_clip")),
     "cmu": (load_cmu, ("seed", "valid_subjects", "test_subjects", "cameras_per_clip")),
-    "mocap": (
-        load_mocap,
-        ("seed", "valid_subjects", "test_subjects", "cameras_per_clip", "unit", "amc_fps", "name_pattern"),
-    ),
+    "mocap": (load_mocap, ("seed", "valid_subjects", "test_subjects", "cameras_per_clip", *FileOptions._fields)),
     "human36m": (load_human36m, ("detections", "layout", "valid_subjects")),
     "humaneva": (load_humaneva, ("detections", "valid_share", "actions")),
     "mpi_inf_3dhp": (load_mpi_inf_3dhp, ("annotation", "valid_subjects")),
-    "keypoints": (load_keypoints, ("layout", "target")),
+    "keypoints": (load_keypoints, ("layout", "target", "joint_names")),
 }
 
 
@@ -82,6 +81,12 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("float", "unit", None, "mocap: the length unit of the BVH files in metres; CMU's if not given."),
     ("float", "amc_fps", None, "mocap: the frame rate of the AMC files; 120 if not given."),
     ("string", "name_pattern", None, "mocap: finds (?P<subject>...) and (?P<action>...) in file names."),
+    (
+        "list",
+        "joint_names",
+        None,
+        "mocap: the nodes of the figures at the 17 joints and the toes; keypoints: the joints.",
+    ),
     ("integer", "subjects", None, "synthetic: how many people."),
     ("integer", "takes", None, "synthetic: how often each person does each action."),
     ("integer", "frames", None, "synthetic: frames of each take."),
@@ -227,6 +232,8 @@ def _options(kind: str, given: flags.FlagValues) -> dict[str, Any]:
     options = {name: value for name, value in options.items() if value is not None}
     options |= {name: [] for name in ("valid_subjects", "test_subjects") if options.get(name) == ["none"]}
     if kind == "mocap":
+        if "joint_names" in options:
+            options["joint_names"] = name_nodes(options["joint_names"])
         of_files = {name: options.pop(name) for name in FileOptions._fields if name in options}
         options["files"] = FileOptions(**of_files)
     return options

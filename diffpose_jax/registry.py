@@ -62,6 +62,7 @@ class DataSet(NamedTuple):
 DATA_SETS: dict[str, DataSet] = {
     "synthetic": DataSet(),
     "cmu": DataSet(),
+    "mocap": DataSet(),
     "human36m": DataSet(("gt", "cpn", "hr")),
     "mpi_inf_3dhp": DataSet(("annot3", "univ_annot3"), "mpi_inf_3dhp17"),
     "humaneva": DataSet(("gt", "cpn"), "humaneva15"),

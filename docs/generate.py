@@ -44,10 +44,10 @@ also need `--config.lifter.context`, the work directory of a trained supervised 
 |---|---|
 | `config.json` | the resolved config; the directory belongs to it |
 | `checkpoints/`, `best/` | the newest states, and the averaged weights that did best on the valid split |
-| `metrics.jsonl`, `tensorboard/` | losses, learning rate, validation error, steps/s, poses/s, and when |
+| `metrics.jsonl`, `tensorboard/` | losses, learning rate, validation errors, rates, times; poses of the valid split |
 | `folds.json`, `folds/` | with `--cross_fit`: the subjects of each fold, and a work directory without each |
 | `calibration.json` | what `calibrate` found: temperature, scales of the spread, conformal regions |
-| `results.json`, `results.md`, `figures/` | what `evaluate` found |
+| `results.html`, `results.md`, `results.json`, `figures/` | what `evaluate` found; the page needs no network |
 
 The same training command continues, bit for bit as if it had never stopped. SIGTERM and SIGINT save a checkpoint first.
 With more `training.steps` (or `epochs`) it goes on beyond its end, as if it had been asked for them at first; not with

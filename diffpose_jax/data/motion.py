@@ -14,6 +14,8 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import H36M_17, Skeleton
 
+VALID_OF_CLIPS = "made of other clips of the people in train, for want of subjects: they are no unknown people"
+
 
 class Motion(NamedTuple):
     """One uninterrupted motion: positions `[T, J, 3]` metres, world frame, z up, floor near z = 0, float32."""
@@ -74,23 +76,42 @@ def film(motions: Sequence[Motion], cameras: Camera, filming: Filming, skeleton:
     return ClipSet.build(clips, skeleton, cameras)
 
 
-def film_splits(
-    motions: Sequence[Motion], split_of_subject: Mapping[str, str], cameras: Camera, filming: Filming
-) -> dict[str, ClipSet]:
+def film_splits(by_split: Mapping[str, Sequence[Motion]], cameras: Camera, filming: Filming) -> dict[str, ClipSet]:
     """Film the motions of every split.
 
     Args:
-        motions: The motions of all splits.
-        split_of_subject: 'train', 'valid', 'test' or another name for each subject.
+        by_split: The motions of each split, as from `group_motions`.
         cameras: The K cameras.
         filming: How they are filmed.
 
     Returns:
-        `{split: ClipSet}` with these three, which may be empty, and the splits of other names.
+        `{split: ClipSet}`, in the order given.
     """
+    return {split: film(motions, cameras, filming) for split, motions in by_split.items()}
+
+
+def group_motions(motions: Sequence[Motion], split_of_subject: Mapping[str, str]) -> dict[str, list[Motion]]:
+    """The motions of train, valid and test, which may be empty, and of splits of other names, by their subjects."""
     names = dict.fromkeys((*SPLITS, *split_of_subject.values()))
-    by_split = {split: [m for m in motions if split_of_subject[m.subject] == split] for split in names}
-    return {split: film(part, cameras, filming) for split, part in by_split.items()}
+    return {split: [m for m in motions if split_of_subject[m.subject] == split] for split in names}
+
+
+def hold_out_clips(by_split: Mapping[str, Sequence[Motion]], seed: int = 0) -> dict[str, list[Motion]]:
+    """Make a valid split of clips where there are too few subjects for one of its own.
+
+    About one train motion in six, drawn by the seed, goes to valid; of a single motion, its last sixth does. Without a
+    train motion that can be spared nothing changes. `VALID_OF_CLIPS` is what a report must say of it.
+    """
+    split = {name: list(motions) for name, motions in by_split.items()}
+    train = split["train"]
+    if len(train) > 1:
+        drawn = np.random.default_rng(seed).permutation(len(train))[: max(1, round(len(train) / 6))]
+        split["valid"] = [train[index] for index in sorted(drawn)]
+        split["train"] = [motion for index, motion in enumerate(train) if index not in drawn]
+    elif train and (share := len(train[0].positions) // 6):
+        split["valid"] = [train[0]._replace(positions=train[0].positions[-share:])]
+        split["train"] = [train[0]._replace(positions=train[0].positions[:-share])]
+    return split
 
 
 def split_subjects(
@@ -102,7 +123,7 @@ def split_subjects(
     """Split subjects; those for test, then valid, are drawn unless they are named.
 
     About one subject in six goes to each, at least one. Two subjects make train and test, one makes train alone; the
-    other splits are empty.
+    other splits are empty (`hold_out_clips` makes a valid split of them).
 
     Args:
         subjects: Names, in any order, which may repeat.

@@ -134,6 +134,18 @@ def end_aligned_windows(clips: ClipSet, frames: int) -> Windows:
     return _windows(clips, [np.minimum(np.arange(0, n, frames), max(n - frames, 0)) for n in clips.clip_length])
 
 
+def overlapping_windows(clips: ClipSet, frames: int) -> Windows:
+    """Windows of which each overlaps the next by half or more, evenly spread from a clip's first frame to its last.
+
+    A clip shorter than a window is padded at its end.
+    """
+    spare = np.maximum(clips.clip_length - frames, 0)
+    counts = -(-spare // max(1, frames // 2)) + 1
+    return _windows(
+        clips, [np.rint(np.linspace(0, last, count)).astype(int) for last, count in zip(spare, counts, strict=True)]
+    )
+
+
 def unpadded_windows(clips: ClipSet, frames: int) -> Windows:
     """Windows side by side as far as they fit: the remainder of each clip is left out (Rommel et al. 2023's release).
 

@@ -29,7 +29,7 @@ from diffpose_jax.data.windows import (
     window_frames,
 )
 from diffpose_jax.evaluation.aggregation import MEASURES, check_aggregates, is_estimate, reduce_hypotheses
-from diffpose_jax.geometry import Camera
+from diffpose_jax.evaluation.window_cameras import WindowCameras, window_cameras
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import lifted_frames, lifted_part
 from diffpose_jax.lifters.visibility import believe_guesses, widen_unseen
@@ -60,17 +60,6 @@ class Job:
     def replace(self, **changes: object) -> Job:
         """The same job with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
-
-
-class WindowCameras(NamedTuple):
-    """The cameras `[K]` of a set, and the index of each window's camera, `[W]`."""
-
-    cameras: Camera
-    camera: Array
-
-    def of(self, ids: Array) -> Camera:
-        """The cameras `[B]` of the windows `ids [B]`."""
-        return jax.tree.map(lambda field: field[self.camera[ids]], self.cameras)
 
 
 class JobData(NamedTuple):
@@ -121,7 +110,7 @@ def _windows_for(lifter: Lifter, clips: ClipSet, wanted: np.ndarray) -> Windows:
     if lifter.middle_frame:
         return Windows(*(part[wanted] for part in centred_windows(clips, lifter.frames)))
     windows = end_aligned_windows(clips, lifter.frames)
-    indices, inside = _frames_of(windows, lifter)
+    indices, inside = frames_of(windows, lifter)
     needed = np.flatnonzero((inside & np.isin(indices, wanted)).any(axis=1))
     return Windows(*(part[needed] for part in windows))
 
@@ -190,15 +179,11 @@ def predict_windows(
     Raises:
         UserError: An output does not exist, or needs cameras that are not known.
     """
-    check_aggregates([name for name in job.outputs if name not in MEASURES])
-    indices, inside = _frames_of(windows, lifter)
+    indices, inside = frames_of(windows, lifter)
     frames = np.unique(indices[inside])
-    call = _compile_job(with_flips(lifter), job.outputs, job.occlusion, job.occlusion_rate or None)
-    data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
-    variables, data = parallel.replicate((variables, data))
     found: dict[str, np.ndarray] = {}
     done = 0
-    for ids, arrays in _run_chunks(partial(call, variables, data), len(indices), job.batch_size):
+    for ids, arrays in lift_windows(lifter, variables, clips, windows, job, cameras):
         here = inside[ids]
         rows = np.searchsorted(frames, indices[ids][here])
         for name, array in arrays.items():
@@ -211,7 +196,26 @@ def predict_windows(
     return found, frames
 
 
-def _frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]:
+def lift_windows(
+    lifter: Lifter,
+    variables: Variables,
+    clips: DeviceClips,
+    windows: Windows,
+    job: Job,
+    cameras: WindowCameras | None = None,
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Lifts windows in chunks: the indices `[B]` of those of a chunk, and `{output: [B, F, ...]}`.
+
+    Arguments and errors are those of `predict_windows`.
+    """
+    check_aggregates([name for name in job.outputs if name not in MEASURES])
+    call = _compile_job(with_flips(lifter), job.outputs, job.occlusion, job.occlusion_rate or None)
+    data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
+    variables, data = parallel.replicate((variables, data))
+    yield from _run_chunks(partial(call, variables, data), len(windows.start), job.batch_size)
+
+
+def frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]:
     """The indices `[W, F]` of the frames that a lifter gives for each window, and which of them lie in the clip."""
     ids = jnp.arange(len(windows.start), dtype=jnp.int32)
     indices, inside = (np.asarray(part) for part in window_frames(windows, ids, lifter.frames))
@@ -259,21 +263,6 @@ def _widen(drawn: Drawn, lifter: Flipped, data: JobData, ids: Array) -> Drawn:
     place = gap, data.key, data.windows.low[ids], lifter.skeleton
     samples = widen_unseen(drawn.samples, *place)
     return Drawn(samples, samples if drawn.samples is drawn.averaged else widen_unseen(drawn.averaged, *place))
-
-
-def has_cameras(clips: ClipSet) -> bool:
-    """Whether the camera of every clip is known."""
-    return clips.cameras is not None and bool((clips.camera >= 0).all())
-
-
-def window_cameras(clips: ClipSet, windows: Windows) -> WindowCameras | None:
-    """The camera of every window of a set, or None where any clip's camera is unknown."""
-    if clips.cameras is None or not has_cameras(clips):
-        return None
-    cameras = Camera(*(jnp.asarray(field, jnp.float32) for field in clips.cameras))
-    # `low` is the first frame of the window's clip; the start of a padded window may lie before it.
-    clip = np.searchsorted(clips.clip_start, np.asarray(windows.low), side="right") - 1
-    return WindowCameras(cameras, jnp.asarray(clips.camera[clip], jnp.int32))
 
 
 def _run_chunks(

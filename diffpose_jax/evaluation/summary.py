@@ -1,4 +1,4 @@
-"""What an evaluation prints: its conditions and one table that fits 80 columns. The rest is in `results.md`."""
+"""What an evaluation prints: its conditions and one table that fits 80 columns. The rest is in `results.html`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_summary(rows: Sequence[Mapping[str, Any]]) -> Table:
     names = [name for name in _COLUMNS if any(one[kind].get(name) is not None for one in rows)]
     chosen = choose_rows(rows)
     left_out = len(rows) - len(chosen)
-    notes = [f"{left_out} more rows, and other averages and metrics, are in results.md."] if left_out else []
+    notes = [f"{left_out} more rows, and other averages and metrics, are in results.html."] if left_out else []
     if any(one["oracle"] for one in chosen):
         notes.insert(0, f"* {ORACLE}.")
     table = Table(title=kind.replace("_", " ").capitalize(), caption=" ".join(notes) or None, title_justify="left",

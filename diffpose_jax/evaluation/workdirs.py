@@ -25,11 +25,13 @@ from diffpose_jax.evaluation.distributions import (
 )
 from diffpose_jax.evaluation.error_gaussian import ErrorGaussian
 from diffpose_jax.evaluation.hiding import hide_for
-from diffpose_jax.evaluation.jobs import Job, has_cameras, predict_frames
+from diffpose_jax.evaluation.jobs import Job, predict_frames
 from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
 from diffpose_jax.evaluation.protocols import default_protocol, get_protocol
 from diffpose_jax.evaluation.report import write_results
+from diffpose_jax.evaluation.report_page import write_page
 from diffpose_jax.evaluation.warnings import warn_of_keypoints
+from diffpose_jax.evaluation.window_cameras import has_cameras
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.lifters.building import make_plan, make_schedule_of
 from diffpose_jax.registry import load_dataset, load_source, source_layout, validate
@@ -122,9 +124,10 @@ class Evaluation:
             "command": self.command or f"evaluate({str(self.workdir)!r})",
         }  # fmt: skip
         write_results(results, output)
+        path = output / "figures" / f"{self.split}.png"
         if self.figure:
-            path = output / "figures" / f"{self.split}.png"
             draw_example(path, trained, measured, job, poses.get("mean", poses[chosen[0]]))
+        write_page(results, output, path if self.figure else None)
         return results
 
     def _distributions(

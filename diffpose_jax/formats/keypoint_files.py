@@ -108,7 +108,7 @@ def parse_recording(
     """
     if unknown := sorted(set(map(str, entries)) - set(KEYS)):
         raise UserError(f"{where}: expected the keys {', '.join(KEYS)}, found '{unknown[0]}'")
-    keypoints = _parse_array(where, entries, "keypoints", ndims=(2, 3, 4))
+    keypoints = parse_array(where, entries, "keypoints", ndims=(2, 3, 4))
     if keypoints is None:
         raise UserError(f"{where}: expected 'keypoints', found {', '.join(map(str, entries)) or 'nothing'}")
     if keypoints.shape[-1] not in (2, 3):
@@ -151,7 +151,8 @@ def _read_recordings(path: Path) -> list[Any]:
     return content if isinstance(content, list) else [content]
 
 
-def _parse_array(where: str, entries: Mapping[str, Any], key: str, ndims: tuple[int, ...]) -> np.ndarray | None:
+def parse_array(where: str, entries: Mapping[str, Any], key: str, ndims: tuple[int, ...]) -> np.ndarray | None:
+    """An entry as float64 of one of these numbers of dimensions; None where there is none. Raises UserError."""
     if key not in entries:
         return None
     try:
@@ -226,7 +227,7 @@ def _parse_layout(where: str, entries: Mapping[str, Any], layout: str | None, jo
 
 def _parse_image_size(where: str, entries: Mapping[str, Any], seen: np.ndarray) -> np.ndarray:
     """The size `[2]` of the image, pixels, in which the keypoints `[K, 2]` were seen."""
-    size = _parse_array(where, entries, "image_size", ndims=(1,))
+    size = parse_array(where, entries, "image_size", ndims=(1,))
     if size is None:
         raise UserError(f"{where}: expected 'image_size' as [width, height] in pixels, found none")
     if size.shape != (2,) or not (np.isfinite(size).all() and (size > 0).all()):
@@ -238,7 +239,7 @@ def _parse_image_size(where: str, entries: Mapping[str, Any], seen: np.ndarray) 
 def _parse_scores(where: str, entries: Mapping[str, Any], persons: np.ndarray) -> np.ndarray | None:
     """The scores `[P, T, J]` of keypoints `[P, T, J, C]`: the entry of that name, else their third channel."""
     scores = persons[..., 2] if persons.shape[-1] == 3 else None
-    given = _parse_array(where, entries, "scores", ndims=(1, 2, 3))
+    given = parse_array(where, entries, "scores", ndims=(1, 2, 3))
     if given is not None:
         if given.size != persons[..., 0].size or given.shape != persons.shape[3 - given.ndim : 3]:
             expected = list(persons.shape[:3] if len(persons) > 1 else persons.shape[1:3])

@@ -33,8 +33,8 @@ from diffpose_jax.formats import (
     videopose3d_files,
 )
 from diffpose_jax.formats.detections import Detections, read_json
-from diffpose_jax.formats.joint_tables import read_cells
-from diffpose_jax.formats.keypoint_files import KeypointClip, parse_recordings
+from diffpose_jax.formats.joint_tables import choose_layout, place_joints, read_cells
+from diffpose_jax.formats.keypoint_files import KeypointClip, parse_array, parse_recordings
 from diffpose_jax.formats.npz import read_npz
 from diffpose_jax.formats.tracks import Reading, make_clips
 
@@ -109,7 +109,29 @@ def _parse_own(path: Path, recordings: list[Any], reading: Reading) -> list[Keyp
         else entries
         for entries in recordings
     ]
+    if reading.joint_names is not None:
+        filled = [_name_joints(path, entries, reading) for entries in filled]
     return parse_recordings(path, filled, reading.layout, reading.least_score)
+
+
+def _name_joints(path: Path, entries: Any, reading: Reading) -> Any:
+    """A recording whose joints, named by the caller in the order of the file, are put in the order of a layout."""
+    names = reading.joint_names or ()
+    if not isinstance(entries, dict) or "keypoints" not in entries:
+        return entries
+    if "layout" in entries:
+        raise UserError(f"{path}: expected joint_names or a layout, found both: the file names {entries['layout']}")
+    skeleton, places = choose_layout(path, names, reading.layout)
+    keypoints = parse_array(str(path), entries, "keypoints", (2, 3, 4))
+    scores = parse_array(str(path), entries, "scores", (1, 2, 3))
+    placed = {**entries, "layout": skeleton.name}
+    for key, values in (("keypoints", keypoints), ("scores", None if scores is None else scores[..., None])):
+        if values is not None and values.shape[-2] != len(names):
+            raise UserError(f"{path}: expected {len(names)} joints in {key} as named, found {values.shape[-2]}")
+        if values is not None:
+            arranged = place_joints(values, skeleton, places)
+            placed[key] = arranged if key == "keypoints" else arranged[..., 0]
+    return placed
 
 
 def _parse_archive(path: Path, reading: Reading) -> list[KeypointClip]:

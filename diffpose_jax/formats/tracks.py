@@ -31,12 +31,14 @@ class Reading(NamedTuple):
         image_size: Width and height in pixels, where the file does not say.
         fps: Frames per second, where the file does not say.
         min_score: A joint of a lower score, or of 0, was not seen; `MIN_SCORE` if None.
+        joint_names: The joints of arrays in the order of no layout, for files of this package's own form.
     """
 
     layout: str | None = None
     image_size: tuple[float, float] | None = None
     fps: float | None = None
     min_score: float | None = None
+    joint_names: tuple[str, ...] | None = None
 
     @property
     def least_score(self) -> float:
@@ -56,6 +58,8 @@ def make_clips(where: str, found: Detections, subject: str, reading: Reading) ->
     Raises:
         UserError: The image's size is known to nobody, or is not that of the picture; no joint was seen.
     """
+    if reading.joint_names is not None:
+        raise UserError(f"{where}: expected no joint_names, found some for a file that names its joints itself")
     size = choose_image_size(where, found.image_size, reading.image_size)
     fps = next((rate for rate in (found.fps, reading.fps) if rate is not None), DEFAULT_FPS)
     if not 0 < fps < np.inf:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
 from diffpose_jax.errors import UserError
+
+_FIGURE_SECONDS = 20.0  # between two figures, so that drawing takes about a hundredth of the time
 
 
 class MetricsLog:
@@ -31,6 +34,7 @@ class MetricsLog:
         self._path = Path(workdir) / "metrics.jsonl"
         self._drop_after(first_step)
         self._file = open(self._path, "a")  # noqa: SIM115 (closed by close)
+        self._drawn = -np.inf
         self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=first_step + 1)
 
     def _drop_after(self, step: int) -> None:
@@ -55,6 +59,12 @@ class MetricsLog:
         self._file.flush()
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
+
+    def draw(self, step: int, name: str, draw: Callable[[int], Figure]) -> None:
+        """Writes the figure that `draw` gives of the step to TensorBoard, if the last one is some time ago."""
+        if self._enabled and time.monotonic() - self._drawn > _FIGURE_SECONDS:
+            self._events.add_figure(name, draw(step), step)
+            self._drawn = time.monotonic()
 
     def close(self) -> None:
         """Flushes everything to disk."""

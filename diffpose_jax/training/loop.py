@@ -241,7 +241,8 @@ class Run(NamedTuple):
         error = self.manager.validate(done, state)
         if not self.manager.selects:
             return state, error
-        self.log.write(done, {"valid_mpjpe_mm": error})
+        self.log.write(done, self.manager.valid_measures())
+        self.log.draw(done, "valid_poses", self.manager.draw_validated)
         if state.plateau is not None:
             judged = error
             if self.training.plateau_error == "loss":

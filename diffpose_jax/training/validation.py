@@ -5,7 +5,7 @@ Where there is no valid split nothing is selected: the latest variables are kept
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -13,16 +13,39 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Batch, DeviceClips, Windows, device_clips, gather
 from diffpose_jax.evaluation.jobs import Job, predict_windows, spread_windows
+from diffpose_jax.evaluation.metrics import n_mpjpe, p_mpjpe
 from diffpose_jax.lifters.base import Lifter, Sampling, ValidatingLifter, Variables
 from diffpose_jax.parallel import assert_replicated
 from diffpose_jax.registry import build_lifter
 from diffpose_jax.training.state import TrainState
+from diffpose_jax.viz.sheet import draw_comparison
 from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
+
+# Logged beside the MPJPE, for curves; nothing is selected by them.
+_MORE_METRICS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "p_mpjpe": jax.jit(p_mpjpe),
+    "n_mpjpe": jax.jit(n_mpjpe),
+}
+
+
+class Validated(NamedTuple):
+    """What a validation found.
+
+    Attributes:
+        measures: Mean errors by name, mm; 'mpjpe' selects the best variables.
+        poses: The poses `[M, J, 3]`, m.
+        frames: Their indices in the split, `[M]`.
+    """
+
+    measures: dict[str, float]
+    poses: np.ndarray
+    frames: np.ndarray
 
 
 class Validation(NamedTuple):
@@ -50,11 +73,21 @@ class Validation(NamedTuple):
         windows = spread_windows(lifter, clips, config.training.valid_frames)
         return cls(lifter, device_clips(clips), windows, job)
 
-    def mpjpe(self, variables: Variables) -> float:
-        """The mean per-joint position error of the windows' poses, mm."""
+    def measure(self, variables: Variables) -> Validated:
+        """The errors of the windows' poses."""
         poses, frames = predict_windows(self.lifter, variables, self.clips, self.windows, self.job)
-        target = np.asarray(self.clips.poses)[frames]
-        return float(1000 * np.mean(np.linalg.norm(poses["mean"] - target, axis=-1)))
+        found, target = poses["mean"], np.asarray(self.clips.poses)[frames]
+        measures = {"mpjpe": float(1000 * np.mean(np.linalg.norm(found - target, axis=-1)))}
+        for name, metric in _MORE_METRICS.items():
+            measures[name] = float(1000 * np.mean(metric(jnp.asarray(found), jnp.asarray(target))))
+        return Validated(measures, found, frames)
+
+    def draw(self, validated: Validated, step: int, count: int = 6) -> Figure:
+        """Poses beside the truth, of frames that are evenly spread over what was validated."""
+        rows = np.linspace(0, len(validated.frames) - 1, min(count, len(validated.frames))).astype(int)
+        truth = np.asarray(self.clips.poses)[validated.frames[rows]]
+        title = f"step {step}: MPJPE {validated.measures['mpjpe']:.1f} mm"
+        return draw_comparison(validated.poses[rows], truth, self.lifter.skeleton, title)
 
     def loss(self, variables: Variables) -> float:
         """The loss on the windows, as a lifter that has one for validation measures it, always with the same noise."""
@@ -92,6 +125,7 @@ class CheckpointManager:
         self._newest = Checkpoints(workdir / "checkpoints", keep)
         self._best = Checkpoints(workdir / "best", 1)
         self._validation = validation
+        self._validated: Validated | None = None
         self.best_mpjpe, self.best_step = float("inf"), -1
 
     @property
@@ -118,11 +152,23 @@ class CheckpointManager:
             self.best_mpjpe, self.best_step = float("nan"), step
             self._best.replace(step, state.ema_variables())
             return self.best_mpjpe
-        error = self._validation.mpjpe(state.ema_variables())
+        self._validated = self._validation.measure(state.ema_variables())
+        error = self._validated.measures["mpjpe"]
         if error < self.best_mpjpe:
             self.best_mpjpe, self.best_step = error, step
             self._best.replace(step, state.ema_variables(), {"valid_mpjpe_mm": error})
         return error
+
+    def valid_measures(self) -> dict[str, float]:
+        """What the last validation measured, by the names of the log."""
+        assert self._validated is not None
+        return {f"valid_{name}_mm": value for name, value in self._validated.measures.items()}
+
+    def draw_validated(self, step: int) -> Figure:
+        """Poses of the last validation beside the truth."""
+        assert self._validation is not None
+        assert self._validated is not None
+        return self._validation.draw(self._validated, step)
 
     def valid_loss(self, state: TrainState) -> float:
         """The loss of the averaged variables on the valid split."""

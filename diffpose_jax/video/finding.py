@@ -60,7 +60,8 @@ def find_people(
             progress(done, frames.expected)
     if frames.damaged:
         logging.warning("%s: %d damaged parts could not be decoded and were left out", frames.source, frames.damaged)
-    return FilmedPeople(frames.source, frames.image_size, np.array(finder.times), choose(finder.finish(), people))
+    tracks = choose(finder.finish(), people)
+    return FilmedPeople(frames.source, frames.image_size, np.array(finder.times), tracks, frames.focal)
 
 
 class PeopleFinder:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.video.focal_lengths import convert_focal, find_video_focal, read_image_focal
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 LONGEST = 1280  # pixels: larger pictures are reduced to it, for a person's crop has 256 in the end
@@ -49,6 +50,7 @@ class Frames:
         image_size: Width and height of the upright picture in pixels.
         expected: How many frames the file says it has; None where that is not known. Phones often do not know.
         damaged: How many parts of the file could not be decoded so far, and were left out.
+        focal: Focal length in pixels by the metadata of the file, or of the first image; None: they do not say.
     """
 
     source: str
@@ -56,6 +58,7 @@ class Frames:
     expected: int | None
     frames: Iterator[Frame]
     damaged: int = 0
+    focal: float | None = None
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames
@@ -98,7 +101,7 @@ def _numbers(path: Path) -> tuple:
 
 def _open_images(source: Path, paths: list[Path], longest: int, fps: float) -> Frames:
     """Images as frames; all must have the size of the first."""
-    size = _read_image(paths[0]).size
+    size, focal = _read_image(paths[0]).size, _read_focal(paths[0])
 
     def read() -> Iterator[Frame]:
         for index, path in enumerate(paths):
@@ -110,7 +113,7 @@ def _open_images(source: Path, paths: list[Path], longest: int, fps: float) -> F
                 picture = picture.resize(reduced, Image.Resampling.BOX)
             yield Frame(index, index / fps, np.asarray(picture), size[0] / reduced[0])
 
-    return Frames(str(source), size, len(paths), read())
+    return Frames(str(source), size, len(paths), read(), focal=None if focal is None else convert_focal(focal, size))
 
 
 def _read_image(path: Path) -> Image.Image:
@@ -120,6 +123,11 @@ def _read_image(path: Path) -> Image.Image:
             return ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: expected an image, found a file that cannot be read ({error})") from None
+
+
+def _read_focal(path: Path) -> float | None:
+    with Image.open(path) as opened:
+        return read_image_focal(opened)
 
 
 def _open_video(name: str, longest: int) -> Frames:
@@ -138,6 +146,8 @@ def _open_video(name: str, longest: int) -> Frames:
         found = "a damaged file" if frames.damaged else "none"
         raise UserError(f"{name}: expected at least one frame, found {found}")
     frames.image_size = _upright_size(first, stream.sample_aspect_ratio)
+    if (focal := find_video_focal(stream.metadata, container.metadata)) is not None:
+        frames.focal = convert_focal(focal, frames.image_size)
     frames.frames = _to_frames(first, decoded, frames.image_size, longest, stream.average_rate)
     return frames
 

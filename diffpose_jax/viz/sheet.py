@@ -73,6 +73,26 @@ def draw_sample_sheet(
     return figure
 
 
+def draw_comparison(poses: np.ndarray, truth: np.ndarray, skeleton: Skeleton, title: str = "") -> Figure:
+    """Draw M poses `[M, J, 3]` (m, camera frame) over the true ones in grey, from the camera and from the side."""
+    step = 2.2 * float(np.abs(truth - truth.mean(axis=1, keepdims=True)).max())
+    figure = Figure(figsize=(1.6 * len(poses) + 0.2, 3.6))
+    axes = figure.add_axes((0, 0, 1, 0.92))
+    for row, view in enumerate((CAMERA_VIEW, SIDE_VIEW)):
+        azimuth = np.radians(view.azimuth)
+        right = np.array([np.cos(azimuth), 0, np.sin(azimuth)])
+        for column, (pose, true) in enumerate(zip(poses, truth, strict=True)):
+            # Both stand on one place of the sheet, so that where the roots differ is left out, as in the error.
+            place = column * step * right + [0, row * step, 0]
+            draw_pose_3d(axes, true + place, skeleton, view, PoseStyle("#9a9a9a", 3.5, 0, 0.6))
+            draw_pose_3d(axes, pose + place, skeleton, view, PoseStyle(linewidth=1.2, joint_size=3))
+    axes.set_aspect("equal")
+    axes.autoscale_view()
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=9)
+    return figure
+
+
 def _draw_image(axes: Axes, keypoints: np.ndarray, skeleton: Skeleton, half_height: float | None, label: str) -> None:
     draw_pose_2d(axes, keypoints, skeleton, PoseStyle(linewidth=1.0, joint_size=2))
     shown = keypoints * [1, -1]

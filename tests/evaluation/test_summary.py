@@ -58,7 +58,7 @@ def test_five_rows_stand_in_one_table_with_the_average_that_papers_report():
     text = "\n".join(lines)
     assert "Action average" in text
     assert "3 more rows" in text
-    assert "results.md" in text
+    assert "results.html" in text
     (mean,) = (line for line in lines if "mean of 10" in line)
     assert [word for word in mean.split() if word[0].isdigit() and "." in word] == ["15.0", "6.0", "75.0"]
     (best,) = (line for line in lines if "best hypothesis" in line)

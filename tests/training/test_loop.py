@@ -38,7 +38,13 @@ def test_a_run_leaves_a_work_directory_that_evaluation_needs_nothing_else_for(ti
     assert [line["step"] for line in lines if "loss" in line] == [10, 20, 30, 40]
     assert all(line["time"] > 1e9 and line["learning_rate"] > 0 for line in lines if "loss" in line)
     assert min(line["valid_mpjpe_mm"] for line in lines if "valid_mpjpe_mm" in line) == summary.best_mpjpe
-    assert list((workdir / "tensorboard").iterdir())
+    validated = [line for line in lines if "valid_mpjpe_mm" in line]
+    assert all(line["valid_mpjpe_mm"] > line["valid_n_mpjpe_mm"] > line["valid_p_mpjpe_mm"] > 0 for line in validated)
+    (events,) = (workdir / "tensorboard").iterdir()
+    written = events.read_bytes()
+    assert b"valid_p_mpjpe_mm" in written
+    assert b"valid_poses" in written
+    assert b"PNG" in written
 
 
 def test_stopping_and_continuing_changes_nothing(tiny_config, trained, tmp_path, monkeypatch):

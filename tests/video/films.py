@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,9 +16,11 @@ def write_video(
     times: Sequence[int] | None = None,
     rotation: int | None = None,
     codec: str = "mpeg4",
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write images `[h, w, 3]` (RGB, even sides) as a video; times are in hundredths of a second, else 25 apart."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options={"movflags": "use_metadata_tags"} if metadata else {}) as container:
+        container.metadata.update(metadata or {})
         stream = container.add_stream(codec, rate=Fraction(4))
         height, width = images[0].shape[:2] if len(images) else (48, 64)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

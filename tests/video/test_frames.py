@@ -33,6 +33,14 @@ def test_a_video_of_any_usual_kind_is_read_frame_by_frame(tmp_path, suffix, code
     np.testing.assert_allclose([frame.time for frame in read], [0, 0.25, 0.5, 0.75], atol=0.02)
 
 
+def test_the_focal_length_that_a_phone_wrote_into_its_video_is_read(tmp_path):
+    metadata = {"com.apple.quicktime.camera.focal_length.35mm_equivalent": "27"}
+    frames = open_frames(write_video(tmp_path / "film.mov", [grey(50)] * 2, rotation=90, metadata=metadata))
+    assert frames.image_size == (48, 64)
+    assert frames.focal == pytest.approx(27 / np.hypot(36, 24) * 80)
+    assert open_frames(write_video(tmp_path / "plain.mov", [grey(50)])).focal is None
+
+
 def test_frames_of_a_variable_rate_keep_their_times(tmp_path):
     path = write_video(tmp_path / "film.mp4", [grey(50)] * 4, times=[10, 20, 60, 70])
     np.testing.assert_allclose([frame.time for frame in open_frames(path)], [0, 0.1, 0.5, 0.6], atol=1e-6)

@@ -2,11 +2,13 @@
 
 An archive of other motion in the same form is read too: a .npz of int16 positions `[T, 17, 3]`, one array for each
 clip, z up, and a JSON text `meta` with `fps`, `scale_to_metres`, `splits` `{split: [subjects]}` under any names, and
-`clips` `{array: {subject, activity, frames}}`.
+`clips` `{array: {subject, activity, frames}}`. A folder of the database's own files gives the same clips
+(`diffpose_jax.data.sets.cmu_files`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import zipfile
@@ -18,7 +20,8 @@ import numpy as np
 
 from diffpose_jax.data.cameras import h36m_cameras
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.motion import Filming, Motion, film_splits
+from diffpose_jax.data.motion import VALID_OF_CLIPS, Filming, Motion, film_splits, group_motions, hold_out_clips
+from diffpose_jax.data.sets.cmu_files import read_cmu_files
 from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import get_skeleton
 
@@ -38,15 +41,15 @@ def load_cmu(
     seed: int = 0,
     cameras_per_clip: int = 4,
 ) -> dict[str, ClipSet]:
-    """Read the CMU archive, or one of its form, as 2D-3D pairs in Human3.6M's 17 joints, split by subject.
+    """Read the CMU archive, one of its form, or CMU's files as 2D-3D pairs in Human3.6M's 17 joints, split by subject.
 
     The cameras stand at a random yaw (a function of the seed and the clip's name) around the person. The action of a
     clip is the archive's coarse activity.
 
     Args:
-        path: The archive, cmu_h36m17.npz.
-        valid_subjects: Those of the archive's train subjects that make the valid split. None: CMU's `VALID_SUBJECTS`
-            where they are among them, otherwise no more than the archive says; none: all of them train.
+        path: The archive, cmu_h36m17.npz, or a folder with the database's .asf and .amc files.
+        valid_subjects: Those of the train subjects that make the valid split. None: CMU's `VALID_SUBJECTS` where they
+            are among them, otherwise no more than the archive says, or clips of a folder; none: all of them train.
         test_subjects: Subjects that make the test split; None: the archive's own.
         seed: Seed of the cameras.
         cameras_per_clip: How many of Human3.6M's four real cameras film each clip.
@@ -57,7 +60,27 @@ def load_cmu(
     Raises:
         UserError: For a file that is not such an archive, and subjects that are not in it or not for training.
     """
-    motions, splits = read_cmu(path)
+    missing: list[str] = []
+    if folder := Path(path).is_dir():
+        motions, splits, missing = read_cmu_files(Path(path))
+    else:
+        motions, splits = read_cmu(path)
+    splits = _choose_splits(splits, valid_subjects, test_subjects)
+    by_split = group_motions(motions, splits)
+    of_clips = folder and valid_subjects is None and not by_split["valid"]
+    filmed = film_splits(
+        hold_out_clips(by_split, seed) if of_clips else by_split, h36m_cameras(), Filming(seed, cameras_per_clip)
+    )
+    notes = dict.fromkeys(filmed, f"{len(missing)} of CMU's trials are missing: {_shorten(missing)}" if missing else "")
+    if of_clips:
+        notes["valid"] = "; ".join(filter(None, (VALID_OF_CLIPS, notes["valid"])))
+    return {split: dataclasses.replace(clips, note=notes[split]) for split, clips in filmed.items()}
+
+
+def _choose_splits(
+    splits: dict[str, str], valid_subjects: Collection[str] | None, test_subjects: Collection[str] | None
+) -> dict[str, str]:
+    """The split of every subject, given those of the source; see `load_cmu`."""
     if test_subjects is not None:
         if unknown := sorted(set(test_subjects) - splits.keys()):
             raise UserError(f"test_subjects: expected some of {', '.join(sorted(splits))}, found {', '.join(unknown)}")
@@ -70,8 +93,11 @@ def load_cmu(
         raise UserError(f"valid_subjects: expected train subjects ({', '.join(train)}), found {', '.join(unknown)}")
     if valid_subjects and not set(train) - set(valid_subjects):
         raise UserError("valid_subjects: expected some train subjects to remain, found all of them named")
-    splits |= dict.fromkeys(valid_subjects, "valid")
-    return film_splits(motions, splits, h36m_cameras(), Filming(seed, cameras_per_clip))
+    return splits | dict.fromkeys(valid_subjects, "valid")
+
+
+def _shorten(trials: list[str]) -> str:
+    return ", ".join(trials[:6]) + (", ..." if len(trials) > 6 else "")
 
 
 def read_cmu(path: str | os.PathLike) -> tuple[list[Motion], dict[str, str]]:

@@ -8,7 +8,7 @@ the toes stand on the floor.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -101,6 +101,21 @@ def to_h36m17(
     Raises:
         UserError: That lists the names found, or says that legs of this length need another unit.
     """
+    pose, lowest = pose_h36m17(recording, path, fps=fps, joint_names=joint_names)
+    return (pose - [*pose[0, 0, :2], lowest - TOE_HEIGHT]).astype(np.float32)
+
+
+def pose_h36m17(
+    recording: Recording,
+    path: str | os.PathLike = "recording",
+    *,
+    fps: float | None = 50.0,
+    joint_names: Mapping[str, str] | None = None,
+) -> tuple[np.ndarray, float]:
+    """Find the 17 joints where the recording has them: positions `[T, 17, 3]` metres, z up, and the toes' height (m).
+
+    Arguments and errors are those of `to_h36m17`.
+    """
     places = _places(recording, path, joint_names)
     rest = _upright(_gather(recording.rest_positions(), places))
     legs = np.linalg.norm(rest[1] - rest[2]) + np.linalg.norm(rest[2] - rest[3])
@@ -110,7 +125,16 @@ def to_h36m17(
     toes, pose = nodes[:, H36M_17.num_joints :], _rest_lengths(nodes[:, : H36M_17.num_joints], rest)
     # The lowest toe would follow a single bad frame below the floor; the 5th percentile is on the floor.
     lowest = np.percentile(toes[..., 2].min(axis=-1), 5)
-    return (pose - [*pose[0, 0, :2], lowest - TOE_HEIGHT]).astype(np.float32)
+    return pose, float(lowest)
+
+
+def name_nodes(nodes: Sequence[str]) -> dict[str, str]:
+    """The `joint_names` of `to_h36m17` from nodes in the order of `H36M_17` and `TOES`. Raises UserError on a count."""
+    wanted = H36M_17.joints + TOES
+    if len(nodes) != len(wanted):
+        expected = f"{len(wanted)} nodes of the figure, at {', '.join(wanted)}"
+        raise UserError(f"joint_names: expected {expected}, found {len(nodes)}")
+    return dict(zip(wanted, (node.strip() for node in nodes), strict=True))
 
 
 def _places(

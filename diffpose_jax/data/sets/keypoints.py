@@ -26,10 +26,16 @@ _MAX_FRAMES = 10_000_000  # four days at 30 frames per second
 
 
 def load_keypoints(
-    path: str | os.PathLike, *, layout: str | None = None, target: Skeleton = H36M_17, min_score: float = MIN_SCORE
+    path: str | os.PathLike,
+    *,
+    layout: str | None = None,
+    target: Skeleton = H36M_17,
+    min_score: float = MIN_SCORE,
+    joint_names: Sequence[str] | None = None,
 ) -> dict[str, ClipSet]:
     """Reads a keypoint file as a data set of one split, `test`, without 3D poses. See `read_keypoints`."""
-    return {"test": read_keypoints(path, layout=layout, target=target, min_score=min_score)}
+    clips = read_keypoints(path, layout=layout, target=target, min_score=min_score, joint_names=joint_names)
+    return {"test": clips}
 
 
 def read_keypoints(
@@ -40,6 +46,7 @@ def read_keypoints(
     min_score: float | None = None,
     image_size: tuple[float, float] | None = None,
     fps: float | None = None,
+    joint_names: Sequence[str] | None = None,
 ) -> ClipSet:
     """Reads a keypoint file of any known tool and converts it to the `target` layout, one clip per person.
 
@@ -54,11 +61,14 @@ def read_keypoints(
         min_score: A joint of a lower score, or of 0, was not seen; 0.1 by default.
         image_size: Width and height in pixels, where the file does not say.
         fps: Frames per second, where the file does not say; 50 by default.
+        joint_names: The joints in the order of the file, where it is that of no layout: `left_knee`, `RHip`, ...
 
     Raises:
         UserError: The file cannot be read, does not say what is needed, or no joint was seen.
     """
-    clips = read_clips(path, Reading(layout, image_size, fps, min_score))
+    clips = read_clips(
+        path, Reading(layout, image_size, fps, min_score, None if joint_names is None else tuple(joint_names))
+    )
     for line in find_mistakes(clips):
         logging.warning("%s: %s", path, line)
     return ClipSet.build([_to_clip(clip, target) for clip in clips], target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -12,7 +13,15 @@ import numpy as np
 
 from diffpose_jax.data.cameras import h36m_cameras
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.motion import Filming, Motion, film_splits, split_subjects
+from diffpose_jax.data.motion import (
+    VALID_OF_CLIPS,
+    Filming,
+    Motion,
+    film_splits,
+    group_motions,
+    hold_out_clips,
+    split_subjects,
+)
 from diffpose_jax.data.sets.figures import restore_cgspeed, restore_daz, to_h36m17
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.articulation import Recording
@@ -28,7 +37,8 @@ class FileOptions(NamedTuple):
 
     unit: float | None = None  # m, length unit of the BVH files; None: CMU's for cgspeed's plain figures, else 1 cm
     amc_fps: float = 120.0  # frame rate of the AMC files
-    name_pattern: str = r"(?P<subject>[^_]+)"  # finds `subject`, and `action` if it has one, at the start of a name
+    # Finds `subject`, and `action` if it has one, at the start of a name. Those of HDM05 begin with `HDM_`.
+    name_pattern: str = r"(?:HDM_)?(?P<subject>[^_]+)"
     joint_names: Mapping[str, str] | None = None  # the figures' nodes, see `to_h36m17`; None: a known convention
 
 
@@ -48,7 +58,8 @@ def load_mocap(
 
     Args:
         folder: Where the files are.
-        valid_subjects: Subjects of the valid split; None draws them (`split_subjects`).
+        valid_subjects: Subjects of the valid split; None draws them (`split_subjects`), or clips of them where there
+            are fewer than three (`hold_out_clips`; the split's note says so).
         test_subjects: Subjects of the test split; None draws them.
         fps: Frames per second to interpolate to.
         seed: Seed of the split and of the cameras.
@@ -75,7 +86,14 @@ def load_mocap(
         action = match.groupdict().get("action") or "motion"
         motions.append(Motion(positions, str(path.relative_to(folder)), match["subject"], action, fps))
     splits = split_subjects([motion.subject for motion in motions], seed, valid_subjects, test_subjects)
-    return film_splits(motions, splits, h36m_cameras(), Filming(seed, cameras_per_clip))
+    by_split = group_motions(motions, splits)
+    of_clips = valid_subjects is None and not by_split["valid"]
+    filmed = film_splits(
+        hold_out_clips(by_split, seed) if of_clips else by_split, h36m_cameras(), Filming(seed, cameras_per_clip)
+    )
+    if of_clips and filmed["valid"].num_clips:
+        filmed["valid"] = dataclasses.replace(filmed["valid"], note=VALID_OF_CLIPS)
+    return filmed
 
 
 def _find_files(folder: Path) -> list[Path]:
@@ -90,11 +108,7 @@ def _find_files(folder: Path) -> list[Path]:
 
 def _read(path: Path, subject: str, files: FileOptions) -> Recording:
     if path.suffix.lower() == ".amc":
-        skeletons = sorted(path.parent.glob("*.[aA][sS][fF]"))
-        own = [asf for asf in skeletons if asf.stem in (path.stem, subject)] or skeletons
-        if len(own) != 1:
-            raise UserError(f"{path}: expected its skeleton {subject}.asf beside it, found {len(own)} .asf files")
-        return read_amc(path, read_asf(own[0]), files.amc_fps)
+        return read_amc(path, read_asf(_find_skeleton(path, subject)), files.amc_fps)
     recording = read_bvh(path, 1.0)
     plain = {"LeftFingerBase", "Spine1", "Neck1"} <= set(recording.names)
     scale = files.unit or (CMU_UNIT if plain else CENTIMETRE)
@@ -102,6 +116,16 @@ def _read(path: Path, subject: str, files: FileOptions) -> Recording:
     if plain:
         return restore_cgspeed(recording)
     return restore_daz(recording) if {"lButtock", "leftEye", "rightEye"} <= set(recording.names) else recording
+
+
+def _find_skeleton(path: Path, subject: str) -> Path:
+    """The .asf of a trial: of its own name, its subject's, with which its name begins, or the only one beside it."""
+    skeletons = sorted(path.parent.glob("*.[aA][sS][fF]"))
+    own = [asf for asf in skeletons if asf.stem in (path.stem, subject) or path.stem.startswith(f"{asf.stem}_")]
+    own = own or skeletons
+    if len(own) != 1:
+        raise UserError(f"{path}: expected its skeleton {subject}.asf beside it, found {len(own)} .asf files")
+    return own[0]
 
 
 def _compile_pattern(name_pattern: str) -> re.Pattern[str]:

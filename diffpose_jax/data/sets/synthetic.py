@@ -13,7 +13,7 @@ import numpy as np
 
 from diffpose_jax.data.cameras import random_cameras
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.motion import Filming, Motion, film_splits, split_subjects
+from diffpose_jax.data.motion import Filming, Motion, film_splits, group_motions, split_subjects
 from diffpose_jax.data.synthesis.body import draw_body, joint_rotations, pose
 from diffpose_jax.data.synthesis.courses import FPS
 from diffpose_jax.data.synthesis.motion_programmes import PROGRAMMES, enliven
@@ -53,7 +53,9 @@ def load_synthetic(
     motions = generate_motion(seed, subjects=subjects, takes=takes, frames=frames, actions=actions)
     cameras = random_cameras(np.random.default_rng([seed, 1]), CAMERAS)
     splits = split_subjects([motion.subject for motion in motions], seed)
-    return film_splits(motions, splits, cameras, Filming(seed, cameras_per_clip, radius=0.5, shortest=25))
+    return film_splits(
+        group_motions(motions, splits), cameras, Filming(seed, cameras_per_clip, radius=0.5, shortest=25)
+    )
 
 
 def generate_motion(

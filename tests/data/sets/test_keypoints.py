@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax.data.sets.keypoints import load_keypoints, read_keypoints
+from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import COCO_17, H36M_16, H36M_17
 
 SIZE = [1920, 1080]
@@ -100,3 +101,34 @@ def test_the_caller_may_name_the_layout_and_the_target(write):
     assert found.skeleton == H36M_16
     full = read_keypoints(path, layout="h36m17")
     np.testing.assert_array_equal(found.keypoints, np.delete(full.keypoints, 9, axis=1))
+
+
+def test_joints_in_the_order_of_no_layout_can_be_named(write):
+    order = np.random.default_rng(1).permutation(17)
+    pixels, scores = person(), np.full((4, 17), 0.9)
+    names = [COCO_17.joints[index] for index in order]
+    path = write(".json", keypoints=pixels[:, order], image_size=SIZE, scores=scores)
+    named = load_keypoints(path, joint_names=names)["test"]
+    known = read_keypoints(write(".npz", keypoints=pixels, image_size=SIZE, scores=scores, layout="coco17"))
+    np.testing.assert_allclose(named.keypoints, known.keypoints, atol=1e-6)
+    np.testing.assert_allclose(named.scores, known.scores)
+
+
+def test_a_joint_that_no_name_means_is_left_out_and_one_without_a_name_was_not_seen(write):
+    names = ["tail" if name == "left_wrist" else name for name in COCO_17.joints]
+    clips = read_keypoints(write(".npz", keypoints=person(), image_size=SIZE), joint_names=names)
+    assert (clips.scores[:, H36M_17.joints.index("left_wrist")] == 0).all()
+    assert (clips.scores[:, H36M_17.joints.index("right_wrist")] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "entries", "message"),
+    [
+        (COCO_17.joints[:16], {}, "expected 16 joints in keypoints as named, found 17"),
+        (COCO_17.joints, {"layout": "coco17"}, "expected joint_names or a layout, found both"),
+        (["x"] * 17, {}, "expected joints named such as left_hip"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(write, names, entries, message):
+    with pytest.raises(UserError, match=message):
+        read_keypoints(write(".npz", keypoints=person(), image_size=SIZE, **entries), joint_names=names)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diffpose_jax.data.motion import split_subjects
-from diffpose_jax.data.sets.figures import JOINT_NAMES, TOES, restore_cgspeed, to_h36m17
+from diffpose_jax.data.sets.figures import JOINT_NAMES, TOES, name_nodes, restore_cgspeed, to_h36m17
 from diffpose_jax.data.sets.mocap import CMU_UNIT, FileOptions, load_mocap
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.articulation import Recording, node_positions
@@ -203,6 +204,9 @@ def test_unknown_joints_are_listed_and_can_be_given(tmp_path: Path, body: Path):
     np.testing.assert_allclose(given, to_h36m17(read_bvh(body, 0.01)), atol=1e-6)
     with pytest.raises(UserError, match="expected the joint Elbow, found Hips"):
         to_h36m17(read_bvh(path, 0.01), path, joint_names=names | {"left_elbow": "Elbow"})
+    assert name_nodes(list(names.values())) == dict(zip(H36M_17.joints + TOES, names.values(), strict=True))
+    with pytest.raises(UserError, match=r"joint_names: expected 19 nodes .* found 2"):
+        name_nodes(["Hips", "LeftUpLeg"])
     with pytest.raises(UserError, match="found none for left_toe"):
         to_h36m17(read_bvh(path, 0.01), path, joint_names=dict.fromkeys(H36M_17.joints, "Hips"))
 
@@ -224,6 +228,36 @@ def test_a_folder_becomes_splits_by_subject(tmp_path: Path):
     assert set.union(*seen) == {"anna", "ben", "carl", "dora"}
     assert sum(map(len, seen)) == 4
     assert all(seen)
+
+
+@pytest.mark.parametrize(("names", "spared"), [(("anna_1", "anna_2", "anna_3"), 1), (("anna_1",), 0)])
+def test_one_person_gives_a_valid_split_of_clips_and_says_so(tmp_path: Path, names: tuple[str, ...], spared: int):
+    for name in names:
+        (tmp_path / f"{name}.bvh").write_text(body_bvh())
+    splits = load_mocap(tmp_path, cameras_per_clip=1)
+    assert set(splits["valid"].subject) == set(splits["train"].subject) == {"anna"}
+    # A sixth of three clips of 15 frames is one clip, of one clip it is two frames.
+    assert splits["valid"].num_frames == (15 if spared else 2)
+    assert splits["train"].num_frames + splits["valid"].num_frames == 15 * len(names)
+    assert "other clips of the people in train" in splits["valid"].note
+    assert load_mocap(tmp_path, cameras_per_clip=1, valid_subjects=[])["valid"].num_clips == 0
+
+
+def test_two_people_give_a_test_split_and_a_valid_one_of_clips(tmp_path: Path):
+    for name in ("anna_1", "anna_2", "ben_1", "ben_2"):
+        (tmp_path / f"{name}.bvh").write_text(body_bvh())
+    splits = load_mocap(tmp_path, cameras_per_clip=1)
+    assert set(splits["valid"].subject) == set(splits["train"].subject) != set(splits["test"].subject)
+    assert [splits[split].num_clips for split in ("train", "valid", "test")] == [1, 1, 2]
+
+
+@needs_samples
+def test_files_named_like_those_of_hdm05_find_their_skeleton(tmp_path: Path):
+    for actor in ("bd", "mm"):
+        shutil.copy(SAMPLES / "16.asf", tmp_path / f"HDM_{actor}.asf")
+        shutil.copy(SAMPLES / "16_35.amc", tmp_path / f"HDM_{actor}_01-01_01_120.amc")
+    splits = load_mocap(tmp_path, cameras_per_clip=1, valid_subjects=[])
+    assert {*splits["train"].subject, *splits["test"].subject} == {"bd", "mm"}
 
 
 DAZ = {
@@ -253,7 +287,7 @@ def test_a_daz_friendly_figure_gets_the_top_of_its_head(tmp_path: Path, monkeypa
     body |= {"lCollar": ("chest", (3, 20, 0)), "rCollar": ("chest", (-3, 20, 0))}
     monkeypatch.setitem(globals(), "BODY", body)
     (tmp_path / "60_01.bvh").write_text(body_bvh())
-    clips = load_mocap(tmp_path)["train"]
+    clips = load_mocap(tmp_path, valid_subjects=[])["train"]
     assert set(clips.subject) == {"60"}
     head, nose = (H36M_17.joints.index(name) for name in ("head_top", "neck_nose"))
     np.testing.assert_allclose(np.linalg.norm(clips.poses[:, head] - clips.poses[:, nose], axis=-1), 0.16, atol=1e-5)

@@ -186,7 +186,7 @@ def fit_regions(lifted: Lifted, clips: ClipSet, subjects: Sequence[str]) -> dict
         subjects: The subject of each frame.
     """
     assert clips.poses is not None
-    std = np.asarray(spread(jnp.moveaxis(jnp.asarray(lifted.hypotheses), 1, 0)))
+    std = spread(np.moveaxis(lifted.hypotheses, 1, 0))
     scores = conformal.nonconformity(lifted.hypotheses.mean(axis=1), std, clips.poses[lifted.frames])
     fitted, hidden = conformal.fit_visible_and_hidden(scores, clips.seen[lifted.frames], subjects, LEVELS)
     factors = {str(level): values.tolist() for level, values in zip(LEVELS, fitted.values, strict=True)}

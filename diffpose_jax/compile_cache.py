@@ -1,7 +1,7 @@
 """Compiled programs kept on disk, so that the second start of a program compiles nothing.
 
-They lie in `~/.cache/diffpose_jax/compiled` (or below XDG_CACHE_HOME); the environment variable DIFFPOSE_JAX_CACHE names
-another folder, and `off` keeps nothing. A JAX_COMPILATION_CACHE_DIR of the user's goes before.
+They lie in `~/.cache/diffpose_jax/compiled` (or below XDG_CACHE_HOME); the environment variable DIFFPOSE_JAX_CACHE
+names another folder, and `off` keeps nothing. A JAX_COMPILATION_CACHE_DIR of the user's goes before.
 """
 
 from __future__ import annotations

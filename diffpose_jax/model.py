@@ -7,7 +7,6 @@ import os
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -151,7 +150,7 @@ class Model:
         else:
             found = predict_frames(self.name, trained.lifter, trained.variables, clips, frames, job)
         poses, drawn = found[aggregation], found[ALL]
-        std = np.asarray(spread(jnp.moveaxis(jnp.asarray(drawn), 1, 0)))
+        std = spread(np.moveaxis(drawn, 1, 0))
         root, settings = _solve_roots(clips, poses), self._describe(job)
         return Result(poses, drawn, std, root, clips, settings, *self._radii(std, clips.seen, drawn.shape[1]))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -214,15 +214,16 @@ def _windows(clips: ClipSet, offsets: list[np.ndarray]) -> Windows:
     return Windows(*(jnp.asarray(part, jnp.int32) for part in (start, low, high)))
 
 
-def window_frames(windows: Windows, ids: jax.Array, frames: int) -> tuple[jax.Array, jax.Array]:
+def window_frames(windows: Windows, ids: Any, frames: int) -> tuple[Any, Any]:
     """The indices `[B, F]` of the frames of the windows `ids [B]`, and which slots `[B, F]` lie inside the clip.
 
-    A slot before or after its clip gets the clip's first or last frame: edges are padded by repetition.
+    A slot before or after its clip gets the clip's first or last frame: edges are padded by repetition. Of windows in
+    numpy the result is in numpy.
     """
     # A window around frame t asks for frames t - F // 2, ..., t - F // 2 + F - 1, also beyond the ends of its clip.
-    wanted = windows.start[ids][:, None] + jnp.arange(frames, dtype=jnp.int32)[None, :]
+    wanted = windows.start[ids][:, None] + np.arange(frames, dtype=np.int32)[None, :]
     low, high = windows.low[ids][:, None], windows.high[ids][:, None]
-    return jnp.clip(wanted, low, high), (wanted >= low) & (wanted <= high)
+    return wanted.clip(low, high), (wanted >= low) & (wanted <= high)
 
 
 def gather(clips: DeviceClips, windows: Windows, ids: jax.Array, frames: int) -> Batch:

@@ -13,7 +13,6 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -29,6 +28,7 @@ from diffpose_jax.data.windows import (
     window_frames,
 )
 from diffpose_jax.evaluation.aggregation import MEASURES, check_aggregates, is_estimate, reduce_hypotheses
+from diffpose_jax.evaluation.padding import pad_batch, pad_clips, pad_windows
 from diffpose_jax.evaluation.window_cameras import WindowCameras, window_cameras
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import lifted_frames, lifted_part
@@ -108,11 +108,11 @@ def _windows_for(lifter: Lifter, clips: ClipSet, wanted: np.ndarray) -> Windows:
     # Windows side by side are the same whatever is wanted, so that a frame has the same context and, by the window's
     # first frame, the same noise in every call.
     if lifter.middle_frame:
-        return Windows(*(part[wanted] for part in centred_windows(clips, lifter.frames)))
+        return Windows(*(np.asarray(part)[wanted] for part in centred_windows(clips, lifter.frames)))
     windows = end_aligned_windows(clips, lifter.frames)
     indices, inside = frames_of(windows, lifter)
     needed = np.flatnonzero((inside & np.isin(indices, wanted)).any(axis=1))
-    return Windows(*(part[needed] for part in windows))
+    return Windows(*(np.asarray(part)[needed] for part in windows))
 
 
 def spread_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
@@ -124,7 +124,7 @@ def spread_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
     lifted = 1 if lifter.middle_frame else lifter.frames
     count = min(max(1, frames // lifted), len(windows.start))
     ids = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
-    return Windows(*(part[ids] for part in windows))
+    return Windows(*(np.asarray(part)[ids] for part in windows))
 
 
 def strided_frames(clips: ClipSet, stride: int, seed: int = 0) -> np.ndarray:
@@ -210,15 +210,17 @@ def lift_windows(
     """
     check_aggregates([name for name in job.outputs if name not in MEASURES])
     call = _compile_job(with_flips(lifter), job.outputs, job.occlusion, job.occlusion_rate or None)
+    count = len(windows.start)
+    clips, (windows, cameras) = pad_clips(clips), pad_windows(windows, cameras)
     data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
     variables, data = parallel.replicate((variables, data))
-    yield from _run_chunks(partial(call, variables, data), len(windows.start), job.batch_size)
+    yield from _run_chunks(partial(call, variables, data), count, job.batch_size)
 
 
 def frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]:
     """The indices `[W, F]` of the frames that a lifter gives for each window, and which of them lie in the clip."""
-    ids = jnp.arange(len(windows.start), dtype=jnp.int32)
-    indices, inside = (np.asarray(part) for part in window_frames(windows, ids, lifter.frames))
+    host, ids = Windows(*(np.asarray(part) for part in windows)), np.arange(len(windows.start))
+    indices, inside = window_frames(host, ids, lifter.frames)
     lifted = lifted_frames(lifter)
     return indices[:, lifted], inside[:, lifted]
 
@@ -271,7 +273,7 @@ def _run_chunks(
     # The last chunk is filled up with window 0. JAX dispatches without waiting: the devices compute one chunk while the
     # one before is copied to the host.
     devices = parallel.local_device_count()
-    size = devices * min(batch_size, -(-count // devices))
+    size = devices * pad_batch(-(-count // devices), batch_size)
     waiting = None
     for first in range(0, count, size):
         ids = np.arange(first, min(first + size, count), dtype=np.int32)

@@ -7,7 +7,7 @@ report prints each metric.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -180,10 +180,11 @@ def _by_group(shares: Array) -> dict[str, Array]:
     return {name: jnp.mean(shares[..., jnp.asarray(joints)], axis=-1) for name, joints in groups.items()}
 
 
-def spread(hypotheses: Array) -> Array:
+def spread(hypotheses: Any) -> Any:
     """The standard deviation of each joint over hypotheses `[H, ..., J, 3]`: rms distance to their mean, `[..., J]` m.
 
-    The square root of the covariance's trace: sqrt(3) times the std of a coordinate where all three have the same one.
+    Of numpy arrays in numpy. The square root of the covariance's trace: sqrt(3) times the std of a coordinate where all
+    three have the same one.
     """
-    centred = hypotheses - jnp.mean(hypotheses, axis=0, keepdims=True)
-    return jnp.sqrt(jnp.mean(jnp.sum(centred**2, axis=-1), axis=0))
+    centred = hypotheses - hypotheses.mean(axis=0, keepdims=True)
+    return (centred**2).sum(axis=-1).mean(axis=0) ** 0.5

@@ -115,7 +115,8 @@ def test_coverage_is_that_of_all_hypotheses_that_were_measured(results, workdir)
     shares = {str(level): share for level, share in coverage(ranks[:, 1:]).items()}
     assert set(results["coverage"]) == {"all"}
     assert results["coverage"]["all"] == pytest.approx(shares, abs=0.01)
-    assert "coverage of all joints: 50% region holds" in (workdir / "results.md").read_text()
+    for name in ("results.md", "results.html"):
+        assert "coverage of all joints: 50% region holds" in (workdir / name).read_text()
     assert evaluate(workdir, flip="none", hypotheses=1, figure=False, output=workdir / "one")["coverage"] == {}
 
 

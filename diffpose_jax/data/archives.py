@@ -21,6 +21,7 @@ from diffpose_jax.data.clips import FRAME_ARRAYS, VISIBILITY, ClipSet, frame_sha
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import Skeleton, get_skeleton
+from diffpose_jax.whole_files import write_whole
 
 FORMAT = "diffpose_jax clips 1"
 _CLIP_ARRAYS = ("clip_start", "clip_length", "camera", "fps")
@@ -52,14 +53,8 @@ def save_archive(path: str | os.PathLike, splits: Mapping[str, ClipSet]) -> None
         for name, field in zip(Camera._fields, clips.cameras or (), strict=False):
             arrays[f"{split}/camera_{name}"] = np.asarray(field, np.float32)
     meta = np.array(json.dumps({"format": FORMAT, "splits": described}))
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            np.savez(file, allow_pickle=False, meta=meta, **arrays)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    with write_whole(path) as part, open(part, "wb") as file:
+        np.savez(file, allow_pickle=False, meta=meta, **arrays)
 
 
 def load_archive(

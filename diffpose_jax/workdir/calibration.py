@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from absl import logging
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.scales import KINDS, Scales
+from diffpose_jax.records import read_record, write_record
 
 CALIBRATION = "calibration.json"
 # Probabilities of the regions that are measured and fitted.
@@ -67,9 +67,7 @@ class Calibration(NamedTuple):
 def write_calibration(workdir: Path, found: Mapping[str, Any]) -> Path:
     """Writes the record of a calibration, replacing an earlier one; returns its path."""
     path = workdir / CALIBRATION
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    write_record(path, "calibration", found, indent=2)
     return path
 
 
@@ -90,10 +88,9 @@ def read_calibration(workdir: Path, step: int, joints: int) -> Calibration | Non
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
-        record = _parse(found, joints)
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else error
+        record = _parse(read_record(path, "calibration"), joints)
+    except (UserError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
         raise UserError(f"{path}: expected a file written by calibrate, found {what}; remove it") from error
     if record.step != step:
         logging.warning("%s is of step %d, the best is %d now: not used; calibrate again", path, record.step, step)
@@ -101,9 +98,7 @@ def read_calibration(workdir: Path, step: int, joints: int) -> Calibration | Non
     return record
 
 
-def _parse(found: Any, joints: int) -> Calibration:
-    if not isinstance(found, dict):
-        raise TypeError(f"a {type(found).__name__}")
+def _parse(found: Mapping[str, Any], joints: int) -> Calibration:
     scales, regions = found.get("scales"), found.get("regions")
     if scales is not None:
         by_kind = scales["kinds"]

@@ -123,8 +123,9 @@ def _train(config: ConfigDict, given: TrainingOptions, workdir: str | os.PathLik
         run = Run(training, step, replicate(data), training.batch_size * _count_poses(lifter), manager, log, order)
         return run.train_from(first, replicate(state))
     finally:
-        manager.close()
-        log.close()
+        with _stop_signals():  # what is being saved is saved to its end
+            manager.close()
+            log.close()
 
 
 # Equal runs are one key: one that is continued in the same process, as a notebook's is, compiles nothing.

@@ -133,11 +133,11 @@ class CheckpointManager:
             self._best.set_all_aside("it is damaged")
             found = None
         if found is None:
-            if note["best_step"] >= 0:
+            if note.get("best_step", -1) >= 0:
                 logging.warning("the best variables, of step %d, are lost", note["best_step"])
             return
         self.best_step, error = found[0], found[2].get("valid_mpjpe_mm")
-        self.best_mpjpe = error if self.selects and error is not None else note["best_mpjpe"]
+        self.best_mpjpe = error if self.selects and error is not None else note.get("best_mpjpe", float("nan"))
 
     def validate(self, step: int, state: TrainState) -> float:
         """Measures the averaged variables, saves them where they are the best so far, and returns their error in mm.

@@ -115,7 +115,8 @@ def _parse(found: Mapping[str, Any], joints: int) -> Calibration:
         )
     temperature, errors = _numbers([found["temperature"]], "temperature")[0], found.get("errors")
     errors = None if errors is None else _unpack_factor(errors, 3 * (joints - 1))
-    return Calibration(int(found["step"]), temperature, scales, regions, int(found.get("hypotheses", 0)), errors)
+    (step,), (hypotheses,) = (_numbers([found.get(name, 0)], name, least=0.0) for name in ("step", "hypotheses"))
+    return Calibration(int(step), temperature, scales, regions, int(hypotheses), errors)
 
 
 def pack_factor(factor: np.ndarray) -> list[float]:
@@ -139,6 +140,7 @@ def _numbers(
     if count is not None and len(numbers) != count:
         raise ValueError(f"{name} of {len(numbers)} joints instead of {count}")
     for number in numbers:
-        if not math.isfinite(number) or (number <= 0 if least is None else number < least):
+        # No error of a pose is as large, and squares of what is larger are infinite.
+        if not abs(number) <= 1e6 or (number <= 0 if least is None else number < least):
             raise ValueError(f"{name}: {number}")
     return numbers

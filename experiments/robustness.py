@@ -90,45 +90,52 @@ def digest_run(workdir: Path) -> str:
     """One digest of everything in the newest checkpoint and the best of a run."""
     found = hashlib.sha256()
     for name in ("checkpoints", "best"):
-        newest = max(
-            (path for path in (workdir / name).iterdir() if path.name.isdigit()), key=lambda path: int(path.name)
-        )
+        newest = newest_step(workdir / name)
         note = json.loads((newest / "note" / "metadata").read_text())
         found.update(f"{name} {newest.name} {json.dumps(note['digests'], sort_keys=True)}".encode())
     return found.hexdigest()
 
 
+def newest_step(folder: Path) -> Path:
+    """The newest checkpoint in a folder."""
+    return max((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def _equal(one: object, other: object) -> bool:
+    same = jax.tree.map(lambda a, b: np.array_equal(np.asarray(a), np.asarray(b)), one, other)
+    return all(jax.tree.leaves(same))
+
+
 def flip_bits(workdir: Path, count: int, rng: np.random.Generator) -> dict[str, dict[str, int]]:
     """What becomes of single flipped bits in the best and in the newest checkpoint."""
-    config = load_config(workdir / "config.json")
-    wanted = load_trained(workdir)
-    newest = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
-    reader = Checkpoints(workdir / "checkpoints", 3)
-    digests = json.loads((workdir / "checkpoints" / str(newest) / "note" / "metadata").read_text())["digests"]
-    template = _stored_template(workdir / "checkpoints" / str(newest))
-    reader.close()
+    config, best = load_config(workdir / "config.json"), load_trained(workdir)
+    newest = newest_step(workdir / "checkpoints")
+    template = _stored_template(newest)
+
+    def restore() -> tuple[int, object]:
+        reader = Checkpoints(workdir / "checkpoints", 3, config)
+        try:
+            found = reader.restore_newest(template, set_aside=False)
+        finally:
+            reader.close()
+        assert found is not None
+        return found[:2]
+
+    state = restore()[1]
 
     def read_best() -> bool:
         found = load_trained(workdir)
-        same = jax.tree.map(
-            lambda a, b: np.array_equal(np.asarray(a), np.asarray(b)), found.variables, wanted.variables
-        )
-        return found.step == wanted.step and all(jax.tree.leaves(same))
+        return found.step == best.step and _equal(found.variables, best.variables)
 
     def read_newest() -> bool:
-        again = Checkpoints(workdir / "checkpoints", 3, config)
-        try:
-            found = again.restore_newest(template, set_aside=False)
-        finally:
-            again.close()
-        assert found is not None
-        if found[0] != newest:
+        step, found = restore()
+        if step != int(newest.name):
             raise UserError("the one before it")
-        return len(digests) == len(jax.tree.leaves(found[1]))
+        return _equal(found, state)
 
     return {
         "best": _flip(workdir / "best", read_best, count, rng),
-        "newest checkpoint": _flip(workdir / "checkpoints" / str(newest), read_newest, count, rng),
+        "newest checkpoint": _flip(newest, read_newest, count, rng),
     }
 
 

@@ -77,7 +77,7 @@ class Windows(NamedTuple):
 
     def take(self, which: np.ndarray) -> Windows:
         """Some of the windows, in numpy: on the device every number of them would compile a program."""
-        return Windows(*(np.asarray(part)[which] for part in self))  # type: ignore[arg-type]
+        return Windows(*(np.asarray(part)[which] for part in self))
 
 
 def device_clips(clips: ClipSet, dtype: DTypeLike = jnp.float32, *, root: bool = False) -> DeviceClips:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffpose_jax.data.augmentation import augment
+from diffpose_jax.data.augmentation import augment, cross_over
 from diffpose_jax.data.shuffling import permute_index
 from diffpose_jax.data.windows import DeviceClips, Windows, draw_starts, gather
 from diffpose_jax.keys import example_keys
@@ -23,7 +23,7 @@ from diffpose_jax.training.skips import Skips, count_skips, mean_of_finite
 from diffpose_jax.training.state import TrainState, update_average
 
 # Folded into the step's key beside the two that are split from it.
-_AUGMENTATION_STREAM = 2
+_AUGMENTATION_STREAM, _PARTNER_STREAM, _CROSSOVER_STREAM = 2, 3, 4
 
 
 class TrainData(NamedTuple):
@@ -108,6 +108,11 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         flip_key, loss_key = jax.random.split(key)
         batch = believe_guesses(lifter, gather_batch(train_data, examples, lifter.frames, data.windows, seed))
+        if data.crossover:
+            partners = draw_partners(key, examples, len(train_data.windows.start))
+            others = gather_batch(train_data, partners, lifter.frames, data.windows, seed)
+            keys = example_keys(jax.random.fold_in(key, _CROSSOVER_STREAM), batch.index)
+            batch = cross_over(keys, batch, others, lifter.skeleton, data.crossover)
         batch = film_examples(key, batch, lifter, data) if data.cameras == "random" else batch
         batch = flip_half(flip_key, batch, lifter) if data.flip else batch
         value, gradient, metrics, batch_stats = loss_and_gradient(state, loss_key, batch)
@@ -148,6 +153,12 @@ def gather_batch(data: TrainData, examples: Examples, frames: int, windows: str,
         chosen = draw_starts(keys, chosen, frames, release=windows == "random_release")
         batch = gather(data.clips, chosen, jnp.arange(len(ids), dtype=jnp.int32), frames)
     return batch._replace(index=examples.index)
+
+
+def draw_partners(key: jax.Array, examples: Examples, count: int) -> Examples:
+    """For each of the examples `[b]` another of the `count` windows, drawn with a key of its index."""
+    keys = example_keys(jax.random.fold_in(key, _PARTNER_STREAM), examples.index)
+    return examples._replace(position=jax.vmap(lambda one: jax.random.randint(one, (), 0, count))(keys))
 
 
 def scale_tree(tree: Any, factor: jax.Array) -> Any:

@@ -93,16 +93,6 @@ def make_step(
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         return jax.lax.pmean((value, gradient, aux.metrics, aux.batch_stats), AXIS)
 
-    def update_state(state: TrainState, gradient: Any, batch_stats: Any) -> TrainState:
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        if state.plateau is not None:
-            updates = scale_tree(updates, state.plateau.scale)
-        latest = {"params": optax.apply_updates(state.params, updates), "batch_stats": batch_stats}
-        step = state.step + 1
-        average = update_average(state.ema, latest, step, training)
-        return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state, ema=average,
-                          plateau=state.plateau)  # fmt: skip
-
     def take_step(train_data: TrainData, state: TrainState, examples: Examples) -> tuple[TrainState, dict]:
         # The step is folded into a constant key: a continued run draws what one that never stopped would have drawn.
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -111,8 +101,7 @@ def make_step(
         if data.crossover:
             partners = draw_partners(key, examples, len(train_data.windows.start))
             others = gather_batch(train_data, partners, lifter.frames, data.windows, seed)
-            keys = example_keys(jax.random.fold_in(key, _CROSSOVER_STREAM), batch.index)
-            batch = cross_over(keys, batch, others, lifter.skeleton, data.crossover)
+            batch = cross_over_examples(key, batch, others, lifter, data)
         batch = film_examples(key, batch, lifter, data) if data.cameras == "random" else batch
         batch = flip_half(flip_key, batch, lifter) if data.flip else batch
         value, gradient, metrics, batch_stats = loss_and_gradient(state, loss_key, batch)
@@ -122,7 +111,9 @@ def make_step(
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         # Where the gradient is not finite everything but the count of steps, from which the next batch derives, stays.
         state = jax.lax.cond(
-            finite, lambda: update_state(state, gradient, batch_stats), lambda: state._replace(step=state.step + 1)
+            finite,
+            lambda: update_state(optimizer, training, state, gradient, batch_stats),
+            lambda: state._replace(step=state.step + 1),
         )
         return state, {**metrics, "grad_norm": norm, "finite": finite}
 
@@ -132,6 +123,28 @@ def make_step(
         return state, jax.tree.map(lambda values: mean_of_finite(values, finite), metrics), count_skips(finite)
 
     return take_steps
+
+
+def update_state(
+    optimizer: optax.GradientTransformation, training: TrainingOptions, state: TrainState, gradient: Any, stats: Any
+) -> TrainState:
+    """The state after a step.
+
+    Args:
+        optimizer: Turns gradients into updates.
+        training: The moving average (see `update_average`).
+        state: The state before.
+        gradient: That of the loss, a tree like `state.params`.
+        stats: The batch statistics that the loss gave.
+    """
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    if state.plateau is not None:
+        updates = scale_tree(updates, state.plateau.scale)
+    latest = {"params": optax.apply_updates(state.params, updates), "batch_stats": stats}
+    step = state.step + 1
+    average = update_average(state.ema, latest, step, training)
+    return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state, ema=average,
+                      plateau=state.plateau)  # fmt: skip
 
 
 def gather_batch(data: TrainData, examples: Examples, frames: int, windows: str, seed: int) -> Batch:
@@ -170,6 +183,12 @@ def _derive_start_keys(seed: int, epoch: jax.Array, position: jax.Array) -> jax.
     # One key per window and epoch. No step reaches the index that makes this stream.
     stream = jax.random.fold_in(jax.random.key(seed), np.uint32(2**32 - 1))
     return jax.vmap(lambda e, p: jax.random.fold_in(jax.random.fold_in(stream, e), p))(epoch, position)
+
+
+def cross_over_examples(key: jax.Array, batch: Batch, others: Batch, lifter: Lifter, data: DataOptions) -> Batch:
+    """Gives a share of the examples `[B, F, J, C]` parts of others, drawn with a key of their index (`cross_over`)."""
+    keys = example_keys(jax.random.fold_in(key, _CROSSOVER_STREAM), batch.index)
+    return cross_over(keys, batch, others, lifter.skeleton, data.crossover)
 
 
 def film_examples(key: jax.Array, batch: Batch, lifter: Lifter, data: DataOptions) -> Batch:

@@ -234,7 +234,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     integer("frames", 512, "About how many frames of it, as many of each subject.", lower_bound=1)
     integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=2)
     cli.define_flip(values)
-    integer("batch_size", None, "Windows per device and compiled call at most.")
+    integer("batch_size", None, "Windows per device and compiled call at most.", lower_bound=1)
     flags.DEFINE_float("minutes", 2.0, "How long it may take.", lower_bound=0.1, flag_values=values)
 
 

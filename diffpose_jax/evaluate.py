@@ -43,7 +43,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     string("protocol", None, f"One of {', '.join(PROTOCOLS)}; by the layout of the data if not given.")
     integer("stride", None, "Measure every n-th frame of each clip, from a first one drawn for it.")
     flags.DEFINE_list("aggregations", None, f"Some of {', '.join(AGGREGATES)}.", flag_values=values)
-    integer("batch_size", None, "Windows per device and compiled call.")
+    integer("batch_size", None, "Windows per device and compiled call.", lower_bound=1)
     integer("steps", None, "Reverse steps in place of those of the config.")
     string("occlusion", None, f"Joints hidden at test time: {', '.join(PATTERNS)} or any; as in training if not given.")
     flags.DEFINE_multi_string(

@@ -143,6 +143,10 @@ class TrainingOptions(Options):
         False, "multiply every gradient by the loss", source="True: the releases of MixSTE and D3DP"
     )
     clip_norm: float = option(0.0, "largest global norm of the gradient; 0: not clipped", low=0)
+    non_finite: Literal["skip", "stop"] = option(
+        "skip", "a step whose loss or gradient is NaN or infinite: skipped and counted, or the end of training"
+    )
+    skips_in_a_row: int = option(50, "so many skipped steps one after the other end training", low=1)
     ema_decay: float = option(
         0.9995,
         "decay of the moving average that is evaluated; 0: the parameters themselves",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.visibility import believe_guesses
 from diffpose_jax.parallel import AXIS
 from diffpose_jax.sections import DataOptions, TrainingOptions
+from diffpose_jax.training.skips import Skips, count_skips, mean_of_finite
 from diffpose_jax.training.state import TrainState, update_average
 
 # Folded into the step's key beside the two that are split from it.
@@ -63,17 +65,18 @@ def examples_of_steps(first_step: int, num_steps: int, batch_size: int, count: i
     return Examples(*(part.astype(np.int32) for part in parts))
 
 
-Stepped = tuple[TrainState, dict[str, jax.Array]]  # the state after a step, and the metrics of the step
+# The state after a dispatch, the metrics of its steps, and how many were skipped.
+Stepped = tuple[TrainState, dict[str, jax.Array], Skips]
 StepFunction = Callable[[TrainState, TrainData, Examples], Stepped]
 
 
 def make_step(
     lifter: Lifter, optimizer: optax.GradientTransformation, seed: int, data: DataOptions, training: TrainingOptions
 ) -> StepFunction:
-    """Makes the function of a dispatch, `(state, data, examples) -> (state, metrics)`, for `parallel.pmap_step` to map.
+    """Makes the function of a dispatch, `(state, data, examples) -> (state, metrics, skips)`, for `parallel.pmap_step`.
 
     Gradients, metrics and batch statistics are averaged over the devices. The metrics are means over the S steps, and
-    'grad_norm' is one of them.
+    'grad_norm' is one of them. A step whose loss or gradient is not finite is skipped: it counts, and changes nothing.
 
     Args:
         lifter: The method.
@@ -91,7 +94,7 @@ def make_step(
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         return jax.lax.pmean((value, gradient, aux.metrics, aux.batch_stats), AXIS)
 
-    def take_step(train_data: TrainData, state: TrainState, examples: Examples) -> Stepped:
+    def take_step(train_data: TrainData, state: TrainState, examples: Examples) -> tuple[TrainState, dict]:
         # The step is folded into a constant key: a continued run draws what one that never stopped would have drawn.
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         flip_key, loss_key = jax.random.split(key)
@@ -106,14 +109,20 @@ def make_step(
             updates = scale_tree(updates, state.plateau.scale)
         latest = {"params": optax.apply_updates(state.params, updates), "batch_stats": batch_stats}
         step = state.step + 1
-        metrics = {**metrics, "grad_norm": optax.tree.norm(gradient)}
+        norm = optax.tree.norm(gradient)
         average = update_average(state.ema, latest, step, training)
-        return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state, ema=average,
-                          plateau=state.plateau), metrics  # fmt: skip
+        # Where the gradient is not finite everything but the count of steps, from which the next batch derives, stays.
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        before = state.params, state.batch_stats, state.optimizer, state.ema
+        after = latest["params"], latest["batch_stats"], optimizer_state, average
+        params, batch_stats, optimizer_state, average = jax.tree.map(partial(jnp.where, finite), after, before)
+        state = TrainState(step, params, batch_stats, state.frozen, optimizer_state, average, state.plateau)
+        return state, {**metrics, "grad_norm": norm, "finite": finite}
 
     def take_steps(state: TrainState, train_data: TrainData, examples: Examples) -> Stepped:
         state, metrics = jax.lax.scan(lambda carry, part: take_step(train_data, carry, part), state, examples)
-        return state, jax.tree.map(jnp.mean, metrics)
+        finite = metrics.pop("finite")
+        return state, jax.tree.map(lambda values: mean_of_finite(values, finite), metrics), count_skips(finite)
 
     return take_steps
 

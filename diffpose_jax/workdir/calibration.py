@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from absl import logging
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.scales import KINDS, Scales
+from diffpose_jax.records import read_record, write_record
 
 CALIBRATION = "calibration.json"
 # Probabilities of the regions that are measured and fitted.
@@ -78,9 +78,7 @@ class Calibration(NamedTuple):
 def write_calibration(workdir: Path, found: Mapping[str, Any]) -> Path:
     """Writes the record of a calibration, replacing an earlier one; returns its path."""
     path = workdir / CALIBRATION
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    write_record(path, "calibration", found, indent=2)
     return path
 
 
@@ -101,10 +99,9 @@ def read_calibration(workdir: Path, step: int, joints: int) -> Calibration | Non
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
-        record = _parse(found, joints)
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else error
+        record = _parse(read_record(path, "calibration"), joints)
+    except (UserError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
         raise UserError(f"{path}: expected a file written by calibrate, found {what}; remove it") from error
     if record.step != step:
         logging.warning("%s is of step %d, the best is %d now: not used; calibrate again", path, record.step, step)
@@ -112,15 +109,14 @@ def read_calibration(workdir: Path, step: int, joints: int) -> Calibration | Non
     return record
 
 
-def _parse(found: Any, joints: int) -> Calibration:
-    if not isinstance(found, dict):
-        raise TypeError(f"a {type(found).__name__}")
+def _parse(found: Mapping[str, Any], joints: int) -> Calibration:
     scales, regions = found.get("scales"), found.get("regions")
     scales = None if scales is None else _parse_scales(scales, joints)
     regions = None if regions is None else _parse_regions(regions, joints)
     temperature, errors = _numbers([found["temperature"]], "temperature")[0], found.get("errors")
     errors = None if errors is None else _unpack_factor(errors, 3 * (joints - 1))
-    return Calibration(int(found["step"]), temperature, scales, regions, int(found.get("hypotheses", 0)), errors)
+    (step,), (hypotheses,) = (_numbers([found.get(name, 0)], name, least=0.0) for name in ("step", "hypotheses"))
+    return Calibration(int(step), temperature, scales, regions, int(hypotheses), errors)
 
 
 def _parse_scales(found: Any, joints: int) -> Scales:
@@ -161,6 +157,7 @@ def _numbers(
     if count is not None and len(numbers) != count:
         raise ValueError(f"{name} of {len(numbers)} joints instead of {count}")
     for number in numbers:
-        if not math.isfinite(number) or (number <= 0 if least is None else number < least):
+        # No error of a pose is as large, and squares of what is larger are infinite.
+        if not abs(number) <= 1e6 or (number <= 0 if least is None else number < least):
             raise ValueError(f"{name}: {number}")
     return numbers

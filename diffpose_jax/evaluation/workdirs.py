@@ -91,11 +91,10 @@ class Evaluation:
     def run(self) -> dict[str, Any]:
         """Measures, writes the results and returns them. Raises UserError for a mistake of the user."""
         trained = load_trained(self.workdir)
-        self._override(trained.config)  # names a mistake before anything is written or loaded
+        self.check(trained)  # names a mistake before anything is written or loaded
         if self.output is None and is_shipped(self.workdir):
             raise UserError(f"output: expected a directory for the results of {self.workdir}, found none")
         output = writable_directory(self.output or self.workdir)
-        self._make_job(trained)
         clips, train = self._load(trained.config)
         train = None if train is None else fill_gaps(train)
         prepared = self.prepare(trained, clips)
@@ -129,7 +128,7 @@ class Evaluation:
             trained: The lifter of the work directory.
             clips: The split, in the layout of the lifter (`load_split`).
         """
-        section, asked = self._override(trained.config), self._make_job(trained)
+        section, asked = self._override(trained.config), self.make_job(trained)
         warn_of_keypoints(trained, clips)
         hidden, job = hide_for(trained.lifter, clips, asked)
         clips = fill_gaps(hidden)
@@ -192,7 +191,14 @@ class Evaluation:
         validate(changed)
         return changed.evaluation
 
-    def _make_job(self, trained: Trained) -> Job:
+    def check(self, trained: Trained) -> None:
+        """Raises UserError for a choice that makes no sense for a lifter; reads no data."""
+        self._override(trained.config)
+        self.make_job(trained)
+        self.data_section(trained.config)
+
+    def make_job(self, trained: Trained) -> Job:
+        """How frames are lifted, without outputs and before anything is hidden in the data."""
         section, config, plan = self._override(trained.config), trained.config, None
         pattern, rate = config.data.occlusion, config.data.occlusion_rate
         if self.occlusion is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from diffpose_jax.errors import UserError
@@ -24,7 +25,7 @@ def run_job(
     only_check: bool = False,
     wait: bool = True,
     lease_seconds: float = 60.0,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = partial(print, flush=True),  # noqa: B008
 ) -> int:
     """Checks a job, works at its units until all are done, and writes the summary.
 

@@ -77,6 +77,8 @@ class Store:
             return Unreadable(f"is damaged: {error}")
         if predictions and not any(file.startswith(FRAMES) for file in found["digests"]):
             return Unreadable("has no predictions")
+        if not any(file.startswith(FRAMES) for file in found["digests"]):
+            shutil.rmtree(self.chunk_folder(name), ignore_errors=True)  # left by a worker that was killed just then
         return found
 
     def read_values(self, name: str) -> dict[str, np.ndarray]:

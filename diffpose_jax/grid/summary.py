@@ -114,7 +114,8 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     lines = summary["rows"]
     parts = ["# Job"]
     if lines:
-        varied = [name for name in FIELDS if len({line["fields"][name] for line in lines}) > 1 and name != "seed"]
+        several = {name for name in FIELDS if len({line["fields"][name] for line in lines}) > 1}
+        varied = [name for name in FIELDS if name in several | {"aggregation"} and name != "seed"]
         common = [f"* {name}: {lines[0]['fields'][name]}" for name in FIELDS
                   if name not in (*varied, "seed") and lines[0]["fields"][name] is not None]  # fmt: skip
         parts += ["\n".join(common)] if common else []
@@ -144,9 +145,9 @@ def _rows_table(lines: Sequence[Mapping[str, Any]], varied: Sequence[str]) -> st
         if group[0]["oracle"]:
             cells[-1] += " *"
         for name in metrics:
-            cells.append(
-                _mean_cell([line["frame_average"].get(name) for line in group], group[0]["interval"].get(name))
-            )
+            # The interval of one seed is none of the mean over several.
+            interval = group[0]["interval"].get(name) if len(group) == 1 else None
+            cells.append(_mean_cell([line["frame_average"].get(name) for line in group], interval))
         for level in levels:
             shares = [line.get("coverage", {}).get("all", {}).get(level) for line in group]
             cells.append(_mean_cell([None if share is None else 100 * share for share in shares]))
@@ -154,8 +155,9 @@ def _rows_table(lines: Sequence[Mapping[str, Any]], varied: Sequence[str]) -> st
             cells.append(_mean_cell([line.get("scores", {}).get("energy_score") for line in group]))
         body.append(cells)
     notes = ["Averages over all frames"]
-    notes += ["in brackets the 95 % interval by a bootstrap over subjects, of the first seed"] if any(
-        line["interval"].get("mpjpe") for line in lines) else []  # fmt: skip
+    single = [group[0] for group in groups.values() if len(group) == 1]
+    bracketed = any(line["interval"].get("mpjpe") for line in single)
+    notes += ["in brackets the 95 % interval by a bootstrap over subjects"] if bracketed else []
     notes += ["± the standard deviation over seeds"] if any(len(group) > 1 for group in groups.values()) else []
     notes += ["* uses the ground truth"] if any(line["oracle"] for line in lines) else []
     return _table(header, body) + "\n\n" + "; ".join(notes) + "."

@@ -186,6 +186,8 @@ class Grid:
                 _check_whole(name, value, low)
         for name in ("stride", "batch_size", "chunk_frames"):
             _check_whole(name, getattr(self, name), 1)
+        if self.aggregations is not None and (isinstance(self.aggregations, str) or not self.aggregations):
+            raise UserError(f"job, aggregations: expected a list of names, found {self.aggregations!r}")
         for name in self.workdirs:
             if not isinstance(name, str):
                 raise UserError(f"job, workdirs: expected names of folders, found {name!r}")

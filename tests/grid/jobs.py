@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.grid.store import Store
+from diffpose_jax.records import read_record
 from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import H36M_17
 
@@ -48,10 +50,10 @@ def make_lifters(folder: Path, untrained: Callable[[Path, ConfigDict], Path]) ->
 
 
 def job_text(lifters: dict[str, Path], **fields: object) -> str:
-    """A YAML job: both lifters with one and two hypotheses, the mean and one hypothesis, two seeds."""
+    """A YAML job of three units: a lifter with two hypotheses and two seeds, and a supervised one."""
     job = {
         "workdirs": [str(lifters["diffusion"]), str(lifters["supervised"])],
-        "hypotheses": [2, 3],
+        "hypotheses": [2],
         "seeds": [0, 1],
         "aggregations": ["first", "mean"],
         "chunk_frames": 8,
@@ -63,3 +65,14 @@ def job_text(lifters: dict[str, Path], **fields: object) -> str:
         ],
     }
     return json.dumps({**job, **fields})  # JSON is YAML
+
+
+def read_numbers(folder: Path) -> dict[str, object]:
+    """All numbers of a job's output: the rows and distributions of every unit, its values of frames, and the summary."""
+    store, found = Store(folder), {}
+    for path in sorted((folder / "units").glob("*.json")):
+        record = read_record(path, "unit")
+        found[path.stem] = {key: record[key] for key in ("rows", "distributions", "coverage", "frames")}
+        found[f"{path.stem}.npz"] = {name: one.tolist() for name, one in store.read_values(path.stem).items()}
+    summary = read_record(folder / "summary.json", "job summary")
+    return found | {"summary": {key: summary[key] for key in ("rows", "comparisons", "failed")}}

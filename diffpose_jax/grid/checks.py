@@ -35,12 +35,16 @@ class Planned(NamedTuple):
         unit: The unit.
         grid: The grid that it comes from.
         configuration: The hash of all that its numbers depend on: its fields, weights, data and version.
+        lifter: The hash of its weights, config and calibration.
+        data: That of its data.
         stochastic: Whether its lifter draws hypotheses.
     """
 
     unit: Unit
     grid: Grid
     configuration: str
+    lifter: str
+    data: str
     stochastic: bool
 
 
@@ -74,7 +78,7 @@ def plan_job(job: Job) -> list[Planned]:
         except UserError as error:
             raise UserError(f"{unit.title}: {error}") from error
         content = {"unit": unit.describe(), "workdir": one.identity, "data": data, "version": __version__}
-        planned[unit] = Planned(unit, grid, digest_json(content), one.stochastic)
+        planned[unit] = Planned(unit, grid, digest_json(content), one.identity, data, one.stochastic)
     return list(planned.values())
 
 
@@ -85,16 +89,21 @@ def _without_draws(unit: Unit, occlusion: str) -> Unit:
 
 
 def _open(workdir: str) -> _Opened:
-    trained, path = load_trained(workdir), locate(workdir)
-    calibration = path / "calibration.json"
+    trained = load_trained(workdir)
+    # The weights are let go of: a job may have more work directories than fit into memory.
+    return _Opened(trained._replace(variables={}), identify_lifter(workdir, trained), trained.lifter.stochastic)
+
+
+def identify_lifter(workdir: str, trained: Trained) -> str:
+    """The hash of what a work directory was loaded with: config, weights and calibration."""
+    calibration = locate(workdir) / "calibration.json"
     content = {
         "config": trained.config.to_dict(),
         "step": trained.step,
         "leaves": digest_leaves(trained.variables),
         "calibration": read_json_object(calibration) if calibration.is_file() else None,
     }
-    # The weights are let go of: a job may have more work directories than fit into memory.
-    return _Opened(trained._replace(variables={}), digest_json(content), trained.lifter.stochastic)
+    return digest_json(content)
 
 
 def _check_choices(unit: Unit, trained: Trained, batch_size: int | None) -> str:
@@ -105,14 +114,23 @@ def _check_choices(unit: Unit, trained: Trained, batch_size: int | None) -> str:
     data = evaluation.data_section(trained.config)
     if unit.protocol:
         get_protocol(unit.protocol)
-    if data.source == "synthetic":
-        return "synthetic"
-    layouts = read_layouts(data.source)
-    if unit.split not in layouts:
-        raise UserError(f"{data.source}: expected split '{unit.split}', found {', '.join(layouts)}")
-    layout_matrix(layouts[unit.split], trained.lifter.skeleton)
-    state = os.stat(data.source)
-    return _digest_file(data.source, state.st_size, state.st_mtime_ns)
+    if data.source != "synthetic":
+        layouts = read_layouts(data.source)
+        if unit.split not in layouts:
+            raise UserError(f"{data.source}: expected split '{unit.split}', found {', '.join(layouts)}")
+        layout_matrix(layouts[unit.split], trained.lifter.skeleton)
+    return identify_data(data.source)
+
+
+def identify_data(source: str) -> str:
+    """The hash of an archive; 'synthetic' is its own. Raises UserError where the file is gone."""
+    if source == "synthetic":
+        return source
+    try:
+        state = os.stat(source)
+        return _digest_file(source, state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read: {error.strerror}") from error
 
 
 @lru_cache(maxsize=256)

@@ -15,12 +15,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import RANK, SCORED
 from diffpose_jax.evaluation.jobs import predict_frames
 from diffpose_jax.evaluation.measure import Measured, aggregation_row
 from diffpose_jax.evaluation.prepared import Prepared
 from diffpose_jax.evaluation.scores import SCORES
-from diffpose_jax.grid.checks import Planned
+from diffpose_jax.grid.checks import Planned, identify_data, identify_lifter
 from diffpose_jax.grid.store import Store, read_chunk, write_arrays
 from diffpose_jax.grid.units import DISTRIBUTION
 from diffpose_jax.provenance import describe_run
@@ -43,8 +44,8 @@ def measure_unit(planned: Planned, store: Store, say: Say) -> dict[str, Any]:
     """
     unit, grid, started = planned.unit, planned.grid, time.monotonic()
     evaluation = unit.evaluation(grid.batch_size)
-    trained = _load_trained(unit.workdir)
-    clips = _load_split(_Data(evaluation.data_section(trained.config)), unit.split)
+    trained = _load_trained(unit.workdir, planned.lifter)
+    clips = _load_split(_Data(evaluation.data_section(trained.config)), unit.split, planned.data)
     prepared = evaluation.prepare(trained, clips)
     measured, job = prepared.measured, prepared.job
     poses = _predict(planned, prepared, trained, store, say)
@@ -129,18 +130,19 @@ class _Data:
         return hash(self.section.to_json())
 
 
-# Units that follow each other mostly share their lifter and their data.
+# Units that follow each other mostly share their lifter and their data. Hours may have passed since these were checked,
+# in which somebody trained further or prepared the data anew: the result would be said to be of something else.
 @lru_cache(maxsize=2)
-def _load_split(data: _Data, split: str) -> ClipSet:
-    return load_dataset(data.section, [split])[split]
+def _load_split(data: _Data, split: str, identity: str) -> ClipSet:
+    clips = load_dataset(data.section, [split])[split]
+    if identify_data(data.section.source) != identity:
+        raise UserError(f"{data.section.source}: expected the data that were checked, found others; run the job again")
+    return clips
 
 
 @lru_cache(maxsize=2)
-def _load_trained(workdir: str) -> Trained:
-    return load_trained(workdir)
-
-
-def release_loaded() -> None:
-    """Forgets the lifters and data of earlier units, for tests and for processes that go on with something else."""
-    _load_split.cache_clear()
-    _load_trained.cache_clear()
+def _load_trained(workdir: str, identity: str) -> Trained:
+    trained = load_trained(workdir)
+    if identify_lifter(workdir, trained) != identity:
+        raise UserError(f"{workdir}: expected the weights that were checked, found others; run the job again")
+    return trained

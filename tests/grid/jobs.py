@@ -68,11 +68,11 @@ def job_text(lifters: dict[str, Path], **fields: object) -> str:
 
 
 def read_numbers(folder: Path) -> dict[str, object]:
-    """All numbers of a job's output: the rows and distributions of every unit, its values of frames, and the summary."""
+    """All numbers of a job's output, to the bit: rows and values of frames of every unit, and the summary."""
     store, found = Store(folder), {}
     for path in sorted((folder / "units").glob("*.json")):
         record = read_record(path, "unit")
         found[path.stem] = {key: record[key] for key in ("rows", "distributions", "coverage", "frames")}
-        found[f"{path.stem}.npz"] = {name: one.tolist() for name, one in store.read_values(path.stem).items()}
+        found[f"{path.stem}.npz"] = {name: one.tobytes() for name, one in store.read_values(path.stem).items()}
     summary = read_record(folder / "summary.json", "job summary")
     return found | {"summary": {key: summary[key] for key in ("rows", "comparisons", "failed")}}

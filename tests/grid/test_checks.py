@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from diffpose_jax.errors import UserError
@@ -10,6 +12,8 @@ from diffpose_jax.grid.job_file import read_job
 from diffpose_jax.grid.running import run_job
 
 from .jobs import job_text
+
+PROGRAM = importlib.import_module("diffpose_jax.evaluate")  # the package has a function of that name
 
 
 @pytest.mark.parametrize(
@@ -46,12 +50,10 @@ def test_a_supervised_lifter_is_measured_once_and_its_seeds_only_matter_to_what_
 
 
 def test_checking_alone_lists_the_units_and_writes_nothing(job, tmp_path, run_program):
-    from diffpose_jax import evaluate as program
-
-    code, said, _ = run_program(program, "--job", job, "--check")
+    code, said, _ = run_program(PROGRAM, "--job", job, "--check")
     assert code == 0
     assert said.startswith("3 units:")
-    code, _, error = run_program(program, "--job", job, "--hypotheses", 5, "--output", tmp_path)
+    code, _, error = run_program(PROGRAM, "--job", job, "--hypotheses", 5, "--output", tmp_path)
     assert code == 2
     assert error == "error: --hypotheses: expected in the job file, found beside --job\n"
-    assert run_program(program, "--job", job)[2] == "error: --output: required, found none\n"
+    assert run_program(PROGRAM, "--job", job)[2] == "error: --output: required, found none\n"

@@ -58,8 +58,8 @@ def test_seeds_are_averaged_frame_by_frame():
 
 def test_a_supervised_lifter_is_compared_with_every_number_of_hypotheses():
     values = {"a1": values_of(0), "a5": values_of(0), "mlp": values_of(0)}
-    rows = make_rows(a1=Unit("a", hypotheses=1, data="x"), a5=Unit("a", hypotheses=5, data="x"), mlp=Unit("m", data="x"),
-                     far=Unit("a", hypotheses=5, data="y"))  # fmt: skip
+    units = {"a1": Unit("a", hypotheses=1), "a5": Unit("a", hypotheses=5), "mlp": Unit("m")}
+    rows = make_rows(**units, far=Unit("a", data="another.npz", hypotheses=5))
     comparison = Comparison({"workdir": "a", "aggregation": "mean"}, {"workdir": "m"})
     found = compare(comparison, rows, values.get)
     assert [one["shared"]["hypotheses"] for one in found] == [1, 5]

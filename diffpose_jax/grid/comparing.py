@@ -73,11 +73,13 @@ def compare(comparison: Comparison, rows: Sequence[Row], read_values: Values) ->
         read_values: Reads the values of every frame of a unit.
     """
     distribution = comparison.metric in SCORES and comparison.metric not in METRICS
-    sides = [_find_side(one, rows, distribution) for one in (comparison.first, comparison.second)]
+    first, second = (_find_side(one, rows, distribution) for one in (comparison.first, comparison.second))
     named = {*comparison.first, *comparison.second, "seed"} | ({"aggregation"} if distribution else set())
     found = []
-    for pair in _pair_rows(*sides, [name for name in FIELDS if name not in named]):
-        both = [_average_seeds(side, comparison.metric, distribution, read_values) for side in pair[1:]]
+    for pair in _pair_rows(first, second, [name for name in FIELDS if name not in named]):
+        both = [
+            _average_seeds(side, comparison.metric, distribution, read_values) for side in (pair.first, pair.second)
+        ]
         found.append(_describe(comparison, pair, both))
     return found
 

@@ -142,7 +142,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays as one `.npz`, whole. Raises OutputError."""
     try:
         with write_whole(path) as part, part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            np.savez(file, allow_pickle=False, **arrays)
     except UserError as error:
         raise OutputError(str(error)) from error
 

@@ -24,15 +24,19 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
-from diffpose_jax.config import load_config, save_config
+from diffpose_jax.config import load_config, read_options, save_config
 from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
-from diffpose_jax.registry import config_for
+from diffpose_jax.lifters.batches import example_batch
+from diffpose_jax.registry import build_lifter, config_for
+from diffpose_jax.sections import TrainingOptions
 from diffpose_jax.skeleton import H36M_17
+from diffpose_jax.training.state import create_state, make_optimizer
 from diffpose_jax.whole_files import write_text
-from diffpose_jax.workdir.checkpoints import Checkpoints
+from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
 from diffpose_jax.workdir.trained import load_trained
 
 flags.DEFINE_string("output", None, "A folder for everything that this makes.", required=True)
@@ -110,7 +114,7 @@ def flip_bits(workdir: Path, count: int, rng: np.random.Generator) -> dict[str, 
     """What becomes of single flipped bits in the best and in the newest checkpoint."""
     config, best = load_config(workdir / "config.json"), load_trained(workdir)
     newest = newest_step(workdir / "checkpoints")
-    template = _stored_template(newest)
+    template = _state_template(config)
 
     def restore() -> tuple[int, object]:
         reader = Checkpoints(workdir / "checkpoints", 3, config)
@@ -139,14 +143,10 @@ def flip_bits(workdir: Path, count: int, rng: np.random.Generator) -> dict[str, 
     }
 
 
-def _stored_template(step: Path) -> object:
-    import orbax.checkpoint as ocp
-
-    found = ocp.StandardCheckpointer().metadata(step / "tree")
-    tree = getattr(found, "item_metadata", found)
-    tree = getattr(tree, "tree", tree)
-    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), tree)
+def _state_template(config: ConfigDict) -> object:
+    lifter, training = build_lifter(config), read_options(TrainingOptions, config.training, "training")
+    batch = example_batch(lifter)
+    return template_of(lambda: create_state(lifter, make_optimizer(training), jax.random.key(0), batch))
 
 
 def _flip(folder: Path, read, count: int, rng: np.random.Generator) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -94,6 +93,16 @@ def make_step(
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         return jax.lax.pmean((value, gradient, aux.metrics, aux.batch_stats), AXIS)
 
+    def update_state(state: TrainState, gradient: Any, batch_stats: Any) -> TrainState:
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        if state.plateau is not None:
+            updates = scale_tree(updates, state.plateau.scale)
+        latest = {"params": optax.apply_updates(state.params, updates), "batch_stats": batch_stats}
+        step = state.step + 1
+        average = update_average(state.ema, latest, step, training)
+        return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state, ema=average,
+                          plateau=state.plateau)  # fmt: skip
+
     def take_step(train_data: TrainData, state: TrainState, examples: Examples) -> tuple[TrainState, dict]:
         # The step is folded into a constant key: a continued run draws what one that never stopped would have drawn.
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -104,19 +113,12 @@ def make_step(
         value, gradient, metrics, batch_stats = loss_and_gradient(state, loss_key, batch)
         if training.scale_by_loss:
             gradient = scale_tree(gradient, value)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        if state.plateau is not None:
-            updates = scale_tree(updates, state.plateau.scale)
-        latest = {"params": optax.apply_updates(state.params, updates), "batch_stats": batch_stats}
-        step = state.step + 1
         norm = optax.tree.norm(gradient)
-        average = update_average(state.ema, latest, step, training)
-        # Where the gradient is not finite everything but the count of steps, from which the next batch derives, stays.
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        before = state.params, state.batch_stats, state.optimizer, state.ema
-        after = latest["params"], latest["batch_stats"], optimizer_state, average
-        params, batch_stats, optimizer_state, average = jax.tree.map(partial(jnp.where, finite), after, before)
-        state = TrainState(step, params, batch_stats, state.frozen, optimizer_state, average, state.plateau)
+        # Where the gradient is not finite everything but the count of steps, from which the next batch derives, stays.
+        state = jax.lax.cond(
+            finite, lambda: update_state(state, gradient, batch_stats), lambda: state._replace(step=state.step + 1)
+        )
         return state, {**metrics, "grad_norm": norm, "finite": finite}
 
     def take_steps(state: TrainState, train_data: TrainData, examples: Examples) -> Stepped:

@@ -13,7 +13,8 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.whole_files import write_text
 
 # The newest version of every kind of record. Files without a version are of the first.
-VERSIONS = {"calibration": 2, "keypoints": 2, "folds": 2, "release": 2, "results": 2}
+VERSIONS = {"calibration": 2, "keypoints": 2, "folds": 2, "release": 2, "results": 2,
+            "unit": 2, "failed unit": 2, "job summary": 2}  # fmt: skip
 # No file of this package is larger, and a file that is read whole should not fill the memory.
 MAX_BYTES = 256 << 20
 

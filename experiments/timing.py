@@ -108,3 +108,8 @@ def interleaved(calls: dict[str, Callable[[], Any]], turns: int, calls_per_turn:
             timed(call)
             seconds[name][turn] = [clocked(call)[1] for _ in range(calls_per_turn)]
     return seconds
+
+
+def turn_clocks(seconds: np.ndarray) -> dict[str, list[float]]:
+    """The fields of a row that calls in turns fill in, of their seconds `[turns, calls, 2]`."""
+    return {"seconds": seconds[..., 0].ravel().tolist(), "cpu_seconds": seconds[..., 1].ravel().tolist()}

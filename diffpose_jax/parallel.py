@@ -1,4 +1,4 @@
-"""Data parallelism over the local devices; the only file that uses `jax.pmap`.
+"""Parallelism over the local devices; the only file that uses `jax.pmap`.
 
 State and data are plainly replicated: leaves keep their natural shapes, no copies are stacked. Only example indices
 have a leading axis of D devices. With `out_axes=None` jax takes one device's output for all, so that a forgotten
@@ -35,11 +35,27 @@ def pmap_each(function: Callable) -> Callable:
     return jax.pmap(function, axis_name=AXIS, in_axes=(None, None, 0), out_axes=0)
 
 
+def jit_whole(function: Callable) -> Callable:
+    """Compiles `function(variables, data, indices [b])` for indices `[1, b]`: one program that all devices share.
+
+    For functions that share their work themselves, as sampling does with `Sampling.mesh`; outputs are `[1, b, ...]`.
+    """
+
+    def call(variables: Any, data: Any, indices: jax.Array) -> Any:
+        return jax.tree.map(lambda array: array[None], function(variables, data, indices[0]))
+
+    return jax.jit(call)
+
+
+def local_mesh() -> Mesh:
+    """The devices of this process on one axis, `AXIS`."""
+    return Mesh(np.array(jax.local_devices()), (AXIS,))
+
+
 def replicate(tree: Any) -> Any:
     """Copies every leaf to all local devices: once before the first mapped call, and after restoring a checkpoint."""
     # Arrays that already are where pmap wants them are not copied again on every call.
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, NamedSharding(local_mesh(), PartitionSpec()))
 
 
 def shard(array: np.ndarray) -> np.ndarray:

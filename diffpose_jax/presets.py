@@ -14,6 +14,7 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.registry import DATA_SETS, config_for
 
 SIZES = ("small", "hour", "day")
+PRECISIONS = ("bfloat16",)
 
 
 class Argument(NamedTuple):
@@ -21,7 +22,7 @@ class Argument(NamedTuple):
 
     frames is 0 and size empty where the argument does not say; size 'small' trains in minutes on two cores, 'hour' in
     about an hour, 'day' in many (a config without such a recipe takes the small one). recipe is a word that only some
-    configs know, such as 'release', or empty.
+    configs know, such as 'release', or empty. precision is the type that the network computes in.
     """
 
     dataset: str
@@ -29,6 +30,7 @@ class Argument(NamedTuple):
     frames: int
     size: str
     recipe: str = ""
+    precision: str = "float32"
 
 
 def parse_argument(text: str, recipes: Collection[str] = ()) -> Argument:
@@ -39,20 +41,22 @@ def parse_argument(text: str, recipes: Collection[str] = ()) -> Argument:
     dataset, *words = text.split(",")
     if dataset not in DATA_SETS:
         raise UserError(f"config argument {text!r}: expected a data set of {', '.join(DATA_SETS)}, found {dataset!r}")
-    keypoints, frames, size, recipe = (*DATA_SETS[dataset].inputs, "")[0], 0, "", ""
+    chosen = Argument(dataset, (*DATA_SETS[dataset].inputs, "")[0], 0, "")
     for word in words:
         if word.isdecimal() and int(word) > 0:
-            frames = int(word)
+            chosen = chosen._replace(frames=int(word))
         elif word in SIZES:
-            size = word
+            chosen = chosen._replace(size=word)
+        elif word in PRECISIONS:
+            chosen = chosen._replace(precision=word)
         elif word in recipes:
-            recipe = word
+            chosen = chosen._replace(recipe=word)
         elif word in DATA_SETS[dataset].inputs:
-            keypoints = word
+            chosen = chosen._replace(keypoints=word)
         else:
-            known = (*DATA_SETS[dataset].inputs, *SIZES, *recipes, "a number of frames")
+            known = (*DATA_SETS[dataset].inputs, *SIZES, *PRECISIONS, *recipes, "a number of frames")
             raise UserError(f"config argument {text!r}: expected {', '.join(known)}, found {word!r}")
-    return Argument(dataset, keypoints, frames, size, recipe)
+    return chosen
 
 
 def start(
@@ -80,6 +84,10 @@ def start(
         raise UserError(f"config argument {text!r}: {name} lifts single frames, found {argument.frames} frames")
     if argument.frames:
         config.lifter.frames = argument.frames
+    if argument.precision != "float32":
+        if "compute_dtype" not in config.lifter:
+            raise UserError(f"config argument {text!r}: {name} has no option compute_dtype, found {argument.precision}")
+        config.lifter.compute_dtype = argument.precision
     return config, argument
 
 

@@ -34,9 +34,14 @@ derives.
 
 `--config NAME:DATA,WORD,...` takes, after the colon, the data set and, in any order, its 2D input (`gt`, `cpn`, `hr`)
 or target (`annot3`, `univ_annot3`), the frames of a window, a recipe where the config has some (`release`, `paper`,
-`heatmaps`) and a size: `small` trains in minutes on two cores, `hour` in about an hour. Without a size it is the
-recipe of the paper or its release. `diffpose_frame:human36m,cpn,paper` is an example. DiffPose and DiffHPE-Wrapper
-also need `--config.lifter.context`, the work directory of a trained supervised lifter.
+`heatmaps`), the precision (`bfloat16`) and a size: `small` trains in minutes on two cores, `hour` in about an hour.
+Without a size it is the recipe of the paper or its release. `diffpose_frame:human36m,cpn,paper` is an example. DiffPose
+and DiffHPE-Wrapper also need `--config.lifter.context`, the work directory of a trained supervised lifter.
+
+`bfloat16` is for GPUs and TPUs: networks compute in it, while parameters, statistics, softmax, sums over rows, losses
+and everything outside the networks stay float32. Without it networks compute in float32, for which these devices round
+the factors of products by default (TF32: 10 bits of mantissa in place of 23). `JAX_DEFAULT_MATMUL_PRECISION=highest`
+makes products exact, as the parity tests do; cameras, metrics and mixtures are always computed so.
 
 ## Work directory
 

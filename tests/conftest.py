@@ -35,7 +35,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Where tests compile networks or whole programs, seconds each: all of them are marked slow.
 SLOW = (
     *("models", "lifters", "docs", "experiments", "data/detector", "diffusion/test_hypotheses.py"),
-    *("mixtures/test_fitting.py", "training/test_loop.py", "training/test_step.py", "test_calibrate.py"),
+    *("mixtures/test_fitting.py", "training/test_loop.py", "training/test_step.py", "training/test_bfloat16.py"),
+    "test_calibrate.py",
     *("test_convert.py", "test_evaluate.py", "test_parity.py", "test_prepare_mixtures.py"),
 )
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from .parity import systems
+from .parity.comparison import Compared, compare_outputs, compute_outputs
+from .parity.systems.base import System
 from .parity.vectors import Vector, generate_weights, read_vector, vector_paths
 
 SYSTEMS = systems.all_systems()
@@ -23,7 +26,7 @@ def compare(vector: Vector) -> None:
     if vector.system not in SYSTEMS:
         pytest.fail(f"no adapter for system {vector.system!r}; there are {', '.join(sorted(SYSTEMS))}")
     system = SYSTEMS[vector.system]
-    outputs = system.adapter(vector)
+    outputs = compute_outputs(vector, system)
     missing = sorted(set(vector.outputs) - set(outputs))
     if missing:
         pytest.fail(f"system {vector.system!r}: the adapter does not compute {', '.join(missing)}")
@@ -69,3 +72,24 @@ def test_weights_follow_the_rule_in_sorted_order():
     weights = generate_weights([("b.weight", [4, 2, 2]), ("a.running_var", [3])], 5)
     np.testing.assert_array_equal(weights["a.running_var"], (1 + 0.1 * abs(first)).astype(np.float32))
     np.testing.assert_array_equal(weights["b.weight"], (second / 2).astype(np.float32))
+
+
+def test_products_are_computed_in_full_precision_on_any_device():
+    seen = []
+
+    def adapter(vector: Vector) -> dict[str, np.ndarray]:
+        product = jax.jit(lambda a, b: a @ b).lower(np.ones((2, 2), np.float32), np.ones((2, 2), np.float32))
+        seen.append(product.as_text())
+        return {"pose": np.ones(3)}
+
+    vector = Vector("any", {}, {}, {"pose": np.ones(3)}, {})
+    (compared,) = compare_outputs(vector, System(adapter))
+    assert compared.share() == 0.0
+    assert "precision = [HIGHEST, HIGHEST]" in seen[0]
+
+
+def test_a_difference_is_a_share_of_what_is_allowed():
+    recorded = np.array([1.0, 2.0, np.nan])
+    near = Compared("pose", recorded, np.array([1.0, 2.5, np.nan]), absolute=0.5, relative=0.25)
+    assert near.share() == pytest.approx(0.5)
+    assert near._replace(found=np.zeros(2)).share() == float("inf")

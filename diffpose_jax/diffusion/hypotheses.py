@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import Mesh, PartitionSpec
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import fold_in
@@ -19,7 +20,11 @@ _UNIT_AXES = {"joint": (), "pose": (-1,), "clip": (-2, -1), "batch": (-3, -2, -1
 
 
 def sample_hypotheses(
-    sample_one: Callable[[Array], Array], key: Array, num_hypotheses: int, chunk: int | None = None
+    sample_one: Callable[[Array], Array],
+    key: Array,
+    num_hypotheses: int,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Array:
     """Draw hypotheses of poses, each from a key of its own, so that hypothesis 3 is the same whether H is 5 or 20.
 
@@ -27,16 +32,25 @@ def sample_hypotheses(
         sample_one: `key_h -> [B, F, J, 3]`, with `key_h = fold_in(key, h)`.
         key: One key, or a key per example `[B]`; each key_h then is too.
         num_hypotheses: H.
-        chunk: How many hypotheses are computed, and in memory, at once; None for all.
+        chunk: How many hypotheses are computed, and in memory, at once on a device; None for all.
+        mesh: The devices, on one axis, that share the hypotheses; None for the device that this is called on.
 
     Returns:
         Hypotheses `[H, B, F, J, 3]`.
     """
-    # Either way every hypothesis is computed from its own key alone, so the numbers do not depend on the chunk.
-    keys = hypothesis_keys(key, num_hypotheses)
-    if chunk is None or chunk >= num_hypotheses:
-        return jax.vmap(sample_one)(keys)
-    return lax.map(sample_one, keys, batch_size=chunk)
+
+    # Any way every hypothesis is computed from its own key alone, so the numbers do not depend on chunk and devices.
+    def sample_all(keys: Array) -> Array:
+        if chunk is None or chunk >= len(keys):
+            return jax.vmap(sample_one)(keys)
+        return lax.map(sample_one, keys, batch_size=chunk)
+
+    if mesh is None:
+        return sample_all(hypothesis_keys(key, num_hypotheses))
+    # Every device draws as many; what is too many is thrown away.
+    each, along = -(-num_hypotheses // mesh.size), PartitionSpec(*mesh.axis_names)
+    shared = jax.shard_map(sample_all, mesh=mesh, in_specs=along, out_specs=along, check_vma=False)
+    return shared(hypothesis_keys(key, each * mesh.size))[:num_hypotheses]
 
 
 def hypothesis_keys(key: Array, num_hypotheses: int) -> Array:

@@ -40,7 +40,7 @@ def mahalanobis_rank(hypotheses: Array, target: Array, floor: float = 1e-3) -> A
     # holds for every H. With m and S of the hypotheses alone it would not: the truth would be outside too often.
     points = jnp.concatenate([target[None], hypotheses])
     centred = points - jnp.mean(points, axis=0, keepdims=True)
-    covariance = jnp.einsum("h...i,h...j->...ij", centred, centred) / len(points)
+    covariance = jnp.einsum("h...i,h...j->...ij", centred, centred, precision="highest") / len(points)
     covariance = covariance + floor**2 * jnp.broadcast_to(jnp.eye(3, dtype=points.dtype), covariance.shape)
     distance = jnp.sum(whiten(cholesky(covariance)[None], centred) ** 2, axis=-1)
     others, own = distance[1:], distance[:1]

@@ -1,8 +1,9 @@
 """Lifting a whole set: windows are gathered, lifted and aggregated in one compiled call per chunk, on all devices.
 
-The noise of a frame derives from its index in the set, or from its clip's (`Sampling.noise`), so that results depend
-neither on the batch size, the stride nor the number of devices. Hypotheses are aggregated on the device; only the
-outputs that were asked for are copied back.
+Devices share the windows, or where there are few of them the hypotheses of every window. The noise of a frame derives
+from its index in the set, or from its clip's (`Sampling.noise`), so that results depend neither on the batch size, the
+stride nor the number of devices. Hypotheses are aggregated on the device; only the outputs that were asked for are
+copied back.
 """
 
 from __future__ import annotations
@@ -209,12 +210,21 @@ def lift_windows(
     Arguments and errors are those of `predict_windows`.
     """
     check_aggregates([name for name in job.outputs if name not in MEASURES])
-    call = _compile_job(with_flips(lifter), job.outputs, job.occlusion, job.occlusion_rate or None)
-    count = len(windows.start)
+    count, sampling = len(windows.start), job.sampling
+    if lifter.stochastic and shares_hypotheses(count, sampling.hypotheses, parallel.local_device_count()):
+        sampling = sampling.replace(mesh=parallel.local_mesh())
+    shared = sampling.mesh is not None
+    call = _compile_job(with_flips(lifter), job.outputs, job.occlusion, job.occlusion_rate or None, shared)
     clips, (windows, cameras) = pad_clips(clips), pad_windows(windows, cameras)
-    data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
+    data = JobData(clips, windows, cameras, jax.random.key(job.seed), sampling)
     variables, data = parallel.replicate((variables, data))
-    yield from _run_chunks(partial(call, variables, data), count, job.batch_size)
+    devices = 1 if shared else parallel.local_device_count()
+    yield from _run_chunks(partial(call, variables, data), count, job.batch_size, devices)
+
+
+def shares_hypotheses(windows: int, hypotheses: int, devices: int) -> bool:
+    """Whether devices that share the hypotheses of all windows have less to do than devices that share the windows."""
+    return windows < devices and windows * -(-hypotheses // devices) < hypotheses
 
 
 def frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +238,7 @@ def frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]
 # Equal lifters are the same key, so that repeated validation and a second prediction in one process compile nothing.
 @lru_cache(maxsize=8)
 def _compile_job(
-    lifter: Flipped, outputs: tuple[str, ...], occlusion: str, rate: float | None
+    lifter: Flipped, outputs: tuple[str, ...], occlusion: str, rate: float | None, shared: bool = False
 ) -> Callable[..., dict[str, Array]]:
     estimates = [name for name in outputs if is_estimate(name)]
     others = [name for name in outputs if name not in estimates]
@@ -254,7 +264,7 @@ def _compile_job(
             **reduce_hypotheses(others, drawn.samples, part, lifter.skeleton, camera),
         }
 
-    return parallel.pmap_each(lift)
+    return parallel.jit_whole(lift) if shared else parallel.pmap_each(lift)
 
 
 def _widen(drawn: Drawn, lifter: Flipped, data: JobData, ids: Array) -> Drawn:
@@ -268,17 +278,16 @@ def _widen(drawn: Drawn, lifter: Flipped, data: JobData, ids: Array) -> Drawn:
 
 
 def _run_chunks(
-    call: Callable[[np.ndarray], dict[str, Array]], count: int, batch_size: int
+    call: Callable[[np.ndarray], dict[str, Array]], count: int, batch_size: int, devices: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     # The last chunk is filled up with window 0. JAX dispatches without waiting: the devices compute one chunk while the
     # one before is copied to the host.
-    devices = parallel.local_device_count()
     size = devices * pad_batch(-(-count // devices), batch_size)
     waiting = None
     for first in range(0, count, size):
         ids = np.arange(first, min(first + size, count), dtype=np.int32)
         padded = np.concatenate([ids, np.zeros(size - len(ids), np.int32)])
-        under_way = ids, call(parallel.shard(padded))
+        under_way = ids, call(padded.reshape(devices, -1))
         if waiting is not None:
             yield _fetch(*waiting)
         waiting = under_way

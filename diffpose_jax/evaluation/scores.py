@@ -85,7 +85,7 @@ def crps(hypotheses: Array, target: Array, root: int = 0) -> Array:
     mean = jnp.mean(hypotheses, axis=0, keepdims=True)
     weights = 2.0 * np.arange(count, dtype=np.float32) - (count - 1)
     ordered = jnp.sort(hypotheses - mean, axis=0)
-    among = jnp.einsum("h,h...->...", weights, ordered) / (count * (count - 1) / 2)
+    among = jnp.einsum("h,h...->...", weights, ordered, precision="highest") / (count * (count - 1) / 2)
     score = jnp.mean(jnp.abs(hypotheses - target[None]), axis=0) - among / 2
     return jnp.mean(jnp.delete(score, root, axis=-2), axis=(-2, -1))
 

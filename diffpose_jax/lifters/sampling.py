@@ -9,6 +9,7 @@ from typing import get_args
 
 import jax
 from jax import Array
+from jax.sharding import Mesh
 
 from diffpose_jax.diffusion.hypotheses import sample_hypotheses
 from diffpose_jax.diffusion.plans import Plan
@@ -21,7 +22,7 @@ from diffpose_jax.sections import Flip, Noise
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["temperature"],
-    meta_fields=["hypotheses", "flip", "noise", "plan", "wrapper", "chunk"],
+    meta_fields=["hypotheses", "flip", "noise", "plan", "wrapper", "chunk", "mesh"],
 )
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -38,7 +39,8 @@ class Sampling:
             same noise for all of them; methods that lift sequences take the same window of noise for every window.
         plan: Reverse steps in place of the method's own.
         wrapper: denoiser -> denoiser, applied to the method's last: a place for constraints.
-        chunk: How many hypotheses are in memory at once; None: all of them.
+        chunk: How many hypotheses are in memory at once on a device; None: all of them.
+        mesh: The devices that share the hypotheses of every example; None: one device draws them all.
     """
 
     hypotheses: int = 1
@@ -48,6 +50,7 @@ class Sampling:
     plan: Plan | None = None
     wrapper: Callable[[Denoiser], Denoiser] | None = None
     chunk: int | None = None
+    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("flip", get_args(Flip)), ("noise", get_args(Noise))):
@@ -80,6 +83,7 @@ def draw_hypotheses(draw_one: Callable[[Array], Array], key: Array, index: Array
         draw_one: keys `[B]` -> one hypothesis of every example, `[B, F, J, 3]`.
         key: One key; the key of hypothesis h of an example folds in the example's index and h.
         index: The identity of each example, `[B]`.
-        sampling: How many hypotheses, and in which chunks.
+        sampling: How many hypotheses, in which chunks and on which devices.
     """
-    return sample_hypotheses(draw_one, example_keys(key, index), sampling.hypotheses, sampling.chunk)
+    keys = example_keys(key, index)
+    return sample_hypotheses(draw_one, keys, sampling.hypotheses, sampling.chunk, sampling.mesh)

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from diffpose_jax.models.attention import LayerNorm, TransformerBlock, list_drop_path_rates
 from diffpose_jax.models.embeddings import StepEmbedding
-from diffpose_jax.models.linear import Linear
+from diffpose_jax.models.linear import Linear, add_bias
 from diffpose_jax.models.residual_mlp import SMALL
 
 
@@ -68,7 +68,7 @@ class FrameTransformer(nn.Module):
         positions = self.param(
             "positions", nn.initializers.normal(0.02), (self.frames // self.frames_per_token, self.width)
         )
-        tokens = tokens + positions[None, None, :count].astype(self.dtype)
+        tokens = add_bias(tokens, positions[:count])
         step = StepEmbedding(self.width, self.width, self.dtype, name="step")(k) if self.step != "none" else None
         for layer, rate in enumerate(list_drop_path_rates(self.drop_path, self.num_layers)):
             block = TransformerBlock(

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffpose_jax.models.linear import matmul, uniform_within
+from diffpose_jax.models.linear import add_bias, matmul, uniform_within
 from diffpose_jax.skeleton import Skeleton
 
 ModulationInit = Literal["ones", "xavier"]
@@ -146,7 +146,7 @@ class ModulatedGraphConv(nn.Module):
         mixing = build_affinity(self.skeleton.adjacency()) + learned
         mixing = (mixing + mixing.T) / 2
         y = modulated_graph_conv(*(array.astype(self.dtype) for array in (x, weight, modulation, mixing)))
-        return y + bias.astype(self.dtype)[None, None]
+        return add_bias(y, bias)
 
 
 class PreAggregatedGraphConv(nn.Module):
@@ -183,7 +183,7 @@ class PreAggregatedGraphConv(nn.Module):
         own = jnp.matmul(x, weight[0] * diagonal[:, None, None])
         neighbour = jnp.matmul(x, weight[1])
         mixed = (rest @ neighbour.reshape(joints, -1)).reshape(own.shape)
-        return own + mixed + bias.astype(self.dtype)[None, None]
+        return add_bias(own + mixed, bias)
 
 
 def build_chebyshev_basis(adjacency: np.ndarray) -> np.ndarray:
@@ -228,7 +228,7 @@ class ChebyshevConv(nn.Module):
         else:
             parts = [matmul(x, kernel) for kernel in weight]
             y = parts[0] + mix_joints(basis[1], parts[1]) + mix_joints(basis[2], parts[2])
-        return y + bias.astype(self.dtype)[None, None]
+        return add_bias(y, bias)
 
 
 def mix_joints(mixing: jax.Array, x: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from diffpose_jax.models.attention import LayerNorm, TransformerBlock, expand_to_tokens, list_drop_path_rates
 from diffpose_jax.models.embeddings import StepEmbedding
-from diffpose_jax.models.linear import Linear
+from diffpose_jax.models.linear import Linear, add_bias
 
 StepInput = Literal["none", "once", "blocks"]
 
@@ -85,7 +85,7 @@ class MixSTE(nn.Module):
         spatial_position = self.param("spatial_position", zeros, (self.num_joints, self.width))
         temporal_position = self.param("temporal_position", zeros, (self.frames, self.width))
         x = Linear(self.width, dtype=self.dtype, name="embed")(x)
-        x = x + spatial_position.astype(self.dtype)[None, None]
+        x = add_bias(x, spatial_position)
         step = None
         if self.step == "once":
             x = x + expand_to_tokens(self._embed_step(k, self.width))
@@ -113,7 +113,7 @@ class MixSTE(nn.Module):
             x = spatial_norm(TransformerBlock(*options, name=f"spatial_{layer}")(x, step, train=train, index=index))
             x = jnp.swapaxes(x, 1, 2)
             if layer == 0:
-                x = x + temporal_position.astype(self.dtype)[None, None]
+                x = add_bias(x, temporal_position)
             x = temporal_norm(TransformerBlock(*options, name=f"temporal_{layer}")(x, step, train=train, index=index))
             x = jnp.swapaxes(x, 1, 2)
         return x

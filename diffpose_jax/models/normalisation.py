@@ -82,7 +82,8 @@ def normalise_batch(
 
 def _scale_and_shift(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
     leading = tuple(range(x.ndim - 1))
-    return x * jnp.expand_dims(gain.astype(x.dtype), leading) + jnp.expand_dims(offset.astype(x.dtype), leading)
+    # In float32 also where x is not: rounded gains would shift whole channels, and their gradients are sums over rows.
+    return (x.astype(jnp.float32) * jnp.expand_dims(gain, leading) + jnp.expand_dims(offset, leading)).astype(x.dtype)
 
 
 def _average_over_devices(statistic: jax.Array, axis_name: str | None) -> jax.Array:

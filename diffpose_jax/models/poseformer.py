@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from diffpose_jax.models.attention import LayerNorm, TransformerBlock, list_drop_path_rates
 from diffpose_jax.models.embeddings import StepEmbedding
-from diffpose_jax.models.linear import Linear
+from diffpose_jax.models.linear import Linear, add_bias
 from diffpose_jax.models.mixste import mix_frames
 
 
@@ -79,11 +79,11 @@ class PoseFormer(nn.Module):
             step = StepEmbedding(self.joint_width, 2 * self.joint_width, self.dtype, name="step")(k)
 
         x = Linear(self.joint_width, dtype=self.dtype, name="embed")(x)
-        x = x + spatial_position.astype(self.dtype)[None, None]
+        x = add_bias(x, spatial_position)
         x = self._apply_stage("spatial", x, step, train, index)
         # One group per example, whose tokens are the frames: stochastic depth now drops whole examples, not frames.
         x = x.reshape(batch, 1, self.frames, frame_width)
-        x = x + temporal_position.astype(self.dtype)[None, None]
+        x = add_bias(x, temporal_position)
         x = self._apply_stage("temporal", x, step, train, index)
 
         x = mix_frames(Linear(1, dtype=self.dtype, name="frame_mix"), x[:, 0])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -14,19 +16,23 @@ import pytest
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import centred_windows, device_clips, gather
 from diffpose_jax.errors import UserError
+from diffpose_jax.registry import METHODS
 from diffpose_jax.skeleton import H36M_17, mirror
 
-_PATH = Path(__file__).parents[2] / "experiments" / "benchmark.py"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_program", _PATH)
-    module = importlib.util.module_from_spec(spec)
+def part():
+    """Imports a module of the benchmark by its name."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(_PATH.parent)  # as it is for a program
-        spec.loader.exec_module(module)
-    return module
+        patched.syspath_prepend(EXPERIMENTS)  # as it is for a program
+        yield importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def benchmark(part):
+    return part("benchmark")
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +54,12 @@ def clips() -> ClipSet:
 
 
 @pytest.mark.parametrize("frames", [3, 27])
-def test_the_numpy_generator_makes_the_windows_of_the_device(benchmark, clips, frames):
+def test_the_numpy_generator_makes_the_windows_of_the_device(part, clips, frames):
     windows, seed = centred_windows(clips, frames), 5
     order = np.random.default_rng(seed).permutation(64)
-    batches = benchmark.numpy_batches(clips, windows, 16, frames, np.random.default_rng(seed), flip=False)
+    batches = part("benchmark_gather").numpy_batches(
+        clips, windows, 16, frames, np.random.default_rng(seed), flip=False
+    )
     for first in range(0, 64, 16):
         keypoints, poses = next(batches)
         expected = gather(device_clips(clips), windows, jnp.asarray(order[first : first + 16], jnp.int32), frames)
@@ -59,9 +67,9 @@ def test_the_numpy_generator_makes_the_windows_of_the_device(benchmark, clips, f
         np.testing.assert_array_equal(poses, expected.poses)
 
 
-def test_its_flips_mirror_about_half_of_the_windows(benchmark, clips):
+def test_its_flips_mirror_about_half_of_the_windows(part, clips):
     windows = centred_windows(clips, 9)
-    make = benchmark.numpy_batches
+    make = part("benchmark_gather").numpy_batches
     straight = next(make(clips, windows, 64, 9, np.random.default_rng(0), flip=False))
     flipped = next(make(clips, windows, 64, 9, np.random.default_rng(0), flip=True))
     unchanged = 0
@@ -78,51 +86,111 @@ def test_rates_are_work_over_time(benchmark):
     assert row.rates() == (5.0, 2.0, 10.0)
 
 
-def test_turns_alternate_and_their_first_calls_do_not_count(benchmark):
+def test_turns_alternate_and_their_first_calls_do_not_count(part):
     calls = []
-    seconds = benchmark.interleaved({name: lambda n=name: calls.append(n) for name in "ab"}, 2, 3)
+    seconds = part("timing").interleaved({name: lambda n=name: calls.append(n) for name in "ab"}, 2, 3)
     assert "".join(calls) == "aaaabbbbaaaabbbb"
-    assert seconds["a"].shape == (2, 3)
+    assert seconds["a"].shape == (2, 3, 2)
 
 
-def test_a_slow_call_is_repeated_at_least_twice(benchmark):
-    assert len(benchmark.repeated(lambda: None, 7)) == 7
-    assert len(benchmark.repeated(lambda: None, 7, budget=0.0)) == 2
+def test_a_slow_call_is_repeated_at_least_twice(part):
+    assert len(part("timing").repeated(lambda: None, 7)) == 7
+    assert len(part("timing").repeated(lambda: None, 7, budget=0.0)) == 2
 
 
-@pytest.mark.parametrize(
-    "only", ["gather", *(pytest.param(name, marks=pytest.mark.repeats) for name in ("mixtures", "train,sample"))]
-)
-def test_the_quick_mode_measures_and_writes_both_files(benchmark, only, tmp_path, capsys):
-    benchmark.main(["--quick", "--only", only, "--output", str(tmp_path)])
+def test_processor_time_is_that_of_work_and_not_of_waiting(part):
+    _, waited = part("timing").clocked(lambda: time.sleep(0.2))
+    assert waited.cpu < 0.1 < waited.wall
+
+
+QUICK = [
+    ("gather", []),
+    pytest.param("mixtures", [], marks=pytest.mark.repeats),
+    pytest.param("train,sample", ["--lifters", "diffupose,diffpose_frame"], marks=pytest.mark.repeats),
+]
+
+
+@pytest.mark.parametrize(("only", "more"), QUICK)
+def test_the_quick_mode_measures_and_writes_both_files(benchmark, only, more, tmp_path, capsys):
+    assert benchmark.main(["--quick", "--only", only, "--output", str(tmp_path), *more]) == 0
     result = json.loads((tmp_path / "benchmark.json").read_text())
-    figures = result["figures"]
-    expected = sum(benchmark.COUNTS[name](benchmark.QUICK) for name in only.split(","))
-    assert len(figures) == expected
-    assert {figure["section"] for figure in figures} == set(only.split(","))
+    figures, names = result["figures"], only.split(",")
+    assert {figure["section"] for figure in figures} == set(names)
     for figure in figures:
         assert 0 < figure["per_second"]["min"] <= figure["per_second"]["median"] <= figure["per_second"]["max"]
+        assert len(figure["cpu_seconds"]) == len(figure["seconds"])
         assert figure["compile_seconds"] is not None or "numpy" in figure["case"] or "scikit" in figure["case"]
         compared = "on the device" in figure["case"] or "here" in figure["case"]
         assert len(figure["ratio"] or ()) == (benchmark.QUICK.repeats if compared else 0)
+        if figure["section"] in ("train", "sample"):
+            assert figure["flops"] > 0
+            assert figure["memory"] > 0
+            assert figure["of_peak"] > 0
     assert {"processor", "cores", "jax", "backend", "devices"} <= set(result["machine"])
     printed = capsys.readouterr()
     for text in (printed.out, (tmp_path / "benchmark.md").read_text()):
-        assert (
-            sum(line.startswith(("| train", "| sample", "| gather", "| mixtures")) for line in text.splitlines())
-            == expected
-        )
-    assert f"{expected}/{expected} figures" in printed.err
+        lines = [line for line in text.splitlines() if line.startswith(tuple(f"| {name} |" for name in names))]
+        assert len(lines) == len(figures)
+    assert f"{len(figures)}/{len(figures)} figures" in printed.err
+
+
+def test_every_method_has_a_case_in_both_sizes(part):
+    cases = part("benchmark_lifters").find_cases(("small", "paper"), ())
+    assert {case.config.lifter.name for case in cases} >= set(METHODS) - {"diffpose_release"}
+    widths = {case.name: case.config.lifter.width for case in cases if case.name.startswith("mixste")}
+    assert widths == {"mixste, small": 64, "mixste, paper": 512}
+
+
+def reference(part, tmp_path, line: str):
+    program = tmp_path / "program.py"
+    program.write_text(f"import os\nprint('warming up')\nprint({line})\n")
+    return part("benchmark_reference").Reference(f"{sys.executable} {program}")
+
+
+def test_a_reference_says_how_long_its_calls_took(part, tmp_path):
+    line = """'{"calls": 4, "seconds": ' + os.environ["BENCHMARK_WORK"] + ', "cpu_seconds": 6}'"""
+    found = reference(part, tmp_path, line).run("train", "any", 8)
+    assert (found.wall, found.cpu) == (2.0, 1.5)
+    assert reference(part, tmp_path, """'{"calls": 0}'""").run("train", "any", 8) is None
+    with pytest.raises(UserError, match=r"expected a last line .* found 'done'"):
+        reference(part, tmp_path, "'done'").run("train", "any", 8)
+    with pytest.raises(UserError, match=r"expected exit code 0, found: .*NameError"):
+        reference(part, tmp_path, "nothing").run("train", "any", 8)
+
+
+def test_calls_and_their_reference_take_turns(part, tmp_path):
+    lifters, rows, calls = part("benchmark_lifters"), [], []
+    row = part("timing").Row("train", "case", "frames", 8, [])
+    beside = reference(part, tmp_path, """'{"calls": 1, "seconds": 5}'""")
+    lifters._report(row, lambda: calls.append(time.sleep(0.01)), lifters.Amount(2, 1, 1), beside, rows.append)
+    other, ours = rows
+    assert other.case == "case, reference"
+    assert other.seconds == [5.0, 5.0]
+    assert len(ours.ratio) == 2
+    assert len(calls) == 1 + 2 * 2
+
+
+def test_what_lost_more_than_its_share_is_named(part, tmp_path):
+    found = part("benchmark_report")
+    row = part("timing").Row("gather", "F = 27 (x)", "windows", 1, [1.0], ratio=[4.0, 4.4, 5.0])
+    ratios = found.summarise_ratios(found.figures([row]))
+    assert ratios == {"gather: F = 27": {"times reference": 4.4}}
+    written = tmp_path / "baseline.json"
+    for expected, losses in ((4.9, []), (5.3, ["gather: F = 27, times reference: expected about 5.30, found 4.40"])):
+        written.write_text(json.dumps({"ratios": {"gather: F = 27": {"times reference": expected}, "gone": {"x": 1}}}))
+        assert found.find_losses(ratios, found.read_baseline(written)) == losses
+    with pytest.raises(UserError, match="expected ratios of a benchmark"):
+        found.read_baseline(tmp_path / "none.json")
 
 
 def test_an_unknown_section_is_one_line(benchmark, capsys):
     with pytest.raises(SystemExit) as stopped:
         benchmark.main(["--only", "train,tpu"])
     assert stopped.value.code == 2
-    assert "expected some of sample,gather,train,mixtures, found 'train,tpu'" in capsys.readouterr().err
+    assert "expected some of sample,gather,train,mixtures,start, found 'train,tpu'" in capsys.readouterr().err
 
 
-def test_a_place_that_cannot_be_written_is_named(benchmark, tmp_path):
+def test_a_place_that_cannot_be_written_is_named(part, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        benchmark.write_results(tmp_path / "file" / "x", {}, [])
+        part("benchmark_report").write_results(tmp_path / "file" / "x", {}, [])

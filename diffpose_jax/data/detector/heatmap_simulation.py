@@ -103,7 +103,7 @@ def simulate_heatmaps(
     return Heatmaps(
         weights=form.weights,
         means=_place_modes(plane, form, partner, mode, quick[..., 4:6]) * scale[..., None],
-        covariances=form.root @ form.root * (scale**2)[..., None, None],
+        covariances=jnp.matmul(form.root, form.root, precision="highest") * (scale**2)[..., None, None],
         occluded=hidden > 0.5,
         confused=confused,
     )
@@ -161,7 +161,8 @@ def _form(
     gain = jnp.exp(jnp.stack([stretch, -stretch], axis=-1)) / jnp.sqrt(jnp.cosh(2 * stretch))[..., None]
     axes = jnp.stack([along, across], axis=-1)
     widened = size * (1 + settings.widening * detector.occlusion * hidden)
-    root = widened[..., None, None] * ((axes * gain[..., None, :]) @ jnp.swapaxes(axes, -1, -2))
+    turned = jnp.matmul(axes * gain[..., None, :], jnp.swapaxes(axes, -1, -2), precision="highest")
+    root = widened[..., None, None] * turned
     floor = jnp.broadcast_to(detector.strength * detector.outlier_distance * jnp.eye(2)[None, None], root.shape)
 
     # The second mode lies in a random direction, farther away along the limb than across it. Its direction and weight

@@ -51,6 +51,6 @@ def refine_peak(masses: jax.Array, radius: int) -> tuple[jax.Array, jax.Array]:
     # Divided by the largest first: the squares of a wide map's probabilities would underflow.
     square = near**2 / jnp.maximum(jnp.max(near, axis=(-2, -1), keepdims=True), 1e-30) ** 2
     total = jnp.sum(square, axis=(-2, -1))
-    across = jnp.sum(square, axis=-2) @ jnp.arange(0.5, columns)
-    down = jnp.sum(square, axis=-1) @ jnp.arange(0.5, rows)
+    across = jnp.matmul(jnp.sum(square, axis=-2), jnp.arange(0.5, columns), precision="highest")
+    down = jnp.matmul(jnp.sum(square, axis=-1), jnp.arange(0.5, rows), precision="highest")
     return jnp.stack([across, down], axis=-1) / total[..., None], jnp.sum(near, axis=(-2, -1))

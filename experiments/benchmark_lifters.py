@@ -1,0 +1,148 @@
+"""Training steps and sampling of every lifter, small and at the size of its paper's recipe.
+
+Cases are the config files: `NAME:synthetic,small` and `NAME:synthetic`. A case has its rates, the share of the rate at
+which this machine multiplies large matrices, the bytes of its compiled program, and the seconds of its compilation.
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from benchmark_reference import Reference
+from flops import count_flops, measure_peak, program_bytes
+from ml_collections import ConfigDict
+from random_data import give_context, prepare_training, random_batch, random_clips
+from timing import Report, Row, Seconds, both_clocks, clocked, counts_cpu_time, repeated, timed
+
+from diffpose_jax.cli import shipped_configs
+from diffpose_jax.lifters.base import Sampling
+from diffpose_jax.lifters.batches import example_batch
+from diffpose_jax.registry import build_lifter
+
+# Configs of no method of their own.
+_ELSEWHERE = ("quickstart", "method")
+TINY = {"frames": 3, "width": 32, "num_layers": 1, "num_heads": 2}
+
+
+class Amount(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        repeats: Calls, or turns beside a reference.
+        frames: Frames of a training batch and of a batch of windows to sample, at least one window.
+        inner: Training steps per dispatch.
+        tiny: Whether networks are as small as they can be, for a test.
+    """
+
+    repeats: int
+    frames: int
+    inner: int
+    tiny: bool = False
+
+
+class Case(NamedTuple):
+    """A config, and what it is called."""
+
+    name: str
+    config: ConfigDict
+
+
+def find_cases(sizes: Sequence[str], only: Sequence[str], tiny: bool = False) -> list[Case]:
+    """The configs in the sizes 'small' and 'paper'; of the names in `only` where there are any."""
+    cases = []
+    for name, path in sorted(shipped_configs().items()):
+        if name in _ELSEWHERE or (only and name not in only):
+            continue
+        for size in sizes:
+            config = runpy.run_path(str(path))["get_config"]("synthetic,small" if size == "small" else "synthetic")
+            if tiny:
+                config.lifter.update({key: value for key, value in TINY.items() if key in config.lifter})
+                config.diffusion.update(steps=4, sampling_steps=0, num_timesteps=0)
+            cases.append(Case(f"{name}, {size}", give_context(config, **(TINY if tiny else {}))))
+    return cases
+
+
+def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:
+    """Frames/s of the mapped, donated dispatch of several steps: gather, flips, gradient, Adam, moving average."""
+    peaks = _Peaks()
+    for name, config in cases:
+        frames = config.lifter.get("frames", 1)
+        clips = random_clips(8, 500, mixtures=config.lifter.name.startswith("diffpose"))
+        made = prepare_training(config, clips, max(1, amount.frames // frames), amount.inner)
+        states, numbers = [made.state], iter(range(1, 1_000_000))
+        arguments = made.state, made.data, made.examples(0)
+        flops = count_flops(made.step, *arguments)
+        compiled, compiling = timed(made.step.lower(*arguments).compile)
+
+        def call(step: Callable = compiled, data: Any = made.data, states: list = states) -> Any:
+            states[0], metrics = step(states[0], data, made.examples(next(numbers)))  # noqa: B023
+            return metrics
+
+        work = made.batch * made.inner * frames
+        row = Row("train", f"{name}, {made.batch} x {frames} frames", "frames", work, [], compiling, flops=flops)
+        row = row._replace(peak=peaks.of(config.lifter.compute_dtype), memory=program_bytes(compiled))
+        _report(row, call, amount, reference, report)
+
+
+def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:
+    """Poses/s (hypotheses times frames) of one compiled call, for a batch of windows and for a single one."""
+    peaks = _Peaks()
+    for name, config in cases:
+        lifter = build_lifter(config)
+        variables = jax.jit(lifter.init)(jax.random.key(0), example_batch(lifter))
+        sampling = Sampling(min(2, config.evaluation.hypotheses) if amount.tiny else config.evaluation.hypotheses)
+        for windows in _batches(amount, lifter.frames):
+            arguments = variables, jax.random.key(1), random_batch(lifter, windows), sampling
+            compiled, compiling = timed(jax.jit(lifter.sample).lower(*arguments).compile)
+            frames = 1 if lifter.middle_frame else lifter.frames
+            case = f"{name}, {windows} x {lifter.frames} frames, H = {sampling.hypotheses}"
+            row = Row("sample", case, "poses", windows * frames * sampling.hypotheses, [], compiling)
+            row = row._replace(flops=count_flops(lifter.sample, *arguments), memory=program_bytes(compiled))
+            row = row._replace(peak=peaks.of(config.lifter.compute_dtype))
+            _report(row, partial(compiled, *arguments), amount, reference, report)
+
+
+def _batches(amount: Amount, frames: int) -> Iterator[int]:
+    yield max(2, amount.frames // 4 // frames)
+    yield 1
+
+
+class _Peaks:
+    """The rate of large matrix products of a type, measured when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, float] = {}
+
+    def of(self, dtype: str) -> float:
+        """FLOP/s."""
+        if dtype not in self._found:
+            self._found[dtype] = measure_peak(dtype)
+        return self._found[dtype]
+
+
+def _report(row: Row, call: Callable[[], Any], amount: Amount, reference: Reference, report: Report) -> None:
+    """Times a call, in turns with the reference where there is one, and reports both."""
+    if not reference.command:
+        report(row._replace(**both_clocks(repeated(call, amount.repeats))))
+        return
+    timed(call)
+    ours: list[Seconds] = []
+    theirs: list[Seconds] = []
+    for _ in range(amount.repeats):
+        timed(call)
+        ours.append(clocked(call)[1])
+        found = reference.run(row.section, row.case, row.work)
+        if found is None:
+            break
+        theirs.append(found)
+    row = row._replace(**both_clocks(ours))
+    if theirs:
+        mine, other = ([one.cpu if counts_cpu_time() else one.wall for one in side] for side in (ours, theirs))
+        row = row._replace(ratio=(np.array(other) / np.array(mine)).tolist())
+        report(Row(row.section, f"{row.case}, reference", row.unit, row.work, **both_clocks(theirs)))
+    report(row)

@@ -1,4 +1,4 @@
-"""Devices share the hypotheses of few windows: the same figures as on one device, the same noise for each hypothesis."""
+"""Devices share the hypotheses of few windows: the figures of one device, with the same noise for each hypothesis."""
 
 from __future__ import annotations
 

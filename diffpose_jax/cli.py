@@ -19,7 +19,6 @@ from typing import Any, NoReturn, get_args
 from absl import flags
 from ml_collections.config_flags.config_flags import is_config_flag
 
-from diffpose_jax.compile_cache import keep_compiled_programs
 from diffpose_jax.config import current_value
 from diffpose_jax.errors import UserError
 from diffpose_jax.sections import EvaluationOptions, Flip
@@ -60,7 +59,7 @@ def run(
     try:
         with _terminable():
             positional = parse(argv, flag_values)
-            keep_compiled_programs()
+            _keep_compiled_programs()
             status = main(positional)
     except UserError as error:
         fail(str(error))
@@ -126,6 +125,12 @@ def _smaller_batch(flag_values: flags.FlagValues) -> str:
             ", or fewer --hypotheses" if "hypotheses" in flag_values else ""
         )
     return "try a machine with more, or less data"
+
+
+def _keep_compiled_programs() -> None:
+    from diffpose_jax.compile_cache import keep_compiled_programs  # only now: this imports JAX
+
+    keep_compiled_programs()
 
 
 def require(argv: Sequence[str], given: flags.FlagValues, *names: str) -> None:

@@ -183,11 +183,12 @@ class CheckpointManager:
             self.best_mpjpe, self.best_step = float("nan"), step
             self._best.replace(step, state.ema_variables())
             return self.best_mpjpe
-        self._validated = self._validation.measure(state.ema_variables())
-        error = self._validated.measures["mpjpe"]
+        validated = self._validation.measure(state.ema_variables())
+        error = validated.measures["mpjpe"]
         if not np.isfinite(error):
             raise UserError(f"step {step}: the MPJPE on the valid split is {error}; the last checkpoint is kept; look "
                             f"at the poses of the valid split, or {ADVICE}")  # fmt: skip
+        self._validated = validated
         if error < self.best_mpjpe:
             self.best_mpjpe, self.best_step = error, step
             self._best.replace(step, state.ema_variables(), {"valid_mpjpe_mm": error})

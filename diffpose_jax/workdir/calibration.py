@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +60,7 @@ class Calibration(NamedTuple):
         hypotheses: How many hypotheses it was fitted with; 0 where the file does not say it.
         errors: The lower Cholesky factor of the covariance that the errors of the hypotheses' mean have, `[D, D]` m,
             D = 3 (J - 1), None where there were too few frames.
+        diffusion: The reverse steps that were chosen, as values of the config's section; empty where none were.
     """
 
     step: int
@@ -67,11 +69,13 @@ class Calibration(NamedTuple):
     regions: Regions | None = None
     hypotheses: int = 0
     errors: np.ndarray | None = None
+    diffusion: Mapping[str, Any] = MappingProxyType({})
 
     def describe(self) -> str:
         """In words, as in 'calibrated temperature 1.57, calibrated scales of the spread'."""
         parts = [f"calibrated temperature {self.temperature:.2f}"] if self.temperature != 1 else []
         parts += ["calibrated scales of the spread"] if self.scales is not None else []
+        parts += [f"{self.diffusion['sampling_steps']} chosen reverse steps"] if self.diffusion else []
         return ", ".join(parts or ["calibrated"])
 
 
@@ -116,7 +120,17 @@ def _parse(found: Mapping[str, Any], joints: int) -> Calibration:
     temperature, errors = _numbers([found["temperature"]], "temperature")[0], found.get("errors")
     errors = None if errors is None else _unpack_factor(errors, 3 * (joints - 1))
     (step,), (hypotheses,) = (_numbers([found.get(name, 0)], name, least=0.0) for name in ("step", "hypotheses"))
-    return Calibration(int(step), temperature, scales, regions, int(hypotheses), errors)
+    diffusion = _parse_diffusion(found.get("diffusion") or {})
+    return Calibration(int(step), temperature, scales, regions, int(hypotheses), errors, diffusion)
+
+
+def _parse_diffusion(found: Any) -> Mapping[str, Any]:
+    if not found:
+        return MappingProxyType({})
+    sampler, steps = found["sampler"], found["sampling_steps"]
+    if sampler not in ("ddim", "ddpm") or type(steps) is not int or steps < 1:
+        raise ValueError(f"diffusion: {sampler!r} with {steps!r} steps")
+    return {"sampler": sampler, "sampling_steps": steps}
 
 
 def _parse_scales(found: Any, joints: int) -> Scales:

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from diffpose_jax.config import save_config
 from diffpose_jax.errors import UserError
@@ -89,6 +90,19 @@ def write_release(workdir: Path, directory: Path, config: Any, variables: Mappin
         if (workdir / name).is_file():
             shutil.copyfile(workdir / name, directory / name)
     return directory
+
+
+def drop_folds(config: ConfigDict, variables: Mapping[str, Any]) -> tuple[ConfigDict, Mapping[str, Any]]:
+    """The config and variables of a lifter whose cross-fitted context has no versions but the one of all subjects.
+
+    The others lift training subjects alone, and five sixths of a release would be theirs.
+    """
+    if not config.context.get("folds"):
+        return config, variables
+    changed = ConfigDict(config.to_dict())
+    del changed.context["folds"]
+    frozen = dict(variables["frozen"])
+    return changed, {**variables, "frozen": {**frozen, "context": frozen["context"]["full"]}}
 
 
 def copy_release(workdir: str | os.PathLike, directory: str | os.PathLike) -> Path:

@@ -64,6 +64,9 @@ def load_trained(workdir: str | os.PathLike, *, calibrated: bool = True) -> Trai
     template = _variables_template(lifter)  # type: ignore[arg-type]  # no __hash__
     step, variables = read_release(path, template) if is_release(path) else _read_best(path, template, config)
     calibration = read_calibration(path, step, lifter.skeleton.num_joints) if calibrated else None
+    if calibration is not None and calibration.diffusion:
+        config = copy_config(config, diffusion=calibration.diffusion)
+        lifter = build_lifter(config)
     lifter = lifter if calibration is None else with_scales(lifter, calibration.scales)
     return Trained(config, lifter, replicate(variables), step, calibration, load_record(path))
 

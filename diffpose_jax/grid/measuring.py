@@ -111,7 +111,7 @@ def _describe_chunk(
 
 
 def _split_frames(measured: Measured, trained: Trained, size: int) -> Any:
-    """The measured frames in chunks of about `size`; a window of a sequence lifter is in one chunk where that goes."""
+    """The measured frames in chunks of `size`, or of as many as a window has: smaller ones lift windows over again."""
     size = max(size, trained.lifter.frames)
     for first in range(0, len(measured.indices), size):
         yield measured.indices[first : first + size]

@@ -109,8 +109,7 @@ class Worker:
         except UserError as error:
             self._fail(name, str(error))
         except Exception as error:  # whatever stops one unit must not stop the others
-            line = str(error).strip().splitlines()
-            self._fail(name, f"{type(error).__name__}: {line[0] if line else ''}", traceback.format_exc())
+            self._fail(name, _describe(error), traceback.format_exc())
         else:
             self._done[name] = record
             value = record["rows"][0]["frame_average"]["mpjpe"]
@@ -121,3 +120,10 @@ class Worker:
         self._failed[name] = message
         self._store.write_failure(name, message, trace)
         self._say(f"failed: {self._planned[name].unit.title}: {message}")
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return "out of memory; try a smaller batch_size in the job, or fewer hypotheses"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

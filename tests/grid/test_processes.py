@@ -39,6 +39,7 @@ def test_the_worst_exit_code_of_the_workers_is_that_of_all(job, tmp_path):
     assert subprocess.run(command, capture_output=True, check=False, env=environment()).returncode == 2
 
 
+@pytest.mark.repeats
 def test_a_job_that_is_killed_at_random_moments_finds_what_an_undisturbed_one_finds(done, job, tmp_path):
     rng, out = np.random.default_rng(0), tmp_path / "out"
     command = [sys.executable, "-m", "diffpose_jax", "evaluate", "--job", str(job), "--output", str(out)]

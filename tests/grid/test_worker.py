@@ -133,6 +133,9 @@ def test_an_error_of_the_program_stops_its_unit_only_and_keeps_its_traceback(job
     failure = read_record(copied / "units" / f"{name}.failed.json", "failed unit")
     assert failure["message"] == "ZeroDivisionError: division by zero"
     assert "Traceback" in failure["trace"]
+    monkeypatch.setattr(worker, "measure_unit", lambda *_: bytearray(1 << 60))
+    assert run_job(job, copied, say=lines.append) == 1
+    assert "out of memory; try a smaller batch_size in the job, or fewer hypotheses" in lines[-2]
 
 
 def test_the_unit_of_a_killed_worker_is_taken_over_where_it_stopped(copied, done, job, lines, monkeypatch):

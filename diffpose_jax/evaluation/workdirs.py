@@ -178,7 +178,7 @@ class Evaluation:
             plan = make_plan(config.diffusion, make_schedule_of(config.diffusion), self.sampling_steps)
         count = section.hypotheses if trained.lifter.stochastic else 1
         sampling = Sampling(count, trained.temperature or 1.0, section.flip, section.noise, plan)
-        return Job(sampling, (), section.batch_size, config.seed, pattern, rate)
+        return Job(sampling, (), section.batch_size, config.seed, pattern, rate, section.memory)
 
     def _load(self, config: ConfigDict) -> tuple[ClipSet, ClipSet | None]:
         """The split to measure and the split that was trained on, None where that is missing or has no poses."""

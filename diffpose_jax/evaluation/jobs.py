@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ from diffpose_jax.evaluation.padding import pad_batch, pad_clips, pad_windows
 from diffpose_jax.evaluation.window_cameras import WindowCameras, window_cameras
 from diffpose_jax.evaluation.workload import (
     SMALL_CALL,
+    Needs,
     Workload,
     choose_workload,
     default_budget,
@@ -239,8 +240,16 @@ def _bound_memory(parts: Parts, variables: Variables, data: JobData, job: Job, h
     if job.batch_size * hypotheses * lifter.frames <= SMALL_CALL and not job.memory:
         return Workload(job.batch_size, None)
     single = data._replace(sampling=job.sampling.replace(hypotheses=1))
-    needs = measure_needs(make_lift(parts, ("first",)), variables, single, np.zeros(1, np.int32))
+    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda *arguments: arguments, variables, single))
+    needs = _needs_of(parts, tuple(leaves), tree)
     return choose_workload(needs, job.batch_size, hypotheses, int(1e9 * job.memory) or default_budget())
+
+
+@lru_cache(maxsize=32)
+def _needs_of(parts: Parts, leaves: tuple[jax.ShapeDtypeStruct, ...], tree: jax.tree_util.PyTreeDef) -> Needs:
+    """What one window with one hypothesis needs, by the shapes of the variables and the data of a call."""
+    ids = jax.ShapeDtypeStruct((1,), np.int32)
+    return measure_needs(make_lift(parts, ("first",)), *tree.unflatten(leaves), ids)
 
 
 def _run_chunks(

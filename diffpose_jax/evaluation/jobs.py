@@ -216,11 +216,13 @@ def lift_windows(
     clips, (windows, cameras) = pad_clips(clips), pad_windows(windows, cameras)
     data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
     each = -(-job.sampling.hypotheses // devices) if shared else job.sampling.hypotheses
-    work = _bound_memory(parts, variables, data, job, each)
+    devices = 1 if shared else devices
+    most = pad_batch(-(-count // devices), job.batch_size)
+    work = _bound_memory(parts, variables, data, job.replace(batch_size=most), each)
     sampling = job.sampling.replace(chunk=work.chunk, mesh=parallel.local_mesh() if shared else None)
     call = compile_job(parts, job.outputs, shared)
     variables, data = parallel.replicate((variables, data._replace(sampling=sampling)))
-    yield from _run_chunks(partial(call, variables, data), count, work.windows, 1 if shared else devices)
+    yield from _run_chunks(partial(call, variables, data), count, work.windows, devices)
 
 
 def frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]:

@@ -113,7 +113,7 @@ class Calibrating:
         flip = current_value("evaluation.flip", section.flip if self.flip is None else self.flip)
         sampling = Sampling(self.hypotheses if trained.lifter.stochastic else 1, flip=flip)
         size = self.batch_size or section.batch_size
-        return clips, Job(sampling, (), size, config.seed, data.occlusion, data.occlusion_rate)
+        return clips, Job(sampling, (), size, config.seed, data.occlusion, data.occlusion_rate, section.memory)
 
 
 def calibrate(workdir: str | os.PathLike, **options: Any) -> dict[str, Any]:

@@ -173,7 +173,7 @@ class Model:
     def _job(self, hypotheses: int, noise: Noise, aggregation: str, seed: int | None) -> Job:
         sampling = self.sampling(hypotheses, noise)
         seed, size = self.config.seed if seed is None else seed, self.batch_size or self.config.evaluation.batch_size
-        return Job(sampling, (ALL, aggregation), size, seed)
+        return Job(sampling, (ALL, aggregation), size, seed, memory=self.config.evaluation.memory)
 
     def settings(self, hypotheses: int, aggregation: str, seed: int | None) -> dict[str, Any]:
         """What `lift` would write down of the weights and of its sampling."""

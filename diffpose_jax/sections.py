@@ -222,7 +222,14 @@ class EvaluationOptions(Options):
     stride: int = option(
         1, "every stride-th frame of each clip is measured, from a first one drawn for each clip", low=1, unit="frames"
     )
-    batch_size: int = option(256, "windows per device and compiled call", low=1)
+    batch_size: int = option(256, "most windows per device and compiled call", low=1)
+    memory: float = option(
+        0.0,
+        "what a compiled call may need on a device: windows and hypotheses at a time are as many as fit. 0: a quarter "
+        "of an accelerator's memory, 0.13 GB on CPU",
+        low=0,
+        unit="GB",
+    )
 
 
 SECTIONS: dict[str, type[Options]] = {

@@ -32,7 +32,7 @@ def sample_hypotheses(
         sample_one: `key_h -> [B, F, J, 3]`, with `key_h = fold_in(key, h)`.
         key: One key, or a key per example `[B]`; each key_h then is too.
         num_hypotheses: H.
-        chunk: How many hypotheses are computed, and in memory, at once on a device; None for all.
+        chunk: The most hypotheses that are computed, and in memory, at once on a device; None for all.
         mesh: The devices, on one axis, that share the hypotheses; None for the device that this is called on.
 
     Returns:
@@ -43,7 +43,7 @@ def sample_hypotheses(
     def sample_all(keys: Array) -> Array:
         if chunk is None or chunk >= len(keys):
             return jax.vmap(sample_one)(keys)
-        return lax.map(sample_one, keys, batch_size=chunk)
+        return lax.map(sample_one, keys, batch_size=even_chunk(len(keys), chunk))
 
     if mesh is None:
         return sample_all(hypothesis_keys(key, num_hypotheses))
@@ -51,6 +51,15 @@ def sample_hypotheses(
     each, along = -(-num_hypotheses // mesh.size), PartitionSpec(*mesh.axis_names)
     shared = jax.shard_map(sample_all, mesh=mesh, in_specs=along, out_specs=along, check_vma=False)
     return shared(hypothesis_keys(key, each * mesh.size))[:num_hypotheses]
+
+
+def even_chunk(hypotheses: int, most: int) -> int:
+    """Return the largest divisor of H up to `most`, or `most` itself where that is less than half of it.
+
+    A last chunk of another length is compiled a second time.
+    """
+    divisor = next(size for size in range(most, 0, -1) if hypotheses % size == 0)
+    return divisor if 2 * divisor >= most else most
 
 
 def hypothesis_keys(key: Array, num_hypotheses: int) -> Array:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,16 +24,24 @@ from diffpose_jax.data.windows import (
     centred_windows,
     device_clips,
     end_aligned_windows,
-    gather,
     window_frames,
 )
-from diffpose_jax.evaluation.aggregation import MEASURES, check_aggregates, is_estimate, reduce_hypotheses
+from diffpose_jax.evaluation.aggregation import MEASURES, check_aggregates
+from diffpose_jax.evaluation.compiled_jobs import JobData, Parts, compile_job, make_lift
 from diffpose_jax.evaluation.padding import pad_batch, pad_clips, pad_windows
 from diffpose_jax.evaluation.window_cameras import WindowCameras, window_cameras
+from diffpose_jax.evaluation.workload import (
+    SMALL_CALL,
+    Needs,
+    Workload,
+    choose_workload,
+    default_budget,
+    measure_needs,
+    shares_hypotheses,
+)
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables
-from diffpose_jax.lifters.batches import lifted_frames, lifted_part
-from diffpose_jax.lifters.visibility import believe_guesses, widen_unseen
-from diffpose_jax.lifters.wrappers import Drawn, Flipped, hide_joints, with_flips
+from diffpose_jax.lifters.batches import lifted_frames
+from diffpose_jax.lifters.wrappers import with_flips
 from diffpose_jax.progress import Progress
 
 
@@ -49,6 +56,8 @@ class Job:
         seed: The seed of all noise.
         occlusion: A pattern of `data.occlusions` that hides joints.
         occlusion_rate: Its rate, the share of hidden joints or frames; 0: the published one.
+        memory: Gigabytes that a call may need on a device, 0: those of `workload.default_budget`. Windows of a call
+            and hypotheses at a time are as many as fit; results do not depend on it.
     """
 
     sampling: Sampling
@@ -57,20 +66,11 @@ class Job:
     seed: int = 0
     occlusion: str = "none"
     occlusion_rate: float = 0.0
+    memory: float = 0.0
 
     def replace(self, **changes: object) -> Job:
         """The same job with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
-
-
-class JobData(NamedTuple):
-    """What a compiled job reads beside the variables: frames, windows, cameras or None, the key of all noise."""
-
-    clips: DeviceClips
-    windows: Windows
-    cameras: WindowCameras | None
-    key: Array
-    sampling: Sampling
 
 
 def predict_frames(
@@ -210,21 +210,19 @@ def lift_windows(
     Arguments and errors are those of `predict_windows`.
     """
     check_aggregates([name for name in job.outputs if name not in MEASURES])
-    count, sampling = len(windows.start), job.sampling
-    if lifter.stochastic and shares_hypotheses(count, sampling.hypotheses, parallel.local_device_count()):
-        sampling = sampling.replace(mesh=parallel.local_mesh())
-    shared = sampling.mesh is not None
-    call = _compile_job(with_flips(lifter), job.outputs, job.occlusion, job.occlusion_rate or None, shared)
+    count, devices = len(windows.start), parallel.local_device_count()
+    shared = lifter.stochastic and shares_hypotheses(count, job.sampling.hypotheses, devices)
+    parts = with_flips(lifter), job.occlusion, job.occlusion_rate or None
     clips, (windows, cameras) = pad_clips(clips), pad_windows(windows, cameras)
-    data = JobData(clips, windows, cameras, jax.random.key(job.seed), sampling)
-    variables, data = parallel.replicate((variables, data))
-    devices = 1 if shared else parallel.local_device_count()
-    yield from _run_chunks(partial(call, variables, data), count, job.batch_size, devices)
-
-
-def shares_hypotheses(windows: int, hypotheses: int, devices: int) -> bool:
-    """Whether devices that share the hypotheses of all windows have less to do than devices that share the windows."""
-    return windows < devices and windows * -(-hypotheses // devices) < hypotheses
+    data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
+    each = -(-job.sampling.hypotheses // devices) if shared else job.sampling.hypotheses
+    devices = 1 if shared else devices
+    most = pad_batch(-(-count // devices), job.batch_size)
+    work = _bound_memory(parts, variables, data, job.replace(batch_size=most), each)
+    sampling = job.sampling.replace(chunk=work.chunk, mesh=parallel.local_mesh() if shared else None)
+    call = compile_job(parts, job.outputs, shared)
+    variables, data = parallel.replicate((variables, data._replace(sampling=sampling)))
+    yield from _run_chunks(partial(call, variables, data), count, work.windows, devices)
 
 
 def frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]:
@@ -235,46 +233,25 @@ def frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]
     return indices[:, lifted], inside[:, lifted]
 
 
-# Equal lifters are the same key, so that repeated validation and a second prediction in one process compile nothing.
-@lru_cache(maxsize=8)
-def _compile_job(
-    lifter: Flipped, outputs: tuple[str, ...], occlusion: str, rate: float | None, shared: bool = False
-) -> Callable[..., dict[str, Array]]:
-    estimates = [name for name in outputs if is_estimate(name)]
-    others = [name for name in outputs if name not in estimates]
-
-    def lift(variables: Variables, data: JobData, ids: Array) -> dict[str, Array]:
-        batch = gather(data.clips, data.windows, ids, lifter.frames)
-        # The index of the window's first frame, not of the window: the noise of a frame does not depend on the stride.
-        batch = believe_guesses(lifter, batch._replace(index=data.windows.start[ids]))
-        batch = hide_joints(data.key, batch, lifter.skeleton, occlusion, rate)
-        if data.sampling.noise == "clip":
-            # Only now: what is hidden is part of the input, and one pattern for all single frames of a clip would be
-            # another input than the pattern's name says.
-            batch = batch._replace(index=data.windows.low[ids])
-        camera = None if data.cameras is None else data.cameras.of(ids)
-        drawn, part = lifter.draw(variables, data.key, batch, data.sampling), lifted_part(lifter.lifter, batch)
-        if data.clips.gap is not None and lifter.stochastic and not lifter.takes_mask:
-            drawn = _widen(drawn, lifter, data, ids)
-        if drawn.samples is drawn.averaged:
-            return reduce_hypotheses(outputs, drawn.samples, part, lifter.skeleton, camera)
-        # Averages over flips have too little spread to say anything about the distribution.
-        return {
-            **reduce_hypotheses(estimates, drawn.averaged, part, lifter.skeleton, camera),
-            **reduce_hypotheses(others, drawn.samples, part, lifter.skeleton, camera),
-        }
-
-    return parallel.jit_whole(lift) if shared else parallel.pmap_each(lift)
+def _bound_memory(parts: Parts, variables: Variables, data: JobData, job: Job, hypotheses: int) -> Workload:
+    """The windows and hypotheses of a call on a device that do not need more memory than the job allows."""
+    if job.sampling.chunk is not None:
+        return Workload(job.batch_size, job.sampling.chunk)
+    lifter = parts[0]
+    # The most that any lifter here needs fits: nothing is traced for a call as small as a single frame's.
+    if job.batch_size * hypotheses * lifter.frames <= SMALL_CALL and not job.memory:
+        return Workload(job.batch_size, None)
+    single = data._replace(sampling=job.sampling.replace(hypotheses=1))
+    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda *arguments: arguments, variables, single))
+    needs = _needs_of(parts, tuple(leaves), tree)
+    return choose_workload(needs, job.batch_size, hypotheses, int(1e9 * job.memory) or default_budget())
 
 
-def _widen(drawn: Drawn, lifter: Flipped, data: JobData, ids: Array) -> Drawn:
-    """The hypotheses of windows `[B]`, widened at joints that were not seen, of which the lifter cannot be told."""
-    assert data.clips.gap is not None
-    index, _ = window_frames(data.windows, ids, lifter.frames)
-    gap = data.clips.gap[index][:, lifted_frames(lifter.lifter)]
-    place = gap, data.key, data.windows.low[ids], lifter.skeleton
-    samples = widen_unseen(drawn.samples, *place)
-    return Drawn(samples, samples if drawn.samples is drawn.averaged else widen_unseen(drawn.averaged, *place))
+@lru_cache(maxsize=32)
+def _needs_of(parts: Parts, leaves: tuple[jax.ShapeDtypeStruct, ...], tree: jax.tree_util.PyTreeDef) -> Needs:
+    """What one window with one hypothesis needs, by the shapes of the variables and the data of a call."""
+    ids = jax.ShapeDtypeStruct((1,), np.int32)
+    return measure_needs(make_lift(parts, ("first",)), *tree.unflatten(leaves), ids)
 
 
 def _run_chunks(

@@ -210,7 +210,7 @@ class Evaluation:
         count = section.hypotheses if trained.lifter.stochastic else 1
         sampling = Sampling(count, trained.temperature or 1.0, section.flip, section.noise, plan)
         seed = config.seed if self.seed is None else self.seed
-        return Job(sampling, (), section.batch_size, seed, pattern, rate)
+        return Job(sampling, (), section.batch_size, seed, pattern, rate, section.memory)
 
     def data_section(self, config: ConfigDict) -> ConfigDict:
         """The `data` section of a config with the source and the detector that are given in place of its own."""

@@ -72,7 +72,7 @@ class Validation(NamedTuple):
         lifter, data = build_lifter(config), config.data
         sampling = Sampling(config.training.valid_hypotheses)
         size = config.evaluation.batch_size
-        job = Job(sampling, ("mean",), size, config.seed, data.occlusion, data.occlusion_rate)
+        job = Job(sampling, ("mean",), size, config.seed, data.occlusion, data.occlusion_rate, config.evaluation.memory)
         windows = spread_windows(lifter, clips, config.training.valid_frames)
         return cls(lifter, device_clips(clips), windows, job)
 

@@ -196,3 +196,9 @@ def test_aggregations_of_the_d3dp_release(parity):
         for name, pose in found.items():
             error = jnp.mean(jnp.linalg.norm(pose - truth, axis=-1))
             np.testing.assert_allclose(error, file[f"out_{name}"][t], rtol=1e-5, err_msg=name)
+
+
+def test_chunks_divide_the_hypotheses_where_that_costs_less_than_half_of_them():
+    assert hyp.even_chunk(1000, 130) == 125
+    assert hyp.even_chunk(10, 3) == 2
+    assert hyp.even_chunk(97, 30) == 30

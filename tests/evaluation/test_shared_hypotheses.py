@@ -1,4 +1,4 @@
-"""Devices share the hypotheses of few windows: the figures of one device, with the same noise for each hypothesis."""
+"""Devices share the hypotheses of few windows: the figures of one device, the same noise for each hypothesis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from diffpose_jax import parallel
 from diffpose_jax.data.clips import Clip, ClipSet
-from diffpose_jax.evaluation.jobs import Job, predict_frames, shares_hypotheses
+from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.workload import shares_hypotheses
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.lifters.diffupose import DiffuPose

@@ -106,7 +106,7 @@ def test_processor_time_is_that_of_work_and_not_of_waiting(part):
 QUICK = [
     ("gather", []),
     pytest.param("mixtures", [], marks=pytest.mark.repeats),
-    pytest.param("train,sample", ["--lifters", "diffupose,diffpose_frame"], marks=pytest.mark.repeats),
+    pytest.param("train,sample", ["--lifters", "diffupose"], marks=pytest.mark.repeats),
 ]
 
 

@@ -43,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         cli.fail(f"expected a program, one of {', '.join(PROGRAMS)}, found {given[0]!r}")
     # As with `python -m`: methods of the user's own are imported from where the command is given.
     sys.path.insert(0, os.getcwd())
-    program = importlib.import_module(f"diffpose_jax.{given[0]}")
+    try:
+        program = importlib.import_module(f"diffpose_jax.{given[0]}")
+    except KeyboardInterrupt:
+        cli.leave(cli.INTERRUPTED)
     # Programs write their command line down in what they produce, and read it from sys.argv.
     sys.argv = [f"diffpose {given[0]}", *given[1:]]
     program.define_flags()

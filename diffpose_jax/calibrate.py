@@ -34,10 +34,11 @@ from diffpose_jax.evaluation.hiding import hide_for
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.metrics import spread
 from diffpose_jax.evaluation.spread_fit import SpreadFit, fit_spread
+from diffpose_jax.evaluation.step_choice import choose_steps
 from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.scales import KINDS, Scales
-from diffpose_jax.registry import load_dataset
+from diffpose_jax.registry import build_lifter, load_dataset
 from diffpose_jax.workdir.calibration import pack_factor, write_calibration
 from diffpose_jax.workdir.releases import copy_release, is_shipped
 from diffpose_jax.workdir.trained import Trained, load_trained
@@ -56,6 +57,7 @@ class Calibrating:
         flip: How the mirrored input enters, 'none', 'half' or 'average'; as in the config by default.
         batch_size: Windows per device and compiled call at most; as in the config by default.
         minutes: How long it may take.
+        steps: Whether the fewest reverse steps that give the same distribution are looked for first.
         command: The command that the file names.
     """
 
@@ -67,6 +69,7 @@ class Calibrating:
     flip: str | bool | None = None
     batch_size: int | None = None
     minutes: float = 2.0
+    steps: bool = False
     command: str = ""
 
     def run(self) -> dict[str, Any]:
@@ -78,8 +81,17 @@ class Calibrating:
         limit = Limit(60 * self.minutes)
         trained = load_trained(self.workdir, calibrated=False)
         clips, job = self._prepare(trained)
+        chosen = None
+        if self.steps:
+            as_trained = hide_for(trained.lifter, clips, job)
+            chosen = choose_steps(trained, *as_trained, limit)
+            limit = Limit(60 * self.minutes)
+        if chosen is not None:
+            config = copy_config(trained.config, diffusion=chosen)
+            trained = trained._replace(config=config, lifter=build_lifter(config))
         clips, job = hide_for(trained.lifter, clips, job, limbs=True)
         found = _fit(trained, clips, self.frames, job, limit) | {
+            "diffusion": chosen,
             "step": trained.step,
             "split": self.split,
             "hypotheses": job.sampling.hypotheses,
@@ -203,6 +215,8 @@ def describe(found: dict[str, Any]) -> list[str]:
         if key in found:
             shares = {float(level): share for level, share in found[key].items()}
             lines.append(f"{name}, {found['split']} split: {format_coverage(shares)}")
+    if found["diffusion"]:
+        lines.append("reverse steps: {sampling_steps} of {sampler} are as good as all".format(**found["diffusion"]))
     if found["scales"] is None:
         lines.append(f"temperature {found['temperature']:.2f}: {found['why']}")
     else:
@@ -234,8 +248,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     integer("frames", 512, "About how many frames of it, as many of each subject.", lower_bound=1)
     integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=2)
     cli.define_flip(values)
-    integer("batch_size", None, "Windows per device and compiled call at most.")
+    integer("batch_size", None, "Windows per device and compiled call at most.", lower_bound=1)
     flags.DEFINE_float("minutes", 2.0, "How long it may take.", lower_bound=0.1, flag_values=values)
+    steps = "Look first for the fewest reverse steps with the same distribution, for as long again."
+    flags.DEFINE_bool("steps", False, steps, flag_values=values)
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
@@ -245,7 +261,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     if given.pretrained:
         cli.require(argv, given, "output")
         workdir = str(copy_release(workdir, given.output))
-    names = ("data", "split", "frames", "hypotheses", "flip", "batch_size", "minutes")
+    names = ("data", "split", "frames", "hypotheses", "flip", "batch_size", "minutes", "steps")
     options: dict[str, Any] = {name: given[name].value for name in names}
     command = shlex.join(["python", "-m", "diffpose_jax.calibrate", *sys.argv[1:]])
     found = calibrate(workdir, command=command, **options)

@@ -5,28 +5,30 @@ Whatever the user can correct ends in one line `error: ...` on stderr and exit c
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import re
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from absl import flags
 from ml_collections.config_flags.config_flags import is_config_flag
 
-from diffpose_jax.compile_cache import keep_compiled_programs
 from diffpose_jax.config import current_value
 from diffpose_jax.errors import UserError
-from diffpose_jax.sections import Flip
+from diffpose_jax.sections import EvaluationOptions, Flip
 
 USER_ERROR = 2
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 # Operating system errors that the user corrects: permissions, a full disk, a path that is not what it should be.
 _ENVIRONMENT = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
 }
 
@@ -39,7 +41,8 @@ def run(
     """Runs a program: parses its flags, calls `main`, and exits with its return value.
 
     Mistakes of the user (a flag, a config key or value, a config file, `UserError`, a path that may not be written)
-    become one line `error: ...` on stderr and exit code 2. An interrupt exits with 130. Any other exception keeps its
+    become one line `error: ...` on stderr and exit code 2, and so do a full disk and too little memory. SIGINT exits
+    with 130 and SIGTERM with 143, after files that are not complete were removed. Any other exception keeps its
     traceback. Define config flags without a default: absl parses a default before this function runs.
 
     Args:
@@ -48,23 +51,86 @@ def run(
         argv: the command line, program name first; None: that of the process.
         flag_values: where the flags are defined.
     """
+    own_process = argv is None
     argv = list(sys.argv if argv is None else argv)
     if any(re.fullmatch(r"--?(help|helpfull|helpshort|h|\?)", argument) for argument in argv[1:]):
         print_help(sys.modules[main.__module__].__doc__ or "", flag_values)
         sys.exit(0)
     try:
-        positional = parse(argv, flag_values)
-        keep_compiled_programs()
-        status = main(positional)
+        with _terminable():
+            positional = parse(argv, flag_values)
+            _keep_compiled_programs()
+            status = main(positional)
     except UserError as error:
         fail(str(error))
+    except _Terminated:
+        leave(TERMINATED, own_process)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        leave(INTERRUPTED, own_process)
     except OSError as error:
-        if error.errno not in _ENVIRONMENT or error.filename is None:
+        if error.errno not in _ENVIRONMENT:
             raise
-        fail(f"{error.filename}: {error.strerror}")
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+    except MemoryError:
+        fail(f"out of memory; {_smaller_batch(flag_values)}")
+    except RuntimeError as error:  # JAX's, which is not imported for this
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        fail(f"out of memory on the device; {_smaller_batch(flag_values)}")
     sys.exit(status or 0)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a program as SIGINT does."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Raises `_Terminated` at SIGTERM while the block runs; outside the main thread it does nothing."""
+
+    def raise_terminated(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, raise_terminated)
+    except ValueError:  # only the main thread may set handlers
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave(status: int, own_process: bool = True) -> NoReturn:
+    """Exits after an interrupt: a process of our own at once, as threads of libraries may not survive a normal end."""
+    if not own_process:
+        sys.exit(status)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _smaller_batch(flag_values: flags.FlagValues) -> str:
+    """Which flag to give where memory did not suffice, with half of the batch size that was used."""
+    if "config" in flag_values and is_config_flag(flag_values["config"]) and flag_values["config"].value is not None:
+        size = flag_values["config"].value.get("training", {}).get("batch_size", 2)
+        return f"try --config.training.batch_size={max(1, int(size) // 2)}"
+    if "batch_size" in flag_values:
+        size = flag_values["batch_size"].value or EvaluationOptions().batch_size
+        return f"try --batch_size={max(1, size // 2)}" + (
+            ", or fewer --hypotheses" if "hypotheses" in flag_values else ""
+        )
+    return "try a machine with more, or less data"
+
+
+def _keep_compiled_programs() -> None:
+    from diffpose_jax.compile_cache import keep_compiled_programs  # only now: this imports JAX
+
+    keep_compiled_programs()
 
 
 def require(argv: Sequence[str], given: flags.FlagValues, *names: str) -> None:

@@ -21,7 +21,7 @@ LIMIT = 1 << 30
 def keep_compiled_programs() -> Path | None:
     """Makes JAX keep what it compiles, and find what was kept; returns the folder, None where nothing is kept."""
     chosen = os.environ.get(VARIABLE, "")
-    if chosen.lower() == "off" or jax.config.jax_compilation_cache_dir is not None:
+    if chosen.lower() == "off" or jax.config.values["jax_compilation_cache_dir"] is not None:
         return None
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffpose_jax" / "compiled"
     folder = (Path(chosen) if chosen else default) / _name_machine()

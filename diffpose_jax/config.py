@@ -20,9 +20,14 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.records import read_json_object
+from diffpose_jax.whole_files import write_text
+
+FORMAT = "diffpose_jax config 1"
 
 # What may differ between the config of a work directory and the one that continues it.
-FREE_TO_CHANGE = ("name", "training.log_every", "training.keep", "training.distributed", "evaluation")
+FREE_TO_CHANGE = ("name", "training.log_every", "training.keep", "training.distributed", "training.non_finite",
+                  "training.skips_in_a_row", "evaluation")  # fmt: skip
 
 # Keys of configs that were saved by version 0.1, and where their values stand now.
 MOVED_KEYS = {
@@ -164,10 +169,7 @@ def copy_config(config: ConfigDict, **sections: Mapping[str, Any]) -> ConfigDict
 
 def save_config(config: ConfigDict, path: str | os.PathLike) -> None:
     """Writes the resolved config as JSON, at once: another process may be reading or writing it too."""
-    path = Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    part.replace(path)
+    write_text(Path(path), json.dumps({"format": FORMAT, **config.to_dict()}, indent=2) + "\n")
 
 
 def load_config(path: str | os.PathLike) -> ConfigDict:
@@ -176,12 +178,12 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
     if not path.is_file():
         raise UserError(f"{path}: expected the config of a trained work directory, found no such file")
     try:
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-        return ConfigDict(_move_keys(content))  # which refuses keys with dots
-    except ValueError as error:
-        raise UserError(f"{path}: expected a JSON config, found {error}") from error
+        content = read_json_object(path)
+        if content.pop("format", FORMAT) != FORMAT:
+            raise UserError(f"{path}: expected the format {FORMAT!r}, found another; a later release made it")
+        return ConfigDict(_move_keys(content))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # keys with dots, sections that are none
+        raise UserError(f"{path}: expected a JSON config, found {type(error).__name__}: {error}") from error
 
 
 def _move_keys(content: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from diffpose_jax.interop.systems import SYSTEMS, System, build_config, check_sc
 from diffpose_jax.interop.weights import Weights, find_weights
 from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.registry import build_lifter, validate
+from diffpose_jax.whole_files import write_text
 from diffpose_jax.workdir.checkpoints import Checkpoints
 from diffpose_jax.workdir.trained import resolve_context
 
@@ -155,8 +156,8 @@ def _write(path: Path, config: ConfigDict, variables: Any, step: int, report: Ma
             filled = Path(folder) / path.name
             filled.mkdir()
             save_config(config, filled / "config.json")
-            (filled / "conversion.json").write_text(json.dumps(report, indent=2) + "\n")
-            best = Checkpoints(filled / "best", keep=1)
+            write_text(filled / "conversion.json", json.dumps(report, indent=2) + "\n")
+            best = Checkpoints(filled / "best", keep=1, config=config)
             best.save(step, jax.tree.map(np.asarray, variables), {"converted_from": report["input"]})
             best.close()
             filled.replace(path)

@@ -2,7 +2,8 @@
 
 Prints the figures that matter, and writes all to `results.html`, `results.md` and `results.json`: every aggregation of
 hypotheses, beside the mean pose, the nearest neighbour in 2D and, with --baseline_workdir, another trained lifter, all
-on the same frames.
+on the same frames. `--job FILE --output DIR` measures a grid of lifters, data and settings instead: started several
+times, on one machine or many, its workers share the folder, and what is done is not done again.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from absl import flags
 
 from diffpose_jax import cli
 from diffpose_jax.data.occlusions import PATTERNS
+from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.evaluation.protocols import PROTOCOLS
 from diffpose_jax.evaluation.summary import print_results
 from diffpose_jax.evaluation.workdirs import evaluate
+from diffpose_jax.grid.running import run_job
 from diffpose_jax.sections import Noise
 
 # Flags whose names are fields of `evaluation.workdirs.Evaluation`.
@@ -43,7 +46,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     string("protocol", None, f"One of {', '.join(PROTOCOLS)}; by the layout of the data if not given.")
     integer("stride", None, "Measure every n-th frame of each clip, from a first one drawn for it.")
     flags.DEFINE_list("aggregations", None, f"Some of {', '.join(AGGREGATES)}.", flag_values=values)
-    integer("batch_size", None, "Windows per device and compiled call.")
+    integer("batch_size", None, "Windows per device and compiled call.", lower_bound=1)
     integer("steps", None, "Reverse steps in place of those of the config.")
     string("occlusion", None, f"Joints hidden at test time: {', '.join(PATTERNS)} or any; as in training if not given.")
     flags.DEFINE_multi_string(
@@ -52,11 +55,18 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     boolean("figure", True, "Draw one frame with its hypotheses.")
     boolean("uncalibrated", False, "Measure coverage without the calibration too; it takes as long again.")
     string("output", None, "Directory for results; the work directory if not given.")
+    string("job", None, "A job file (.py or .yaml): a grid of evaluations in place of one, in the directory --output.")
+    boolean("check", False, "Only check the job, and list its units.")
+    boolean("wait", True, "Stay until the job's other workers are done, and finish the units of those that died.")
+    flags.DEFINE_float("lease_seconds", 60.0, "After how long without a sign a job's worker counts as dead.",
+                       flag_values=values)  # fmt: skip
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     """Reads the flags, evaluates, prints a summary and says where the rest is."""
     cli.require(argv, given)
+    if given.job:
+        return _run_job(argv, given)
     model = cli.chosen_model(given)
     if given.pretrained:
         cli.require(argv, given, "output", "data")
@@ -74,6 +84,16 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     files = ", ".join(str(output / f"results.{suffix}") for suffix in ("html", "md", "json"))
     print(f"results: {files}" + f"   figure: {figure}" * given.figure)
     return 0
+
+
+def _run_job(argv: list[str], given: flags.FlagValues) -> int:
+    for name in ("workdir", "pretrained", "steps", "baseline_workdir", *_FIELDS):
+        if name != "output" and given[name].present:
+            raise UserError(f"--{name}: expected in the job file, found beside --job")
+    cli.require(argv, given, *(() if given.check else ("output",)))
+    return run_job(
+        given.job, given.output or "", only_check=given.check, wait=given.wait, lease_seconds=given.lease_seconds
+    )
 
 
 if __name__ == "__main__":

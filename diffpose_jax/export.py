@@ -28,6 +28,7 @@ from diffpose_jax.lifters.base import Batch, Lifter, Sampling, Variables
 from diffpose_jax.lifters.visibility import believe_guesses
 from diffpose_jax.lifters.wrappers import with_flips
 from diffpose_jax.model import Model, load
+from diffpose_jax.whole_files import write_text, write_whole
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _KNOWN_PLATFORMS = (*PLATFORMS, "rocm")
@@ -153,9 +154,9 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     artefact = export_sampler(model, given.hypotheses, platforms=given.platforms)
     described = describe_sampler(model, given.hypotheses)
     beside = path.with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(artefact)
-    beside.write_text(json.dumps(described, indent=1) + "\n")
+    with write_whole(path) as part:
+        part.write_bytes(artefact)
+    write_text(beside, json.dumps(described, indent=1) + "\n")
     print(f"{model.name}: {described['hypotheses']} hypotheses, {len(artefact) / 1e6:.1f} MB, "
           f"for {', '.join(given.platforms)}")  # fmt: skip
     print(f"results: {path}, {beside}")

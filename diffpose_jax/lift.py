@@ -182,7 +182,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=1)
     aggregates = [name for name, chosen in AGGREGATES.items() if not chosen.oracle]
     flags.DEFINE_enum("aggregation", "mean", aggregates, "How one pose is made of them.", flag_values=values)
-    integer("seed", None, "Seed of the noise; that of the model if not given.")
+    integer("seed", None, "Seed of the noise; that of the model if not given.", lower_bound=0)
     number("focal", None, "Focal length in pixels; by the file's metadata, else a phone's main camera.")
     string("up", "camera", "Which way is up: 'camera' (held level), 'person' (who stands), or three numbers x,y,z.")
     number("height", None, "Height of the people in metres, which fixes the scale.")

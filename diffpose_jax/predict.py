@@ -34,14 +34,18 @@ from diffpose_jax import cli
 from diffpose_jax.data.archives import load_archive
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.sets.keypoints import read_keypoints
+from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.formats.keypoint_files import MIN_SCORE
+from diffpose_jax.formats.npz import DAMAGE
+from diffpose_jax.formats.pickle_machine import one_line
 from diffpose_jax.formats.tracks import Reading
 from diffpose_jax.model import Result, load
 from diffpose_jax.sections import Noise
 from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.viz.poses import save_figure
 from diffpose_jax.viz.prediction import draw_prediction
+from diffpose_jax.whole_files import write_text, write_whole
 from diffpose_jax.workdir.directory import writable_directory
 
 FORMAT = "diffpose_jax predictions 1"
@@ -96,8 +100,11 @@ def read_input(
     """
     path = Path(path)
     if path.suffix == ".npz" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            ours = "meta.npy" in archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                ours = "meta.npy" in archive.namelist()
+        except DAMAGE as error:
+            raise UserError(f"{path}: expected an .npz file, found a damaged one ({one_line(error)})") from error
         if ours:
             return load_archive(path, [split])[split].hide_below(reading.min_score or 0.0).to_layout(skeleton)
     return read_keypoints(path, target=skeleton, **reading._asdict())
@@ -107,9 +114,10 @@ def save_result(result: Result, directory: str | os.PathLike, json_too: bool = T
     """Writes the files that the module's docstring describes; returns their paths. Raises UserError where it cannot."""
     directory = writable_directory(directory)
     paths = [directory / name for name in ("predictions.npz", "predictions.json", "prediction.png")]
-    np.savez(paths[0], **_arrays(result))  # type: ignore[arg-type]  # numpy's stub takes a keyword for allow_pickle
+    with write_whole(paths[0]) as part, part.open("wb") as file:
+        np.savez(file, **_arrays(result))  # type: ignore[arg-type]  # numpy's stub takes a keyword for allow_pickle
     if json_too:
-        paths[1].write_text(json.dumps(_document(result), separators=(",", ":")) + "\n")
+        write_text(paths[1], json.dumps(_document(result), separators=(",", ":")) + "\n")
     else:
         del paths[1]
     save_figure(_figure(result), paths[-1])
@@ -219,8 +227,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_float("fps", None, "Frames per second, where the file does not say; 50 if not given.",
                        lower_bound=0, flag_values=values)  # fmt: skip
     string("split", "test", "Split to lift when the input is an archive.")
-    integer("hypotheses", 20, "Hypotheses per frame.")
-    integer("seed", None, "Seed of the noise; that of the config if not given.")
+    integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=1)
+    integer("seed", None, "Seed of the noise; that of the config if not given.", lower_bound=0)
     focal = "Focal length in halves of the image's width (Human3.6M: 2.29); gives the root."
     flags.DEFINE_float("focal", None, focal, flag_values=values)
     score = f"Joints of a lower score were not seen; {MIN_SCORE} in keypoint files, 0 in archives if not given."
@@ -228,7 +236,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     cli.define_flip(values)
     flags.DEFINE_enum("noise", "clip", get_args(Noise), "Whether a hypothesis keeps its noise through a clip.",
                       flag_values=values)  # fmt: skip
-    integer("batch_size", None, "Windows per device and compiled call.")
+    integer("batch_size", None, "Windows per device and compiled call.", lower_bound=1)
     boolean("json", True, "Write predictions.json too; it is large for long inputs.")
 
 

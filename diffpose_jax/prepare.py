@@ -98,7 +98,8 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Define the flags of this program; not at import, where several programs would claim the same names."""
     for kind, name, default, text in _FLAGS:
-        getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=values)
+        bound = {"lower_bound": 0 if name == "seed" else 1} if kind == "integer" else {}
+        getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=values, **bound)
     flags.DEFINE_integer("samples", 15, "Samples on the sheet.", lower_bound=1, flag_values=values)
     prepare_mixtures.define_flags(values)
 

@@ -195,7 +195,7 @@ def train_day(config: ConfigDict, batch_size: int, learning_rate: float) -> None
         learning_rate: The learning rate after warm-up.
     """
     train_small(config, 400_000, batch_size, learning_rate)
-    config.data.update(view="person", cameras="random", bodies=0.08, detector_strength=1.0)
+    config.data.update(view="person", cameras="random", bodies=0.08, crossover=0.5, detector_strength=1.0)
     config.data.update(occlusion="partial", occlusion_rate=0.3)
     config.lifter.visibility = "confidence"
     config.training.update(decay="plateau", plateau_patience=4, plateau_threshold=0.002, plateau_min_rate=1e-5)

@@ -39,6 +39,13 @@ class DataOptions(Options):
         low=0,
         high=0.5,
     )
+    crossover: float = option(
+        0.0,
+        "with random cameras: share of the examples with the upper body or the arms of another example",
+        low=0,
+        high=1,
+        source="Li et al., CVPR 2020",
+    )
     windows: Literal["centred", "tiled", "random", "random_release"] = option(
         "centred",
         "training windows: 'centred' around every frame, 'tiled' side by side, 'random' (as many as fit side by side, "
@@ -70,8 +77,9 @@ class DataOptions(Options):
 
     def check(self) -> None:
         """New bodies and cameras need keypoints that are projected anew: no detector has seen those pictures."""
-        if self.bodies and self.cameras != "random":
-            raise OptionError("bodies", "0 with data.cameras='recorded'", self.bodies)
+        for name in ("bodies", "crossover"):
+            if getattr(self, name) and self.cameras != "random":
+                raise OptionError(name, "0 with data.cameras='recorded'", getattr(self, name))
         if self.cameras == "random" and (self.mixtures or self.heatmaps):
             raise OptionError("cameras", "'recorded' with heatmaps or mixtures", self.cameras)
 
@@ -143,6 +151,10 @@ class TrainingOptions(Options):
         False, "multiply every gradient by the loss", source="True: the releases of MixSTE and D3DP"
     )
     clip_norm: float = option(0.0, "largest global norm of the gradient; 0: not clipped", low=0)
+    non_finite: Literal["skip", "stop"] = option(
+        "skip", "a step whose loss or gradient is NaN or infinite: skipped and counted, or the end of training"
+    )
+    skips_in_a_row: int = option(50, "so many skipped steps one after the other end training", low=1)
     ema_decay: float = option(
         0.9995,
         "decay of the moving average that is evaluated; 0: the parameters themselves",

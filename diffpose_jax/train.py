@@ -1,7 +1,8 @@
 """Train a lifter: `python -m diffpose_jax.train --config configs/quickstart.py --workdir runs/quickstart`.
 
 Running the same command again continues. Any key of the config can be set: `--config.training.steps=2000`. SIGTERM and
-SIGINT save a checkpoint, then the program ends with exit code 0.
+SIGINT save a checkpoint, then the program ends with exit code 143 or 130. Of two programs that would train in one work
+directory the second one ends at once.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
         print(f"trained {summary.step} steps; {_best(summary)}")
     print(f"checkpoints: {given.workdir}/best, {given.workdir}/checkpoints   "
           f"metrics: {given.workdir}/metrics.jsonl, {given.workdir}/tensorboard")  # fmt: skip
-    return 0
+    return 128 + summary.signal if summary.stopped else 0
 
 
 def _best(summary: Summary) -> str:

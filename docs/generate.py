@@ -54,8 +54,13 @@ makes products exact, as the parity tests do; cameras, metrics and mixtures are 
 | `calibration.json` | what `calibrate` found: temperature, scales of the spread, conformal regions |
 | `results.html`, `results.md`, `results.json`, `figures/` | what `evaluate` found; the page needs no network |
 
-The same training command continues, bit for bit as if it had never stopped. SIGTERM and SIGINT save a checkpoint first.
-With more `training.steps` (or `epochs`) it goes on beyond its end, as if it had been asked for them at first; not with
+The same training command continues, bit for bit as if it had never stopped. SIGTERM and SIGINT save a checkpoint first;
+the program then exits with 143 or 130. One program trains in a work directory at a time: a second one ends and names
+the first. A checkpoint holds its step, the config and a digest of every leaf; one that is damaged gives way to the one
+before it. Steps whose loss or gradient is not finite are skipped and counted (`training.non_finite`); after many of
+them training ends, and goes on in the same work directory with another `training.learning_rate` or
+`training.clip_norm`. With more `training.steps` (or `epochs`) it goes on beyond its end, as if it had been asked for
+them at first; not with
 `decay="cosine"`, which has brought the learning rate to zero. `train --init_from WORKDIR` starts another run from the
 best weights of a work directory, with a new optimiser. An epoch is one pass over the training windows, each mirrored
 with probability one half (`data.flip`): papers that count every window as it is and mirrored have half as many.

@@ -15,7 +15,7 @@ import numpy as np
 
 from diffpose_jax.config import copy_config
 from diffpose_jax.workdir.calibration import CALIBRATION, write_calibration
-from diffpose_jax.workdir.releases import WEIGHTS, write_release
+from diffpose_jax.workdir.releases import WEIGHTS, drop_folds, write_release
 from diffpose_jax.workdir.trained import load_trained
 
 SHIPPED = Path(__file__).resolve().parents[1] / "diffpose_jax" / "pretrained"
@@ -32,7 +32,8 @@ def main(arguments: list[str]) -> int:
     config = copy_config(trained.config, data={"source": given.source}, training={"init_from": ""})
     if config.lifter.get("context"):
         config.lifter.context = f"runs/{Path(config.lifter.context).name}"
-    directory = write_release(given.workdir, SHIPPED / given.name, config, trained.variables, trained.step)
+    config, variables = drop_folds(config, trained.variables)
+    directory = write_release(given.workdir, SHIPPED / given.name, config, variables, trained.step)
     _forget_paths(directory / CALIBRATION, given.name)
     with np.load(directory / WEIGHTS) as weights:
         count = sum(weights[name].size for name in weights.files)

@@ -23,4 +23,4 @@ release() {
 }
 
 release frame diffupose_mlp 1e-3
-release sequence diff3dhpe_frames 7e-4
+release sequence diff3dhpe_frames 1e-3

@@ -27,6 +27,7 @@ from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Lifter
 from diffpose_jax.lifters.sampling import draw_hypotheses
 from diffpose_jax.predict import predict
+from diffpose_jax.records import read_record
 from diffpose_jax.registry import METHODS, config_for
 from diffpose_jax.skeleton import H36M_17, Skeleton
 from diffpose_jax.training import loop
@@ -143,7 +144,7 @@ def covered(workdir: Path, **options) -> float:
 def check_coverage(workdir: Path, found: dict, **options) -> None:
     """Coverage is nominal at what was found, in calibration as in evaluation, and not without it."""
     assert abs(found["coverage"]["0.5"] + found["coverage"]["0.9"] - 1.4) < 0.05
-    assert json.loads((workdir / "calibration.json").read_text()) == found
+    assert read_record(workdir / "calibration.json", "calibration") == json.loads(json.dumps(found))
     calibrated = covered(workdir, **options)
     (workdir / "calibration.json").unlink()
     before = covered(workdir, **options)

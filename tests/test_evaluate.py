@@ -165,7 +165,9 @@ def test_intervals_are_there_where_there_are_two_subjects(results):
 
 
 def test_the_files_say_how_it_was_measured(results, workdir):
-    assert json.loads((workdir / "results.json").read_text()) == results
+    written = json.loads((workdir / "results.json").read_text())
+    assert {name: written[name] for name in results} == results
+    assert {"version", "commit", "device"} <= set(written["made"])
     table = (workdir / "results.md").read_text()
     for text in ("protocol `standard`", "no flips", "3 hypotheses", "18 frames (every frame), 3 clips",
                  "2 subjects (S11, S9)", "mean of 3", "split test"):  # fmt: skip

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,20 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from diffpose_jax.data.clips import FRAME_ARRAYS, VISIBILITY, ClipSet, frame_shapes, mark_missing
+from diffpose_jax.data.clips import FRAME_ARRAYS, LARGEST, VISIBILITY, ClipSet, frame_shapes, mark_missing
+from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
+from diffpose_jax.formats.npz import DAMAGE, check_members
 from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import Skeleton, get_skeleton
+from diffpose_jax.whole_files import write_whole
 
 FORMAT = "diffpose_jax clips 1"
 _CLIP_ARRAYS = ("clip_start", "clip_length", "camera", "fps")
 _OLD_NAMES = {"visibility": "evidence"}  # as archives of version 0.1 name the array
-
-# What reading a file that is no archive, or a damaged one, can raise: from the zip, the arrays, or the description.
-_DAMAGE = (
-    *(ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 def save_archive(path: str | os.PathLike, splits: Mapping[str, ClipSet]) -> None:
@@ -52,14 +47,8 @@ def save_archive(path: str | os.PathLike, splits: Mapping[str, ClipSet]) -> None
         for name, field in zip(Camera._fields, clips.cameras or (), strict=False):
             arrays[f"{split}/camera_{name}"] = np.asarray(field, np.float32)
     meta = np.array(json.dumps({"format": FORMAT, "splits": described}))
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            np.savez(file, allow_pickle=False, meta=meta, **arrays)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    with write_whole(path) as part, open(part, "wb") as file:
+        np.savez(file, allow_pickle=False, meta=meta, **arrays)
 
 
 def load_archive(
@@ -94,12 +83,13 @@ def _open_archive(path: str | os.PathLike) -> Iterator[tuple[Mapping[str, np.nda
     if not path.is_file():
         raise UserError(f"{path}: expected an archive made by `python -m diffpose_jax.prepare`, found no such file")
     try:
+        check_members(path)
         with np.load(path, allow_pickle=False) as archive:
             meta = json.loads(str(archive["meta"]))
             if meta.get("format") != FORMAT:
                 raise UserError(f"{path}: expected format '{FORMAT}', found {meta.get('format')!r}")
             yield archive, meta["splits"]
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise UserError(f"{path}: expected an archive of diffpose_jax, found {_describe(error)}") from error
 
 
@@ -140,11 +130,22 @@ def _check_split(clips: ClipSet, frames: int) -> None:
             raise ValueError(f"{name} that is not {shape} numbers")
         if not np.isfinite(array).all():
             raise ValueError(f"{name} with NaN or infinity")
+        if name in LARGEST and array.size and np.abs(array).max() > LARGEST[name]:
+            raise ValueError(f"{name} of {np.abs(array).max():.3g}")
     if clips.visibility is not None and (clips.visibility >= len(VISIBILITY)).any():
         raise ValueError(f"visibility other than 0 to {len(VISIBILITY) - 1}")
     length, ends = clips.clip_length, np.cumsum(clips.clip_length)
     if (length < 1).any() or ends[-1:].sum() != frames or (ends - length != clips.clip_start).any():
         raise ValueError("clips that do not add up to the frames")
-    cameras = 0 if clips.cameras is None else len(clips.cameras.focal)
+    cameras = 0 if clips.cameras is None else _count_cameras(clips.cameras)
     if len(clips.action) != count or (clips.camera >= cameras).any():
         raise ValueError("clips without an action or a camera")
+
+
+def _count_cameras(cameras: Camera) -> int:
+    """The number of cameras. Raises ValueError where a field has another shape than cameras have, or another count."""
+    count = len(np.atleast_1d(cameras.focal))
+    for name, field, expected in zip(Camera._fields, cameras, pinhole(1.0, (count,)), strict=True):
+        if np.shape(field) != np.shape(expected) or field.dtype.kind != "f" or not np.isfinite(field).all():
+            raise ValueError(f"camera_{name} that is not {np.shape(expected)} numbers")
+    return count

@@ -20,6 +20,7 @@ from diffpose_jax.data.detector.error_model import CPN_LIKE
 from diffpose_jax.data.detector.keypoint_noise import simulate_detector
 from diffpose_jax.data.views import look_along, pinhole
 from diffpose_jax.data.windows import Batch
+from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera, project
 from diffpose_jax.keys import fold_in, split
 from diffpose_jax.skeleton import Skeleton
@@ -118,6 +119,64 @@ def vary_bodies(keys: Array, batch: Batch, skeleton: Skeleton, spread: float) ->
     parents = np.where(np.array(skeleton.parents) < 0, skeleton.root, skeleton.parents)
     bones = (batch.poses - batch.poses[..., parents, :]) * factor
     return batch._replace(poses=jnp.einsum("ji,bfic->bfjc", _paths(skeleton), bones, precision="highest"))
+
+
+def cross_over(keys: Array, batch: Batch, others: Batch, skeleton: Skeleton, share: float) -> Batch:
+    """Gives a share of the examples the upper body, or the arms, of another example: poses that nobody showed.
+
+    The part is turned about the vertical by one angle for the window, until the other's hips, or for arms the
+    shoulders, face the way of the own ones, and stands where the own pelvis, or thorax, is. Li et al. (CVPR 2020) make
+    training data so, by exchanging and mutating limbs. Only poses change: keypoints follow when windows are filmed
+    (`film_anew`).
+
+    Args:
+        keys: One per example, `[B]`.
+        batch: Windows with known cameras.
+        others: As many windows that others are taken from.
+        skeleton: Their joints, with names of Human3.6M's layout.
+        share: The probability that an example gets another's part; half of the time the upper body.
+    """
+    if batch.camera is None or others.camera is None:
+        raise ValueError("expected batches with cameras")
+    to_world, from_other = (quaternions.to_matrix(one.camera.rotation) for one in (batch, others))  # type: ignore[union-attr]
+    own = jnp.einsum("bcd,bfjd->bfjc", to_world, batch.poses, precision="highest")
+    other = jnp.einsum("bcd,bfjd->bfjc", from_other, others.poses, precision="highest")
+    drawn = jax.vmap(jax.random.uniform)(keys)[:, None, None, None]
+    for place, (anchor, across, joints) in enumerate(_find_parts(skeleton)):
+        taken = (drawn >= place * share / 2) & (drawn < (place + 1) * share / 2)
+        angle = _heading(own, across) - _heading(other, across)
+        turned = _turn(other - other[:, :, anchor, None], angle) + own[:, :, anchor, None]
+        own = jnp.where(taken & jnp.asarray(joints)[None, None, :, None], turned, own)
+    return batch._replace(poses=jnp.einsum("bdc,bfjd->bfjc", to_world, own, precision="highest"))
+
+
+def _find_parts(skeleton: Skeleton) -> list[tuple[int, tuple[int, int], np.ndarray]]:
+    """Upper body and arms: what they hang on, the two joints that tell the heading, and which joints they are `[J]`."""
+    missing = [name for name in ("left_hip", "left_shoulder", "left_wrist") if name not in skeleton.joints]
+    if missing:
+        raise UserError(f"config.data.crossover: expected a layout with {missing[0]}, found {skeleton.name}")
+    index = skeleton.joints.index
+    legs = [index(f"{side}_{name}") for side in ("left", "right") for name in ("hip", "knee", "ankle")]
+    arms = [index(f"{side}_{name}") for side in ("left", "right") for name in ("shoulder", "elbow", "wrist")]
+    every = np.arange(skeleton.num_joints)
+    upper = ~np.isin(every, [skeleton.root, *legs])
+    return [
+        (skeleton.root, (index("left_hip"), index("right_hip")), upper),
+        (skeleton.parents[arms[0]], (arms[0], arms[3]), np.isin(every, arms)),
+    ]
+
+
+def _heading(poses: Array, across: tuple[int, int]) -> Array:
+    """The angle about the vertical, `[B]` rad, of the line between two joints, the mean over a window's frames."""
+    line = jnp.sum(poses[:, :, across[1]] - poses[:, :, across[0]], axis=1)
+    return jnp.arctan2(line[:, 1], line[:, 0])
+
+
+def _turn(poses: Array, angle: Array) -> Array:
+    """Poses `[B, F, J, 3]`, z up, turned about the vertical by angles `[B]`."""
+    cos, sin = jnp.cos(angle)[:, None, None], jnp.sin(angle)[:, None, None]
+    x, y, z = poses[..., 0], poses[..., 1], poses[..., 2]
+    return jnp.stack([cos * x - sin * y, sin * x + cos * y, z], axis=-1)
 
 
 def augment(keys: Array, batch: Batch, skeleton: Skeleton, bodies: float, detector: float = 0.0) -> Batch:

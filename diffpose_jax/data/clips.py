@@ -222,6 +222,10 @@ class ClipSet:
         return Camera(*(np.asarray(field)[self.camera[self.frame_clip()]] for field in self.cameras))
 
 
+# The largest keypoints (half widths of the image), poses and roots (m) that are taken for real: squares stay finite.
+LARGEST = {"keypoints": 1e6, "poses": 1e6, "root": 1e6}
+
+
 def mark_missing(keypoints: Any, scores: Any) -> tuple[Any, Any]:
     """Keypoints `[N, J, 2]` and scores `[N, J]` or None, in which joints with a NaN are (0, 0) of score 0.
 
@@ -287,3 +291,5 @@ def _check_clip(clip: Clip, skeleton: Skeleton) -> None:
         if not np.isfinite(array).all():
             frame = int(np.argwhere(~np.isfinite(array))[0][0])
             raise UserError(f"{where}: expected finite {name}, found NaN or infinity first in frame {frame}")
+        if name in LARGEST and np.abs(array).max() > LARGEST[name]:
+            raise UserError(f"{where}: expected {name} within {LARGEST[name]:g}, found {np.abs(array).max():.3g}")

@@ -7,7 +7,6 @@ spread need not say that it has never seen the like. What keypoints show without
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.gaps import fill_gaps
 from diffpose_jax.errors import UserError
+from diffpose_jax.records import read_record, write_record
 from diffpose_jax.skeleton import Skeleton, mirror
 
 FILE = "keypoints.json"
@@ -127,11 +127,8 @@ def judge_sides(keypoints: np.ndarray, weights: np.ndarray, skeleton: Skeleton) 
 
 def save_record(record: KeypointRecord, workdir: Path) -> None:
     """Writes a record into a work directory, at once."""
-    path = workdir / FILE
     content = {name: part.tolist() if isinstance(part, np.ndarray) else part for name, part in record._asdict().items()}
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content) + "\n")
-    part.replace(path)
+    write_record(workdir / FILE, "keypoints", content, indent=None)
 
 
 def load_record(workdir: Path) -> KeypointRecord | None:
@@ -140,7 +137,7 @@ def load_record(workdir: Path) -> KeypointRecord | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
+        found = read_record(path, "keypoints")
         return KeypointRecord(found["layout"], *(np.asarray(found[name], float) for name in KeypointRecord._fields[1:]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: expected the record of training keypoints, found {error}; remove it") from error

@@ -75,6 +75,10 @@ class Windows(NamedTuple):
     low: jax.Array
     high: jax.Array
 
+    def take(self, which: np.ndarray) -> Windows:
+        """Some of the windows, in numpy: on the device every number of them would compile a program."""
+        return Windows(*(np.asarray(part)[which] for part in self))
+
 
 def device_clips(clips: ClipSet, dtype: DTypeLike = jnp.float32, *, root: bool = False) -> DeviceClips:
     """The frames of a set as device arrays; poses are zero where the set has none.

@@ -82,10 +82,12 @@ def fit_visible_and_hidden(
     hidden = ~seen & moving
     if np.bincount(np.unique(names, return_inverse=True)[1], weights=hidden.sum(axis=1)).min() < ENOUGH_HIDDEN:
         return fit_factors(scores, subjects, levels), None
-    by_joint = [fit_factors(scores[seen[:, j], j, None], names[seen[:, j]], levels) for j in range(scores.shape[1])]
+    by_joint = [
+        fit_factors(scores[seen[:, j], j, None], list(names[seen[:, j]]), levels) for j in range(scores.shape[1])
+    ]
     # Joints have one factor in common: each is hidden too seldom, and the spread is its own already.
     rows, joints = np.nonzero(hidden)
-    common = fit_factors(scores[rows, joints, None], names[rows], levels).values[:, 0]
+    common = fit_factors(scores[rows, joints, None], list(names[rows]), levels).values[:, 0]
     return Factors(np.concatenate([one.values for one in by_joint], axis=1), by_joint[0].guarantee), common
 
 

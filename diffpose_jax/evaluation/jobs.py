@@ -109,11 +109,11 @@ def _windows_for(lifter: Lifter, clips: ClipSet, wanted: np.ndarray) -> Windows:
     # Windows side by side are the same whatever is wanted, so that a frame has the same context and, by the window's
     # first frame, the same noise in every call.
     if lifter.middle_frame:
-        return Windows(*(np.asarray(part)[wanted] for part in centred_windows(clips, lifter.frames)))
+        return centred_windows(clips, lifter.frames).take(wanted)
     windows = end_aligned_windows(clips, lifter.frames)
     indices, inside = frames_of(windows, lifter)
     needed = np.flatnonzero((inside & np.isin(indices, wanted)).any(axis=1))
-    return Windows(*(np.asarray(part)[needed] for part in windows))
+    return windows.take(needed)
 
 
 def spread_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
@@ -125,7 +125,7 @@ def spread_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
     lifted = 1 if lifter.middle_frame else lifter.frames
     count = min(max(1, frames // lifted), len(windows.start))
     ids = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
-    return Windows(*(np.asarray(part)[ids] for part in windows))
+    return windows.take(ids)
 
 
 def strided_frames(clips: ClipSet, stride: int, seed: int = 0) -> np.ndarray:
@@ -227,8 +227,8 @@ def lift_windows(
 
 def frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]:
     """The indices `[W, F]` of the frames that a lifter gives for each window, and which of them lie in the clip."""
-    host, ids = Windows(*(np.asarray(part) for part in windows)), np.arange(len(windows.start))
-    indices, inside = window_frames(host, ids, lifter.frames)
+    ids = np.arange(len(windows.start))
+    indices, inside = window_frames(windows.take(ids), ids, lifter.frames)
     lifted = lifted_frames(lifter)
     return indices[:, lifted], inside[:, lifted]
 

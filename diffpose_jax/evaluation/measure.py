@@ -86,15 +86,26 @@ class Measured(NamedTuple):
             kind: 'aggregation' or 'baseline'.
             oracle: Whether the ground truth chose the poses.
         """
-        if self.skeleton != self.clips.skeleton:
-            poses = convert_layout(np.asarray(poses), self.clips.skeleton, self.skeleton)
-        measured = self.protocol.measure(jnp.asarray(poses), self.frames)
-        values = {key: np.asarray(value) for key, value in measured.items()}
+        poses, values = self._in_layout(poses), self.measure(poses)
         sequences = self.subjects if self.protocol.by_sequence else None
         found = report.make_row(
             name, label, values, self.actions, self.subjects, sequences=sequences, kind=kind, oracle=oracle
         )
         return found | self._average_by_place(poses)
+
+    def measure(self, poses: np.ndarray) -> dict[str, np.ndarray]:
+        """The value of every metric of the protocol for each frame, `{metric: [M]}` in m or shares; NaN: none.
+
+        poses `[M, J, 3]`, m, in the layout of the lifter.
+        """
+        measured = self.protocol.measure(jnp.asarray(self._in_layout(poses)), self.frames)
+        return {key: np.asarray(value) for key, value in measured.items()}
+
+    def _in_layout(self, poses: np.ndarray) -> np.ndarray:
+        """The poses in the layout that is measured."""
+        if self.skeleton == self.clips.skeleton:
+            return poses
+        return convert_layout(np.asarray(poses), self.clips.skeleton, self.skeleton)
 
     def _average_by_place(self, poses: np.ndarray) -> dict[str, dict[str, float]]:
         """Mean errors per joint and per coordinate in mm, over all frames."""

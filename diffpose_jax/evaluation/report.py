@@ -6,7 +6,6 @@ average weighs long actions more. Both are given, each with its name. MPI-INF-3D
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,9 @@ import numpy as np
 from diffpose_jax.evaluation.intervals import format_interval, subject_interval
 from diffpose_jax.evaluation.metrics import METRICS
 from diffpose_jax.evaluation.scores import DIRECTION_METRIC, DIRECTIONS, SCORES
+from diffpose_jax.provenance import describe_run
+from diffpose_jax.records import write_record
+from diffpose_jax.whole_files import write_text
 from diffpose_jax.workdir.directory import writable_directory
 
 Averages = dict[str, float | None]
@@ -114,8 +116,10 @@ def write_results(results: Mapping[str, Any], directory: str | os.PathLike) -> t
     """Writes `results.json` and `results.md`; returns their paths. Raises UserError where they cannot be written."""
     directory = writable_directory(directory)
     paths = directory / "results.json", directory / "results.md"
-    paths[0].write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-    paths[1].write_text(format_markdown(results) + "\n")
+    # Both texts exist before the first file changes.
+    record, page = {**results, "made": describe_run()}, format_markdown(results) + "\n"
+    write_record(paths[0], "results", record, indent=2)
+    write_text(paths[1], page)
     return paths
 
 

@@ -101,9 +101,8 @@ class _Keypoints(NamedTuple):
         Where something is hidden, what is seen is less certain too. Most people are seen whole, and it is for them that
         the regions of seen joints shall be right.
         """
-        whole = (self.kinds < HIDDEN).all(axis=1)
-        whole = whole if whole.mean() >= _ENOUGH_WHOLE else np.ones(len(whole), bool)
-        return np.broadcast_to(whole[:, None], self.kinds.shape)
+        whole = np.all(self.kinds < HIDDEN, axis=1, keepdims=True)
+        return np.broadcast_to(whole if whole.mean() >= _ENOUGH_WHOLE else True, self.kinds.shape)
 
 
 def kinds_of_frames(lifter: Lifter, clips: ClipSet, frames: np.ndarray) -> np.ndarray:
@@ -239,8 +238,8 @@ def _scales_of_kinds(
         hidden = _scales_of_hidden(draws.scaled(jnp.asarray(base * factors[kinds], jnp.float32)), keypoints, skeleton)
     elif not keep:
         return None
-    own, hidden = (np.insert(values, skeleton.root, 1.0).tolist() for values in (np.exp(joints), hidden))
-    return Scales(tuple(own), tuple(map(float, factors)), tuple(hidden))
+    own, own_hidden = (tuple(np.insert(one, skeleton.root, 1.0).tolist()) for one in (np.exp(joints), hidden))
+    return Scales(own, tuple(map(float, factors)), own_hidden)
 
 
 def _scales_of_hidden(draws: Draws, keypoints: _Keypoints, skeleton: Skeleton) -> np.ndarray:

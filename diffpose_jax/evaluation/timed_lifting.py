@@ -160,4 +160,4 @@ def sample_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
         turns.append((np.arange(len(own)) + 0.5) / len(own))
     order = np.argsort(np.concatenate(turns), kind="stable")
     chosen = np.concatenate(ids)[order].astype(np.int32)
-    return Windows(*(np.asarray(part)[chosen] for part in windows))
+    return windows.take(chosen)

@@ -14,34 +14,29 @@ from diffpose_jax.config import copy_config, current_value
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.gaps import fill_gaps
 from diffpose_jax.errors import UserError
-from diffpose_jax.evaluation.aggregation import AGGREGATES, CENTRE, RANK, SPREAD, check_aggregates
+from diffpose_jax.evaluation.aggregation import CENTRE, RANK, SPREAD
 from diffpose_jax.evaluation.description import describe_data, describe_job, draw_example
-from diffpose_jax.evaluation.distributions import (
-    OUTPUTS,
-    coverage_by_visibility,
-    distribution_row,
-    measure_hypotheses,
-    regions_by_visibility,
-)
-from diffpose_jax.evaluation.error_gaussian import ErrorGaussian
+from diffpose_jax.evaluation.distributions import coverage_by_visibility, distribution_row, regions_by_visibility
 from diffpose_jax.evaluation.hiding import hide_for
-from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
+from diffpose_jax.evaluation.other_rows import gaussian_rows, measure_workdir, predict_measured
+from diffpose_jax.evaluation.prepared import Prepared, choose_aggregations, needed_outputs
 from diffpose_jax.evaluation.protocols import default_protocol, get_protocol
 from diffpose_jax.evaluation.report import write_results
 from diffpose_jax.evaluation.report_page import write_page
 from diffpose_jax.evaluation.warnings import warn_of_keypoints
-from diffpose_jax.evaluation.window_cameras import has_cameras
-from diffpose_jax.lifters.base import Lifter, Sampling
+from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.building import make_plan, make_schedule_of
 from diffpose_jax.registry import load_dataset, load_source, source_layout, validate
 from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.workdir.directory import writable_directory
-from diffpose_jax.workdir.releases import is_shipped, locate
+from diffpose_jax.workdir.releases import is_shipped
 from diffpose_jax.workdir.trained import Trained, load_trained
 
 UNITS = {"lengths": "mm", "velocity_error": "mm per frame", "pck and auc": "percent", "coverage": "share",
          "scores": "mm; limb_direction_distance: 1/1000"}  # fmt: skip
+_NO_TRAIN = "mean pose and nearest neighbour left out: the data this workdir was trained on were not found"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +56,10 @@ class Evaluation:
         aggregations: Names of `evaluation.aggregation.AGGREGATES`; None: all that the lifter and the data allow.
         batch_size: Windows per device and compiled call.
         sampling_steps: Reverse steps in place of those of the config.
-        occlusion: A pattern of `data.occlusions` in place of the one trained with, at its published rate.
+        occlusion: A pattern of `data.occlusions` in place of the one trained with.
+        occlusion_rate: The rate of that pattern; 0: its published one.
+        detector_strength: The strength of the simulated keypoint noise in place of the config's; 0: none.
+        seed: The seed of hypotheses and of what is hidden, in place of the config's.
         baseline_workdirs: Other trained lifters to measure on the same frames.
         output: Directory for results; None: the work directory.
         figure: Whether to draw one frame with its hypotheses.
@@ -81,6 +79,9 @@ class Evaluation:
     batch_size: int | None = None
     sampling_steps: int | None = None
     occlusion: str | None = None
+    occlusion_rate: float = 0.0
+    detector_strength: float | None = None
+    seed: int | None = None
     baseline_workdirs: Sequence[str] = ()
     output: str | os.PathLike | None = None
     figure: bool = True
@@ -90,36 +91,26 @@ class Evaluation:
     def run(self) -> dict[str, Any]:
         """Measures, writes the results and returns them. Raises UserError for a mistake of the user."""
         trained = load_trained(self.workdir)
-        section = self._override(trained.config)
+        self.check(trained)  # names a mistake before anything is written or loaded
         if self.output is None and is_shipped(self.workdir):
             raise UserError(f"output: expected a directory for the results of {self.workdir}, found none")
         output = writable_directory(self.output or self.workdir)
-        asked = self._make_job(trained, section)
         clips, train = self._load(trained.config)
-        warn_of_keypoints(trained, clips)
-        hidden, job = hide_for(trained.lifter, clips, asked)
-        clips, train = fill_gaps(hidden), None if train is None else fill_gaps(train)
-        data = copy_config(trained.config, data={"source": self.data or trained.config.data.source}).data
-        layout = source_layout(data, self.split)
-        protocol = section.protocol or default_protocol(layout)
-        measured = Measured.of(clips, section.stride, protocol, self._load_target(data, layout, protocol))
-        chosen, notes = _choose(self.aggregations, trained.lifter, clips)
-        notes += self._list_notes(measured, trained, section, train is not None)
-        outputs = _outputs(chosen, trained, job.sampling.hypotheses)
-        poses = _predict(self.workdir, trained, measured, job.replace(outputs=outputs))
+        train = None if train is None else fill_gaps(train)
+        prepared = self.prepare(trained, clips)
+        measured, job, chosen = prepared.measured, prepared.job, prepared.chosen
+        notes = prepared.notes + ([] if train is not None else [_NO_TRAIN])
+        poses = predict_measured(self.workdir, trained, measured, job)
         rows = [aggregation_row(measured, name, job.sampling.hypotheses, poses[name]) for name in chosen]
         rows += [] if train is None else baseline_rows(measured, train)
-        others = [_measure_workdir(measured, other, job) for other in self.baseline_workdirs]
+        others = [measure_workdir(measured, other, job) for other in self.baseline_workdirs]
         rows += [row for row, _ in others]
         results = {
             "title": f"Evaluation of {self.workdir}",
-            "protocol": {"name": protocol, "description": measured.protocol.description},
-            "data": {"source": data.source, "split": self.split, "stride": section.stride,
-                     **describe_data(data, measured, layout)},
-            "setting": describe_job(trained, asked, self.sampling_steps),
+            **prepared.described,
             "notes": notes,
             "units": UNITS,
-            **self._distributions(trained, measured, job, poses, [row for _, row in others]),
+            **self.measure_distributions(trained, prepared, poses, [row for _, row in others]),
             "rows": rows,
             "command": self.command or f"evaluate({str(self.workdir)!r})",
         }  # fmt: skip
@@ -130,28 +121,61 @@ class Evaluation:
         write_page(results, output, path if self.figure else None)
         return results
 
-    def _distributions(
+    def prepare(self, trained: Trained, clips: ClipSet) -> Prepared:
+        """The frames to measure, how they are lifted and what is kept. Raises UserError for a mistake of the user.
+
+        Args:
+            trained: The lifter of the work directory.
+            clips: The split, in the layout of the lifter (`load_split`).
+        """
+        section, asked = self._override(trained.config), self.make_job(trained)
+        warn_of_keypoints(trained, clips)
+        hidden, job = hide_for(trained.lifter, clips, asked)
+        clips = fill_gaps(hidden)
+        data = self.data_section(trained.config)
+        layout = source_layout(data, self.split)
+        protocol = section.protocol or default_protocol(layout)
+        measured = Measured.of(clips, section.stride, protocol, self._load_target(data, layout, protocol))
+        chosen, notes = choose_aggregations(self.aggregations, trained.lifter, clips)
+        notes += self._list_notes(measured, trained, section)
+        outputs = needed_outputs(chosen, trained, job.sampling.hypotheses)
+        described = {
+            "protocol": {"name": protocol, "description": measured.protocol.description},
+            "data": {"source": data.source, "split": self.split, "stride": section.stride,
+                     **describe_data(data, measured, layout)},
+            "setting": describe_job(trained, asked, self.sampling_steps),
+        }  # fmt: skip
+        return Prepared(measured, job.replace(outputs=outputs), chosen, notes, described)
+
+    def measure_distributions(
         self,
         trained: Trained,
-        measured: Measured,
-        job: Job,
+        prepared: Prepared,
         poses: Mapping[str, np.ndarray],
-        others: Sequence[dict[str, Any] | None],
+        others: Sequence[dict[str, Any] | None] = (),
     ) -> dict[str, Any]:
-        """Coverage, conformal regions and scores; `{}` for what a single hypothesis or no calibration leaves out."""
+        """Coverage, conformal regions and scores; `{}` for what a single hypothesis or no calibration leaves out.
+
+        Args:
+            trained: The lifter.
+            prepared: What was measured.
+            poses: What was predicted, `{output: [M, ...]}`.
+            others: Rows of other lifters' distributions.
+        """
+        measured, job = prepared.measured, prepared.job
         found: dict[str, Any] = {"coverage": {}, "distributions": []}
         if RANK in poses:
             label = f"{trained.config.lifter.name}, {job.sampling.hypotheses} hypotheses"
             row = distribution_row(measured, str(self.workdir), label, poses)
             found |= {"coverage": row["coverage"], "coverage_interval": row["coverage_interval"]}
             found["distributions"].append(row)
-            found["distributions"] += _gaussian_rows(trained, measured, job.sampling.hypotheses, poses)
+            found["distributions"] += gaussian_rows(trained, measured, job.sampling.hypotheses, poses)
         found["distributions"] += [row for row in others if row is not None]
         if trained.calibration is not None and SPREAD in poses:
             if self.uncalibrated and RANK in poses:
                 plain = load_trained(self.workdir, calibrated=False)
                 plain_job = job.replace(sampling=job.sampling.replace(temperature=1.0), outputs=(RANK,))
-                ranks = _predict(f"{self.workdir} not calibrated", plain, measured, plain_job)[RANK]
+                ranks = predict_measured(f"{self.workdir} not calibrated", plain, measured, plain_job)[RANK]
                 found["uncalibrated"], found["uncalibrated_interval"] = coverage_by_visibility(measured, ranks)
             regions = trained.calibration.regions
             if regions is not None:
@@ -167,25 +191,49 @@ class Evaluation:
         validate(changed)
         return changed.evaluation
 
-    def _make_job(self, trained: Trained, section: ConfigDict) -> Job:
-        config, plan = trained.config, None
+    def check(self, trained: Trained) -> None:
+        """Raises UserError for a choice that makes no sense for a lifter; reads no data."""
+        self._override(trained.config)
+        self.make_job(trained)
+        self.data_section(trained.config)
+
+    def make_job(self, trained: Trained) -> Job:
+        """How frames are lifted, without outputs and before anything is hidden in the data."""
+        section, config, plan = self._override(trained.config), trained.config, None
         pattern, rate = config.data.occlusion, config.data.occlusion_rate
         if self.occlusion is not None:
-            validate(copy_config(config, data={"occlusion": self.occlusion}))
-            pattern, rate = self.occlusion, 0.0  # a rate of 0 is the published one
+            validate(copy_config(config, data={"occlusion": self.occlusion, "occlusion_rate": self.occlusion_rate}))
+            pattern, rate = self.occlusion, float(self.occlusion_rate)  # a rate of 0 is the published one
         if self.sampling_steps is not None:
             validate(copy_config(config, diffusion={"sampling_steps": self.sampling_steps}))
             plan = make_plan(config.diffusion, make_schedule_of(config.diffusion), self.sampling_steps)
         count = section.hypotheses if trained.lifter.stochastic else 1
         sampling = Sampling(count, trained.temperature or 1.0, section.flip, section.noise, plan)
-        return Job(sampling, (), section.batch_size, config.seed, pattern, rate, section.memory)
+        seed = config.seed if self.seed is None else self.seed
+        return Job(sampling, (), section.batch_size, seed, pattern, rate, section.memory)
+
+    def data_section(self, config: ConfigDict) -> ConfigDict:
+        """The `data` section of a config with the source and the detector that are given in place of its own."""
+        changed: dict[str, Any] = {"source": self.data or config.data.source}
+        if self.detector_strength is not None:
+            changed["detector_strength"] = float(self.detector_strength)
+            if not self.detector_strength and config.data.mixtures:
+                raise UserError("input exact: expected a lifter that reads keypoints, found one of heatmaps' mixtures")
+            changed["heatmaps"] = config.data.heatmaps and self.detector_strength > 0
+        validate(section := copy_config(config, data=changed))
+        return section.data
+
+    def load_split(self, config: ConfigDict) -> ClipSet:
+        """The split to measure, in the layout of the lifter."""
+        return load_dataset(self.data_section(config), [self.split])[self.split]
 
     def _load(self, config: ConfigDict) -> tuple[ClipSet, ClipSet | None]:
         """The split to measure and the split that was trained on, None where that is missing or has no poses."""
-        if self.data is None or self.data == config.data.source:
-            parts = load_dataset(config.data, sorted({"train", self.split}), without_mixtures={"train"} - {self.split})
+        data = self.data_section(config)
+        if data.source == config.data.source:
+            parts = load_dataset(data, sorted({"train", self.split}), without_mixtures={"train"} - {self.split})
         else:
-            parts = load_dataset(copy_config(config, data={"source": self.data}).data, [self.split])
+            parts = load_dataset(data, [self.split])
             try:
                 parts["train"] = load_dataset(config.data, ["train"], without_mixtures=["train"])["train"]
             except UserError:
@@ -199,7 +247,7 @@ class Evaluation:
             return None
         return load_source(data, [self.split])[self.split]
 
-    def _list_notes(self, measured: Measured, trained: Trained, section: ConfigDict, has_train: bool) -> list[str]:
+    def _list_notes(self, measured: Measured, trained: Trained, section: ConfigDict) -> list[str]:
         notes, lifter = measured.notes(), trained.lifter
         if section.flip == "average" and lifter.stochastic and not lifter.averages_flips:
             notes.append(
@@ -210,10 +258,6 @@ class Evaluation:
             notes.append(f"the spread was calibrated for the steps of the config, not for {self.sampling_steps}")
         if section.stride > 1:
             notes.append("velocity error left out: it needs neighbouring frames, so a stride of 1")
-        if not has_train:
-            notes.append(
-                "mean pose and nearest neighbour left out: the data this workdir was trained on were not found"
-            )
         return notes
 
 
@@ -228,69 +272,3 @@ def evaluate(workdir: str | os.PathLike, **options: Any) -> dict[str, Any]:
         UserError: A mistake of the user, in one line.
     """
     return Evaluation(workdir, **options).run()
-
-
-def _choose(names: Sequence[str] | None, lifter: Lifter, clips: ClipSet) -> tuple[tuple[str, ...], list[str]]:
-    """The aggregations to report, by default all that the lifter and the data allow, and notes on those left out."""
-    names = tuple(names or (AGGREGATES if lifter.stochastic else ("first",)))
-    check_aggregates(names)
-    kept = tuple(name for name in names if has_cameras(clips) or not AGGREGATES[name].needs_camera)
-    if not kept:
-        raise UserError(f"aggregation {', '.join(names)}: expected data with known cameras, found none")
-    left_out = [name for name in names if name not in kept]
-    return kept, [f"aggregation {name} left out: the cameras of this data are not known" for name in left_out]
-
-
-def _outputs(chosen: Sequence[str], trained: Trained, hypotheses: int) -> tuple[str, ...]:
-    """The aggregations, and what rows of distributions and conformal regions need."""
-    more: tuple[str, ...] = OUTPUTS if hypotheses > 1 else ()
-    calibration = trained.calibration
-    if calibration is not None and calibration.regions is not None and (more or not trained.lifter.stochastic):
-        more = (*more, SPREAD, CENTRE)
-    return tuple(dict.fromkeys((*chosen, *more)))
-
-
-def _gaussian_rows(
-    trained: Trained, measured: Measured, hypotheses: int, poses: Mapping[str, np.ndarray]
-) -> list[dict[str, Any]]:
-    """The row of a distribution without diffusion: the same mean, with the errors that it had when it was calibrated.
-
-    Args:
-        trained: The lifter; without a calibration there is no row, nor where another layout is measured.
-        measured: The frames.
-        hypotheses: How many are drawn for each.
-        poses: What was predicted, the mean of the samples ('centre') among it.
-    """
-    errors = None if trained.calibration is None else trained.calibration.errors
-    if errors is None or CENTRE not in poses or measured.skeleton != measured.clips.skeleton:
-        return []
-    gaussian = ErrorGaussian(errors, measured.clips.skeleton.root)
-    drawn = gaussian.draw(poses[CENTRE], hypotheses)
-    label = "Gaussian around the mean of the hypotheses, no diffusion"
-    return [distribution_row(measured, "error_gaussian", label, measure_hypotheses(measured, drawn))]
-
-
-def _predict(workdir: str | os.PathLike, trained: Trained, measured: Measured, job: Job) -> dict[str, np.ndarray]:
-    label = locate(workdir).name
-    return predict_frames(label, trained.lifter, trained.variables, measured.clips, measured.indices, job)
-
-
-def _measure_workdir(measured: Measured, workdir: str, job: Job) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The rows of another work directory: of its poses, and of its distribution where it has hypotheses."""
-    trained = load_trained(workdir)
-    lifter = trained.lifter
-    if lifter.skeleton != measured.clips.skeleton:
-        raise UserError(f"{workdir}: expected a lifter of layout {measured.clips.skeleton.name}, "
-                        f"found {lifter.skeleton.name}")  # fmt: skip
-    count, name = job.sampling.hypotheses if lifter.stochastic else 1, locate(workdir).name
-    # The baseline samples with its own reverse steps and temperature; all else is that of the evaluation.
-    sampling = job.sampling.replace(hypotheses=count, temperature=trained.temperature or 1.0, plan=None)
-    outputs = ("mean", *(OUTPUTS if count > 1 else ()))
-    poses = _predict(workdir, trained, measured, job.replace(sampling=sampling, outputs=outputs))
-    kind = f"mean of {count}" if lifter.stochastic else "supervised"
-    label = f"{trained.config.lifter.name}, {kind} ({name})"
-    row = measured.row(str(workdir), label, poses["mean"], kind="baseline")
-    if count == 1:
-        return row, None
-    label = f"{trained.config.lifter.name}, {count} hypotheses ({name})"
-    return row, distribution_row(measured, str(workdir), label, poses)

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -35,6 +34,7 @@ from diffpose_jax.exports.tables import count_json_values, write_csv, write_json
 from diffpose_jax.exports.timing import lay_out_frames
 from diffpose_jax.people import LiftedPerson, LiftedVideo
 from diffpose_jax.skeleton import H36M_17, convert_layout
+from diffpose_jax.whole_files import write_whole
 
 FORMATS = ("bvh", "trc", "mot", "csv", "npz", "json", "c3d")
 MAX_JSON_VALUES = 4_000_000  # about 30 MB; a larger JSON file is only written where it is asked for
@@ -80,31 +80,18 @@ def check_formats(formats: Collection[str], where: str = "formats") -> None:
         raise UserError(f"{where}: expected some of {', '.join(FORMATS)}, found '{unknown[0]}'")
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path}: expected a file that can be written, found {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _save_whole(
     video: LiftedVideo, directory: Path, name: str, write: Callable[[TextIO, LiftedVideo], None]
 ) -> list[Path]:
     path = directory / name
-    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as stream:
+    with write_whole(path) as part, part.open("w", encoding="utf-8", newline="") as stream:
         write(stream, video)
     return [path]
 
 
 def _save_arrays(video: LiftedVideo, directory: Path) -> list[Path]:
     path = directory / "poses.npz"
-    with replacing(path) as part, part.open("wb") as stream:
+    with write_whole(path) as part, part.open("wb") as stream:
         write_arrays(stream, video)
     return [path]
 
@@ -118,7 +105,7 @@ def _save_each(
         path = directory / name
         if len(video.people) > 1:
             path = directory / f"{path.stem}_{_file_word(video, number)}{path.suffix}"
-        with replacing(path) as part:
+        with write_whole(path) as part:
             write(part, video, person)
         paths.append(path)
     return paths

@@ -107,8 +107,8 @@ def _parse_motion(lines: list[tuple[int, list[str]]], columns: int, source: Text
     if not header[1][1].lower().startswith("frame time:"):
         raise source.make_error(header[1][0], "Frame Time: in seconds", header[1][1])
     (frame_time,) = source.parse_numbers(header[1][0], header[1][1].split(":")[1].split(), 1, "Frame Time")
-    if frame_time <= 0:
-        raise source.make_error(header[1][0], "a positive Frame Time", header[1][1])
+    if not 1e-5 <= frame_time <= 10:  # slower motion than this would be interpolated to any number of frames
+        raise source.make_error(header[1][0], "a Frame Time of 0.00001 to 10 seconds", header[1][1])
     rows = lines[2:]
     if len(rows) != count or count < 1:
         raise UserError(f"{source.path}: expected {count:g} frames of motion as its header says, found {len(rows)}")

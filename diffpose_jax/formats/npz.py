@@ -11,6 +11,7 @@ import lzma
 import math
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -26,9 +27,13 @@ from diffpose_jax.formats.pickles import parse_pickle
 MAX_MEMBER_BYTES = 16 << 30
 
 _UNREADABLE = (
-    *(ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, MemoryError, SyntaxError),
+    *(ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
+# What reading an archive that is none, or a damaged one, can raise: from the zip, the arrays, or what describes them.
+DAMAGE = (*_UNREADABLE, AttributeError, IndexError, OverflowError, RecursionError)
+# A member may be this many times as large as its bytes in the file, beside what any may have.
+_MAX_RATIO, _ANY_SIZE = 200, 64 << 20
 
 
 def read_npz(path: str | os.PathLike, members: Sequence[str] = (), optional: Sequence[str] = ()) -> dict[str, Any]:
@@ -64,7 +69,24 @@ def read_npz(path: str | os.PathLike, members: Sequence[str] = (), optional: Seq
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Any:
     if info.file_size > MAX_MEMBER_BYTES:
         raise UserError(f"{where}: expected at most {MAX_MEMBER_BYTES} bytes, found {info.file_size}")
+    _check_ratio(info, where)
     return _read_array(archive.read(info), where)
+
+
+def check_members(path: str | os.PathLike) -> None:
+    """Raises UserError where a member of an archive claims far more bytes than the file can reasonably hold.
+
+    A megabyte of zeros in a zip file is a gigabyte in memory. Raises what `zipfile` raises where it is no archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            _check_ratio(info, f"{path}, member '{info.filename}'")
+
+
+def _check_ratio(info: zipfile.ZipInfo, where: str) -> None:
+    if info.file_size > _ANY_SIZE + _MAX_RATIO * info.compress_size:
+        raise UserError(f"{where}: expected at most {_MAX_RATIO} times its {info.compress_size} bytes in the file, "
+                        f"found {info.file_size}")  # fmt: skip
 
 
 def _read_array(data: bytes, where: str) -> Any:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
-from diffpose_jax.errors import UserError
+from diffpose_jax.whole_files import write_text
 
 _FIGURE_SECONDS = 20.0  # between two figures, so that drawing takes about a hundredth of the time
 
@@ -41,15 +42,17 @@ class MetricsLog:
         if not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text().splitlines():
+        lines, strange = self._path.read_bytes().splitlines(), 0
+        for number, line in enumerate(lines, 1):
             try:
                 if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError):  # the last line of a run that was killed while writing it
-                continue
-        part = self._path.with_suffix(".part")
-        part.write_text("".join(kept))
-        part.replace(self._path)
+                    kept.append(line.decode() + "\n")
+            except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+                # The last line may be that of a run that was killed while writing it.
+                strange += number < len(lines)
+        if strange:
+            logging.warning("%s: %d lines are no metrics and are left out", self._path, strange)
+        write_text(self._path, "".join(kept))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one line, with the time in seconds since 1970, and one event per metric."""
@@ -99,11 +102,9 @@ class MetricAverages:
             jax.block_until_ready(metrics)
 
     def read(self, step: int) -> dict[str, float]:
-        """The averages, steps/s and poses/s. Raises UserError where the loss is NaN or infinite."""
-        values = {name: float(np.mean([one[name] for one in self._pending])) for name in self._pending[0]}
-        if not np.isfinite(values["loss"]):
-            raise UserError(f"step {step}: the loss is {values['loss']}; the last checkpoint is kept; try a smaller "
-                            "--config.training.learning_rate or --config.training.clip_norm=1")  # fmt: skip
+        """The averages over the steps that were not skipped, steps/s and poses/s."""
+        kept = [one for one in self._pending if np.isfinite(one["loss"])] or self._pending
+        values = {name: float(np.mean([one[name] for one in kept])) for name in kept[0]}
         rate = (step - self._step) / max(time.monotonic() - self._time, 1e-9)
         self.restart(step)
         return {**values, "steps_per_second": rate, "poses_per_second": rate * self._poses_per_step}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +34,12 @@ from diffpose_jax.registry import build_lifter, complete_config, load_dataset, v
 from diffpose_jax.sections import DataOptions, TrainingOptions
 from diffpose_jax.training.initial import start_from
 from diffpose_jax.training.logging import MetricAverages, MetricsLog
+from diffpose_jax.training.skips import BatchOrder, Diverged, SkippedSteps
 from diffpose_jax.training.state import TrainState, create_state, current_rate, make_optimizer, update_plateau
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
 from diffpose_jax.training.validation import CheckpointManager, Validation, spread_batches
-from diffpose_jax.workdir.directory import open_workdir
+from diffpose_jax.workdir.directory import is_trained, open_workdir, read_config, writable_directory
+from diffpose_jax.workdir.lock import locked
 from diffpose_jax.workdir.trained import resolve_context
 
 
@@ -49,6 +52,7 @@ class Summary(NamedTuple):
         best_mpjpe: That error, mm; NaN where there is no such split.
         stopped: Whether a signal stopped it before its end.
         state: The state after the last step, replicated over the devices.
+        signal: The number of that signal, 0 without one.
     """
 
     step: int
@@ -56,6 +60,7 @@ class Summary(NamedTuple):
     best_mpjpe: float
     stopped: bool
     state: TrainState
+    signal: int = 0
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
@@ -77,24 +82,35 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     config = complete_config(config) if set(config.lifter) == {"name"} else config
     validate(config)
     given = read_options(TrainingOptions, config.training, "training")
-    data_options = read_options(DataOptions, config.data, "data")
     _check_batch_size(given.batch_size)
+    with contextlib.ExitStack() as held:
+        if jax.process_index() == 0:
+            held.enter_context(locked(writable_directory(workdir), "train"))
+        return _train(config, given, workdir)
+
+
+def _train(config: ConfigDict, given: TrainingOptions, workdir: str | os.PathLike) -> Summary:
+    data_options = read_options(DataOptions, config.data, "data")
     config, context = resolve_context(config, workdir)
     path, lifter = open_workdir(workdir, config), build_lifter(config, AXIS)
+    before = read_config(path) if is_trained(path) else config
     splits = _load_splits(config)
     _check_plateau(given, lifter, config.data.source, "valid" in splits)
     save_config(config, path / "config.json")
     data = _make_data(splits["train"], lifter, data_options, config.context.get("folds", []))
     training = given.count_epochs(len(data.windows.start))
 
-    def create() -> TrainState:
+    def create(saved: Mapping | None = before) -> TrainState:
+        # Clipping may begin or end where a run continues, and its place in the optimiser's state with it.
+        clip_norm = (saved or before)["training"].get("clip_norm", 0.0)
+        optimizer = make_optimizer(dataclasses.replace(training, clip_norm=clip_norm))
         key, batch = jax.random.key(config.seed), example_batch(lifter)
-        return create_state(lifter, make_optimizer(training), key, batch, training.decay == "plateau")
+        return create_state(lifter, optimizer, key, batch, training.decay == "plateau")
 
     _keep_record(path, splits["train"], data_options)
     validation = Validation.of(config, splits["valid"]) if "valid" in splits else None
-    manager = CheckpointManager(path, training.keep, validation)
-    first, state = manager.restore(create)
+    manager = CheckpointManager(path, training.keep, validation, config)
+    first, state = manager.restore(partial(create, config), create)
     if given.init_from and not first:
         state = start_from(state, given.init_from)
     if context and not first:  # a continued run has it in its checkpoint
@@ -103,11 +119,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
     try:
         occluded = with_occlusion(lifter, data_options.occlusion, data_options.occlusion_rate or None)
         step = _compile_step(occluded, config.seed, data_options, training)  # type: ignore[arg-type]  # no __hash__
-        run = Run(training, step, replicate(data), training.batch_size * _count_poses(lifter), manager, log)
+        order = BatchOrder(splits["train"], data.windows, config.seed)
+        run = Run(training, step, replicate(data), training.batch_size * _count_poses(lifter), manager, log, order)
         return run.train_from(first, replicate(state))
     finally:
-        manager.close()
-        log.close()
+        with _stop_signals():  # what is being saved is saved to its end
+            manager.close()
+            log.close()
 
 
 # Equal runs are one key: one that is continued in the same process, as a notebook's is, compiles nothing.
@@ -196,6 +214,7 @@ class Run(NamedTuple):
         poses_per_step: Poses in a global batch, for the rate in poses/s.
         manager: Validates and saves checkpoints.
         log: The metrics file and TensorBoard.
+        order: The training split and the order of its windows.
     """
 
     training: TrainingOptions
@@ -204,11 +223,12 @@ class Run(NamedTuple):
     poses_per_step: int
     manager: CheckpointManager
     log: MetricsLog
+    order: BatchOrder
 
     def train_from(self, first: int, state: TrainState) -> Summary:
         """Takes all steps from `first` on, or until a signal asks to stop; the state's memory is donated."""
         training, manager, windows, done = self.training, self.manager, len(self.data.windows.start), first
-        averages = MetricAverages(self.poses_per_step, first)
+        averages, skipped = MetricAverages(self.poses_per_step, first), SkippedSteps(training, self.order)
         leading = jax.process_index() == 0
         with (
             _stop_signals() as stop,
@@ -218,24 +238,45 @@ class Run(NamedTuple):
                          f"{jax.device_count()} x {jax.devices()[0].device_kind}; the first step compiles")  # fmt: skip
             while done < training.steps and not stop:
                 examples = examples_of_steps(done, training.inner_steps, training.batch_size, windows)
-                state, metrics = self.step(state, self.data, _shard_examples(examples))
+                state, metrics, skips = self.step(state, self.data, _shard_examples(examples))
                 averages.add(metrics)
                 done += training.inner_steps
                 last = done == training.steps
+                with self._dropping_suspects():
+                    skipped.add(done, skips, np.asarray(examples.epoch), np.asarray(examples.position))
+                    if last or stop or self._is_due(done):
+                        skipped.settle()
                 if done % training.log_every == 0 or last:
                     values = averages.read(done) | {"learning_rate": current_rate(state, training, done)}
+                    if skipped.total:
+                        values["skipped_steps"] = skipped.total
                     self.log.write(done, values)
                     progress.update(done, f"loss {values['loss']:.4f}, lr {values['learning_rate']:.3g}, "
-                                          f"{values['poses_per_second']:.0f} poses/s")  # fmt: skip
+                                          f"{values['poses_per_second']:.0f} poses/s{skipped.text()}")  # fmt: skip
                 if done % training.validate_every == 0 or last:
                     state, error = self._validate(done, state)
                     if manager.selects:
                         progress.say(f"step {done}: valid MPJPE {error:.1f} mm ({manager.best_text()})")
                     averages.restart(done)  # the rate is that of training alone
                 # After the validation of the same step: the checkpoint notes which step is the best.
-                if done % training.checkpoint_every == 0 or last or stop:
+                # A state that gave no finite loss may never do so again.
+                if last or stop or (done % training.checkpoint_every == 0 and not skipped.in_a_row):
                     manager.save(done, state)
-        return Summary(done, manager.best_step, manager.best_mpjpe, bool(stop), state)
+        return Summary(done, manager.best_step, manager.best_mpjpe, bool(stop), state, stop[0] if stop else 0)
+
+    def _is_due(self, done: int) -> bool:
+        """Whether the log, a validation or a checkpoint follows this step."""
+        every = self.training.log_every, self.training.validate_every, self.training.checkpoint_every
+        return any(done % steps == 0 for steps in every)
+
+    @contextmanager
+    def _dropping_suspects(self) -> Iterator[None]:
+        """Where training diverges, sets the checkpoints aside from which it does."""
+        try:
+            yield
+        except Diverged as error:
+            self.manager.set_aside_from(error.suspect)
+            raise
 
     def _validate(self, done: int, state: TrainState) -> tuple[TrainState, float]:
         error = self.manager.validate(done, state)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffpose_jax.data.augmentation import augment
+from diffpose_jax.data.augmentation import augment, cross_over
 from diffpose_jax.data.shuffling import permute_index
 from diffpose_jax.data.windows import DeviceClips, Windows, draw_starts, gather
 from diffpose_jax.keys import example_keys
@@ -19,10 +19,11 @@ from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.visibility import believe_guesses
 from diffpose_jax.parallel import AXIS
 from diffpose_jax.sections import DataOptions, TrainingOptions
+from diffpose_jax.training.skips import Skips, count_skips, mean_of_finite
 from diffpose_jax.training.state import TrainState, update_average
 
 # Folded into the step's key beside the two that are split from it.
-_AUGMENTATION_STREAM = 2
+_AUGMENTATION_STREAM, _PARTNER_STREAM, _CROSSOVER_STREAM = 2, 3, 4
 
 
 class TrainData(NamedTuple):
@@ -63,17 +64,18 @@ def examples_of_steps(first_step: int, num_steps: int, batch_size: int, count: i
     return Examples(*(part.astype(np.int32) for part in parts))
 
 
-Stepped = tuple[TrainState, dict[str, jax.Array]]  # the state after a step, and the metrics of the step
+# The state after a dispatch, the metrics of its steps, and how many were skipped.
+Stepped = tuple[TrainState, dict[str, jax.Array], Skips]
 StepFunction = Callable[[TrainState, TrainData, Examples], Stepped]
 
 
 def make_step(
     lifter: Lifter, optimizer: optax.GradientTransformation, seed: int, data: DataOptions, training: TrainingOptions
 ) -> StepFunction:
-    """Makes the function of a dispatch, `(state, data, examples) -> (state, metrics)`, for `parallel.pmap_step` to map.
+    """Makes the function of a dispatch, `(state, data, examples) -> (state, metrics, skips)`, for `parallel.pmap_step`.
 
     Gradients, metrics and batch statistics are averaged over the devices. The metrics are means over the S steps, and
-    'grad_norm' is one of them.
+    'grad_norm' is one of them. A step whose loss or gradient is not finite is skipped: it counts, and changes nothing.
 
     Args:
         lifter: The method.
@@ -91,31 +93,58 @@ def make_step(
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         return jax.lax.pmean((value, gradient, aux.metrics, aux.batch_stats), AXIS)
 
-    def take_step(train_data: TrainData, state: TrainState, examples: Examples) -> Stepped:
+    def take_step(train_data: TrainData, state: TrainState, examples: Examples) -> tuple[TrainState, dict]:
         # The step is folded into a constant key: a continued run draws what one that never stopped would have drawn.
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         flip_key, loss_key = jax.random.split(key)
         batch = believe_guesses(lifter, gather_batch(train_data, examples, lifter.frames, data.windows, seed))
+        if data.crossover:
+            partners = draw_partners(key, examples, len(train_data.windows.start))
+            others = gather_batch(train_data, partners, lifter.frames, data.windows, seed)
+            batch = cross_over_examples(key, batch, others, lifter, data)
         batch = film_examples(key, batch, lifter, data) if data.cameras == "random" else batch
         batch = flip_half(flip_key, batch, lifter) if data.flip else batch
         value, gradient, metrics, batch_stats = loss_and_gradient(state, loss_key, batch)
         if training.scale_by_loss:
             gradient = scale_tree(gradient, value)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        if state.plateau is not None:
-            updates = scale_tree(updates, state.plateau.scale)
-        latest = {"params": optax.apply_updates(state.params, updates), "batch_stats": batch_stats}
-        step = state.step + 1
-        metrics = {**metrics, "grad_norm": optax.tree.norm(gradient)}
-        average = update_average(state.ema, latest, step, training)
-        return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state, ema=average,
-                          plateau=state.plateau), metrics  # fmt: skip
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        # Where the gradient is not finite everything but the count of steps, from which the next batch derives, stays.
+        state = jax.lax.cond(
+            finite,
+            lambda: update_state(optimizer, training, state, gradient, batch_stats),
+            lambda: state._replace(step=state.step + 1),
+        )
+        return state, {**metrics, "grad_norm": norm, "finite": finite}
 
     def take_steps(state: TrainState, train_data: TrainData, examples: Examples) -> Stepped:
         state, metrics = jax.lax.scan(lambda carry, part: take_step(train_data, carry, part), state, examples)
-        return state, jax.tree.map(jnp.mean, metrics)
+        finite = metrics.pop("finite")
+        return state, jax.tree.map(lambda values: mean_of_finite(values, finite), metrics), count_skips(finite)
 
     return take_steps
+
+
+def update_state(
+    optimizer: optax.GradientTransformation, training: TrainingOptions, state: TrainState, gradient: Any, stats: Any
+) -> TrainState:
+    """The state after a step.
+
+    Args:
+        optimizer: Turns gradients into updates.
+        training: The moving average (see `update_average`).
+        state: The state before.
+        gradient: That of the loss, a tree like `state.params`.
+        stats: The batch statistics that the loss gave.
+    """
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    if state.plateau is not None:
+        updates = scale_tree(updates, state.plateau.scale)
+    latest = {"params": optax.apply_updates(state.params, updates), "batch_stats": stats}
+    step = state.step + 1
+    average = update_average(state.ema, latest, step, training)
+    return TrainState(step, **latest, frozen=state.frozen, optimizer=optimizer_state, ema=average,
+                      plateau=state.plateau)  # fmt: skip
 
 
 def gather_batch(data: TrainData, examples: Examples, frames: int, windows: str, seed: int) -> Batch:
@@ -139,6 +168,12 @@ def gather_batch(data: TrainData, examples: Examples, frames: int, windows: str,
     return batch._replace(index=examples.index)
 
 
+def draw_partners(key: jax.Array, examples: Examples, count: int) -> Examples:
+    """For each of the examples `[b]` another of the `count` windows, drawn with a key of its index."""
+    keys = example_keys(jax.random.fold_in(key, _PARTNER_STREAM), examples.index)
+    return examples._replace(position=jax.vmap(lambda one: jax.random.randint(one, (), 0, count))(keys))
+
+
 def scale_tree(tree: Any, factor: jax.Array) -> Any:
     """Every leaf `[...]` of a tree of gradients or updates times a scalar."""
     return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, tree)
@@ -148,6 +183,12 @@ def _derive_start_keys(seed: int, epoch: jax.Array, position: jax.Array) -> jax.
     # One key per window and epoch. No step reaches the index that makes this stream.
     stream = jax.random.fold_in(jax.random.key(seed), np.uint32(2**32 - 1))
     return jax.vmap(lambda e, p: jax.random.fold_in(jax.random.fold_in(stream, e), p))(epoch, position)
+
+
+def cross_over_examples(key: jax.Array, batch: Batch, others: Batch, lifter: Lifter, data: DataOptions) -> Batch:
+    """Gives a share of the examples `[B, F, J, C]` parts of others, drawn with a key of their index (`cross_over`)."""
+    keys = example_keys(jax.random.fold_in(key, _CROSSOVER_STREAM), batch.index)
+    return cross_over(keys, batch, others, lifter.skeleton, data.crossover)
 
 
 def film_examples(key: jax.Array, batch: Batch, lifter: Lifter, data: DataOptions) -> Batch:

@@ -8,21 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Batch, DeviceClips, Windows, device_clips, gather
+from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.jobs import Job, predict_windows, spread_windows
 from diffpose_jax.evaluation.metrics import n_mpjpe, p_mpjpe
 from diffpose_jax.lifters.base import Lifter, Sampling, ValidatingLifter, Variables
 from diffpose_jax.parallel import assert_replicated
 from diffpose_jax.registry import build_lifter
+from diffpose_jax.training.skips import ADVICE
 from diffpose_jax.training.state import TrainState
 from diffpose_jax.viz.sheet import draw_comparison
 from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
@@ -119,11 +122,12 @@ class CheckpointManager:
         workdir: The work directory.
         keep: How many of the newest states are kept.
         validation: Measures the error; None where there is no valid split.
+        config: The config of the run.
     """
 
-    def __init__(self, workdir: Path, keep: int, validation: Validation | None):
-        self._newest = Checkpoints(workdir / "checkpoints", keep)
-        self._best = Checkpoints(workdir / "best", 1)
+    def __init__(self, workdir: Path, keep: int, validation: Validation | None, config: ConfigDict | None = None):
+        self._newest = Checkpoints(workdir / "checkpoints", keep, config)
+        self._best = Checkpoints(workdir / "best", 1, config)
         self._validation = validation
         self._validated: Validated | None = None
         self.best_mpjpe, self.best_step = float("inf"), -1
@@ -133,27 +137,58 @@ class CheckpointManager:
         """Whether there is a valid split to select the best by."""
         return self._validation is not None
 
-    def restore(self, create: Callable[[], TrainState]) -> tuple[int, TrainState]:
-        """The step and state of the newest checkpoint that can be read, or step 0 and the state that `create` makes."""
+    def restore(
+        self, create: Callable[[], TrainState], create_as: Callable[[Mapping | None], TrainState] | None = None
+    ) -> tuple[int, TrainState]:
+        """The step and state of the newest checkpoint that can be read, or step 0 and the state that `create` makes.
+
+        Args:
+            create: Makes the state at step 0.
+            create_as: Makes that of a run with another config, None where a checkpoint does not say which; its
+                optimiser's state may have other names for the same leaves.
+        """
         if not self._newest.steps():
             return 0, jax.jit(create)()
-        restored = self._newest.restore_newest(template_of(create))
+        template = template_of(create)
+        saved = template if create_as is None else lambda config: template_of(lambda: create_as(config))
+        restored = self._newest.restore_newest(saved)
         assert restored is not None  # there is one, and where none can be read it has raised
         step, state, note = restored
-        self.best_mpjpe, self.best_step = note["best_mpjpe"], note["best_step"]
+        state = jax.tree.unflatten(jax.tree.structure(template), jax.tree.leaves(state))
+        self._find_best(create, note)
         return step, state
+
+    def _find_best(self, create: Callable[[], TrainState], note: Mapping[str, Any]) -> None:
+        """Takes the best error from the variables that are there: the note may be of others, saved since or lost."""
+        try:
+            found = self._best.restore_newest(template_of(lambda: create().ema_variables()))
+        except UserError as damage:
+            logging.warning("%s; the next validation selects anew", damage)
+            self._best.set_all_aside("it is damaged")
+            found = None
+        if found is None:
+            if note.get("best_step", -1) >= 0:
+                logging.warning("the best variables, of step %d, are lost", note["best_step"])
+            return
+        self.best_step, error = found[0], found[2].get("valid_mpjpe_mm")
+        self.best_mpjpe = error if self.selects and error is not None else note.get("best_mpjpe", float("nan"))
 
     def validate(self, step: int, state: TrainState) -> float:
         """Measures the averaged variables, saves them where they are the best so far, and returns their error in mm.
 
         Without a valid split they are saved, and the error is NaN.
         """
+        check_finite(state, step)
         if self._validation is None:
             self.best_mpjpe, self.best_step = float("nan"), step
             self._best.replace(step, state.ema_variables())
             return self.best_mpjpe
-        self._validated = self._validation.measure(state.ema_variables())
-        error = self._validated.measures["mpjpe"]
+        validated = self._validation.measure(state.ema_variables())
+        error = validated.measures["mpjpe"]
+        if not np.isfinite(error):
+            raise UserError(f"step {step}: the MPJPE on the valid split is {error}; the last checkpoint is kept; look "
+                            f"at the poses of the valid split, or {ADVICE}")  # fmt: skip
+        self._validated = validated
         if error < self.best_mpjpe:
             self.best_mpjpe, self.best_step = error, step
             self._best.replace(step, state.ema_variables(), {"valid_mpjpe_mm": error})
@@ -183,13 +218,28 @@ class CheckpointManager:
         """Saves the state to continue from, in the background.
 
         Its note names the best step, so that one has to be on disk before. Raises AssertionError where the copies of
-        the state on the devices differ.
+        the state on the devices differ, UserError where a number in it is not finite.
         """
         assert_replicated(state)
+        check_finite(state, step)
         self._best.wait()
         self._newest.save(step, state, {"best_mpjpe": self.best_mpjpe, "best_step": self.best_step})
 
+    def set_aside_from(self, step: int) -> None:
+        """Moves the checkpoints of a step and of later ones, from which training diverges, to `damaged/`."""
+        self._newest.set_aside_from(step, "training diverges from it")
+
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self._newest.close()
-        self._best.close()
+        try:
+            self._newest.close()
+        finally:
+            self._best.close()
+
+
+def check_finite(state: TrainState, step: int) -> None:
+    """Raises UserError where a number of the state is NaN or infinite; those of the schedule 'plateau' may be."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state._replace(plateau=None)):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(np.asarray(leaf, np.float32)).all():
+            name = jax.tree_util.keystr(path)
+            raise UserError(f"step {step}: {name} is not finite any more and is not saved; {ADVICE}")

@@ -18,7 +18,7 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.people import LiftedPerson, LiftedVideo
 from diffpose_jax.viz.film import FilmQuality, FilmWriter, Frames, fit_size, open_frames
 from diffpose_jax.viz.uncertainty import colour_uncertainty, measure_uncertainty
-from diffpose_jax.viz.whole_files import write_whole
+from diffpose_jax.whole_files import write_whole
 
 QUALITY = FilmQuality(long_side=960, rate=5_000_000, quality=23, keyframe_every=60)
 

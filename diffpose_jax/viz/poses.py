@@ -7,6 +7,7 @@ equal along both axes. The left side of the body is one colour, the right side a
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.typing import ColorType
 
 from diffpose_jax.skeleton import Skeleton
+from diffpose_jax.whole_files import write_whole
 
 LEFT_COLOUR = "#d1495b"
 RIGHT_COLOUR = "#2e6f95"
@@ -207,5 +210,9 @@ def frame_axes(axes: Axes, points: np.ndarray, margin: float = 0.1, title: str =
 
 
 def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 130) -> None:
-    """Write a figure to `path`; the suffix chooses the format."""
-    figure.savefig(path, dpi=dpi, facecolor="white")
+    """Write a figure to `path`, whole; the suffix chooses the format. Raises UserError where it cannot be written."""
+    # Names of subjects and files are no formulas, even with a dollar sign.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with write_whole(Path(path)) as part:
+        figure.savefig(part, dpi=dpi, facecolor="white")

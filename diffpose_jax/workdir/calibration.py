@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from absl import logging
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.scales import KINDS, Scales
+from diffpose_jax.records import read_record, write_record
 
 CALIBRATION = "calibration.json"
 # Probabilities of the regions that are measured and fitted.
@@ -59,6 +60,7 @@ class Calibration(NamedTuple):
         hypotheses: How many hypotheses it was fitted with; 0 where the file does not say it.
         errors: The lower Cholesky factor of the covariance that the errors of the hypotheses' mean have, `[D, D]` m,
             D = 3 (J - 1), None where there were too few frames.
+        diffusion: The reverse steps that were chosen, as values of the config's section; empty where none were.
     """
 
     step: int
@@ -67,20 +69,20 @@ class Calibration(NamedTuple):
     regions: Regions | None = None
     hypotheses: int = 0
     errors: np.ndarray | None = None
+    diffusion: Mapping[str, Any] = MappingProxyType({})
 
     def describe(self) -> str:
         """In words, as in 'calibrated temperature 1.57, calibrated scales of the spread'."""
         parts = [f"calibrated temperature {self.temperature:.2f}"] if self.temperature != 1 else []
         parts += ["calibrated scales of the spread"] if self.scales is not None else []
+        parts += [f"{self.diffusion['sampling_steps']} chosen reverse steps"] if self.diffusion else []
         return ", ".join(parts or ["calibrated"])
 
 
 def write_calibration(workdir: Path, found: Mapping[str, Any]) -> Path:
     """Writes the record of a calibration, replacing an earlier one; returns its path."""
     path = workdir / CALIBRATION
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    write_record(path, "calibration", found, indent=2)
     return path
 
 
@@ -101,10 +103,9 @@ def read_calibration(workdir: Path, step: int, joints: int) -> Calibration | Non
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
-        record = _parse(found, joints)
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else error
+        record = _parse(read_record(path, "calibration"), joints)
+    except (UserError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
         raise UserError(f"{path}: expected a file written by calibrate, found {what}; remove it") from error
     if record.step != step:
         logging.warning("%s is of step %d, the best is %d now: not used; calibrate again", path, record.step, step)
@@ -112,15 +113,24 @@ def read_calibration(workdir: Path, step: int, joints: int) -> Calibration | Non
     return record
 
 
-def _parse(found: Any, joints: int) -> Calibration:
-    if not isinstance(found, dict):
-        raise TypeError(f"a {type(found).__name__}")
+def _parse(found: Mapping[str, Any], joints: int) -> Calibration:
     scales, regions = found.get("scales"), found.get("regions")
     scales = None if scales is None else _parse_scales(scales, joints)
     regions = None if regions is None else _parse_regions(regions, joints)
     temperature, errors = _numbers([found["temperature"]], "temperature")[0], found.get("errors")
     errors = None if errors is None else _unpack_factor(errors, 3 * (joints - 1))
-    return Calibration(int(found["step"]), temperature, scales, regions, int(found.get("hypotheses", 0)), errors)
+    (step,), (hypotheses,) = (_numbers([found.get(name, 0)], name, least=0.0) for name in ("step", "hypotheses"))
+    diffusion = _parse_diffusion(found.get("diffusion") or {})
+    return Calibration(int(step), temperature, scales, regions, int(hypotheses), errors, diffusion)
+
+
+def _parse_diffusion(found: Any) -> Mapping[str, Any]:
+    if not found:
+        return MappingProxyType({})
+    sampler, steps = found["sampler"], found["sampling_steps"]
+    if sampler not in ("ddim", "ddpm") or type(steps) is not int or steps < 1:
+        raise ValueError(f"diffusion: {sampler!r} with {steps!r} steps")
+    return {"sampler": sampler, "sampling_steps": steps}
 
 
 def _parse_scales(found: Any, joints: int) -> Scales:
@@ -161,6 +171,7 @@ def _numbers(
     if count is not None and len(numbers) != count:
         raise ValueError(f"{name} of {len(numbers)} joints instead of {count}")
     for number in numbers:
-        if not math.isfinite(number) or (number <= 0 if least is None else number < least):
+        # No error of a pose is as large, and squares of what is larger are infinite.
+        if not abs(number) <= 1e6 or (number <= 0 if least is None else number < least):
             raise ValueError(f"{name}: {number}")
     return numbers

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import first_difference, load_config
@@ -15,6 +16,8 @@ from diffpose_jax.registry import complete_config, validate
 
 # The keys of a run's length.
 LENGTH = ("training.steps", "training.epochs")
+# What is changed where training diverged: a run may go on with other values, and says so.
+CURES = ("training.learning_rate", "training.clip_norm")
 
 
 def writable_directory(path: str | os.PathLike) -> Path:
@@ -36,7 +39,8 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
         workdir: The directory.
         config: The config, complete and valid.
 
-    A run may be made longer, except where its learning rate is a function of its length.
+    A run may be made longer, except where its learning rate is a function of its length, and it may go on with another
+    learning rate or clipping.
 
     Raises:
         UserError: It cannot be written, its config is missing or unknown here, or differs in more than
@@ -50,7 +54,7 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
         raise UserError(f"--workdir {path}: expected config.json beside its checkpoints, found none")
     before = read_config(path)
     falls_to_zero = config.training.decay == "cosine"
-    name = first_difference(config, before, () if falls_to_zero else LENGTH)
+    name = first_difference(config, before, CURES if falls_to_zero else (*LENGTH, *CURES))
     if name is not None:
         ours, theirs = (_lookup(one, name) for one in (config, before))
         if name in LENGTH:
@@ -63,6 +67,10 @@ def open_workdir(workdir: str | os.PathLike, config: ConfigDict) -> Path:
             f"{stored}: this workdir was made with {name}={theirs!r}, the config now says {ours!r}; "
             "use another --workdir"
         )
+    for cure in CURES:
+        ours, theirs = (_lookup(one, cure) for one in (config, before))
+        if ours != theirs:
+            logging.warning("%s goes on with %s=%r, before it was %r", path, cure, ours, theirs)
     return path
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.records import read_record, write_record
 
 FOLDS = "folds.json"
 
@@ -20,10 +20,7 @@ def fold_directory(workdir: str | os.PathLike, fold: int) -> Path:
 
 def save_folds(workdir: str | os.PathLike, folds: Folds) -> None:
     """Writes down the subjects of every fold, once all of them are trained."""
-    path = Path(workdir) / FOLDS
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"folds": folds}) + "\n")
-    part.replace(path)
+    write_record(Path(workdir) / FOLDS, "folds", {"folds": folds}, indent=None)
 
 
 def read_folds(workdir: str | os.PathLike) -> Folds:
@@ -32,9 +29,10 @@ def read_folds(workdir: str | os.PathLike) -> Folds:
     if not path.exists():
         return []
     try:
-        folds = json.loads(path.read_text())["folds"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: expected a file written by train --cross_fit, found {error}; remove it") from error
+        folds = read_record(path, "folds")["folds"]
+    except (UserError, KeyError) as error:
+        what = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: expected a file written by train --cross_fit, found {what}; remove it") from error
     check_folds(folds, str(path))
     return folds
 

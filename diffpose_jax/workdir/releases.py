@@ -8,7 +8,6 @@ directory it takes a release, and `pretrained:NAME` means the one of that name i
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,17 +17,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from diffpose_jax.config import save_config
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.npz import read_npz
+from diffpose_jax.records import digest_json, read_json_object, read_record, write_record
+from diffpose_jax.whole_files import write_whole
 from diffpose_jax.workdir.directory import writable_directory
 
 PREFIX = "pretrained:"
 WEIGHTS, RECORD = "weights.npz", "release.json"
 # What else of a work directory belongs to its release.
 _BESIDE = ("calibration.json", "keypoints.json", "card.md")
-_FORMAT = "diffpose_jax release 1"
 _SHIPPED = Path(__file__).resolve().parents[1] / "pretrained"
 
 
@@ -79,18 +80,29 @@ def write_release(workdir: Path, directory: Path, config: Any, variables: Mappin
     for name, leaf in leaves.items():
         if not np.isfinite(leaf).all():
             raise UserError(f"{workdir}: expected weights within half precision, found {name} beyond it")
-    temporary = directory / f"{WEIGHTS}.tmp"
-    with temporary.open("wb") as file:
+    with write_whole(directory / WEIGHTS) as part, part.open("wb") as file:
         np.savez_compressed(file, **leaves)  # type: ignore[arg-type]  # numpy's stub takes a keyword for allow_pickle
-    temporary.replace(directory / WEIGHTS)
     save_config(config, directory / "config.json")
-    record = {"format": _FORMAT, "step": step, "sha256": _digest(directory / WEIGHTS)}
-    (directory / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    record = {"step": step, "weights": _digest(directory / WEIGHTS), "config": _config_digest(directory)}
+    write_record(directory / RECORD, "release", record)
     for name in _BESIDE if workdir.resolve() != directory.resolve() else ():
         (directory / name).unlink(missing_ok=True)
         if (workdir / name).is_file():
             shutil.copyfile(workdir / name, directory / name)
     return directory
+
+
+def drop_folds(config: ConfigDict, variables: Mapping[str, Any]) -> tuple[ConfigDict, Mapping[str, Any]]:
+    """The config and variables of a lifter whose cross-fitted context has no versions but the one of all subjects.
+
+    The others lift training subjects alone, and five sixths of a release would be theirs.
+    """
+    if not config.context.get("folds"):
+        return config, variables
+    changed = ConfigDict(config.to_dict())
+    del changed.context["folds"]
+    frozen = dict(variables["frozen"])
+    return changed, {**variables, "frozen": {**frozen, "context": frozen["context"]["full"]}}
 
 
 def copy_release(workdir: str | os.PathLike, directory: str | os.PathLike) -> Path:
@@ -118,10 +130,12 @@ def read_release(path: Path, template: Any) -> tuple[int, Any]:
         UserError: A file is missing, damaged or of another network.
     """
     try:
-        record = json.loads((path / RECORD).read_text())
-        step, digest = int(record["step"]), str(record["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path / RECORD}: expected the record of a release, found {error}") from error
+        record = read_record(path / RECORD, "release")
+        step, digest = int(record["step"]), str(record["weights"] if "weights" in record else record["sha256"])
+    except (UserError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / RECORD}: expected the record of a release; {error}") from error
+    if record.get("config", _config_digest(path)) != _config_digest(path):
+        raise UserError(f"{path / 'config.json'}: expected the config of the release, found another; it is damaged")
     if _digest(path / WEIGHTS) != digest:
         raise UserError(
             f"{path / WEIGHTS}: expected the weights with digest {digest[:12]}..., found others; it is damaged"
@@ -137,6 +151,12 @@ def read_release(path: Path, template: Any) -> tuple[int, Any]:
         return jnp.asarray(found, leaf.dtype)
 
     return step, jax.tree_util.tree_map_with_path(load, template)
+
+
+def _config_digest(directory: Path) -> str:
+    content = read_json_object(directory / "config.json")
+    content.pop("format", None)
+    return digest_json(content)
 
 
 def _digest(path: Path) -> str:

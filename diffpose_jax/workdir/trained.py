@@ -62,23 +62,27 @@ def load_trained(workdir: str | os.PathLike, *, calibrated: bool = True) -> Trai
     config = read_config(path)
     lifter = build_lifter(config)
     template = _variables_template(lifter)  # type: ignore[arg-type]  # no __hash__
-    step, variables = read_release(path, template) if is_release(path) else _read_best(path, template)
+    step, variables = read_release(path, template) if is_release(path) else _read_best(path, template, config)
     calibration = read_calibration(path, step, lifter.skeleton.num_joints) if calibrated else None
+    if calibration is not None and calibration.diffusion:
+        config = copy_config(config, diffusion=calibration.diffusion)
+        lifter = build_lifter(config)
     lifter = lifter if calibration is None else with_scales(lifter, calibration.scales)
     return Trained(config, lifter, replicate(variables), step, calibration, load_record(path))
 
 
-def _read_best(path: Path, template: Any) -> tuple[int, Variables]:
+def _read_best(path: Path, template: Any, config: ConfigDict) -> tuple[int, Variables]:
     """The step and the variables of the best checkpoint of a work directory."""
     best = path / "best"
     if not any(best.glob("[0-9]*")):
         raise UserError(f"{path}: expected a checkpoint in {best}, found none; train first")
-    checkpoints = Checkpoints(best, keep=1)
+    checkpoints = Checkpoints(best, keep=1, config=config)
     try:
-        restored = checkpoints.restore_newest(template)
+        restored = checkpoints.restore_newest(template, set_aside=False)
     finally:
         checkpoints.close()
-    assert restored is not None  # there is one, and a damaged one has raised
+    if restored is None:
+        raise UserError(f"{path}: expected a complete checkpoint in {best}, found none; train first")
     step, variables, _ = restored
     return step, variables
 

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from diffpose_jax import quaternions
-from diffpose_jax.data.augmentation import DISTANCE, FOCAL, HEIGHT, augment, detect_anew, film_anew, vary_bodies
+from diffpose_jax.data.augmentation import (
+    DISTANCE,
+    FOCAL,
+    HEIGHT,
+    augment,
+    cross_over,
+    detect_anew,
+    film_anew,
+    vary_bodies,
+)
 from diffpose_jax.data.sets.synthetic import load_synthetic
 from diffpose_jax.data.windows import Batch, device_clips, gather, unpadded_windows
 from diffpose_jax.geometry import project
@@ -64,6 +73,47 @@ def test_cameras_stand_where_they_may(filmed):
     assert (focal <= FOCAL[1]).all()
     assert np.ptp(distance) > 5
     assert np.ptp(height) > 1.5
+
+
+def bone_lengths(poses: np.ndarray) -> np.ndarray:
+    return np.stack([np.linalg.norm(poses[..., a, :] - poses[..., b, :], axis=-1) for a, b in H36M_17.bones], axis=-1)
+
+
+def test_crossing_an_example_over_with_itself_changes_nothing(batch, keys):
+    np.testing.assert_allclose(cross_over(keys, batch, batch, H36M_17, 1.0).poses, batch.poses, atol=1e-5)
+    other = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), batch)
+    np.testing.assert_allclose(cross_over(keys, batch, other, H36M_17, 0.0).poses, batch.poses, atol=1e-5)
+
+
+def test_crossover_takes_the_upper_body_or_the_arms_of_another_and_leaves_the_legs(batch, keys):
+    other = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), batch)
+    (own, _), (their, _) = in_world(batch), in_world(other)
+    mixed, _ = in_world(cross_over(keys, batch, other, H36M_17, 1.0))
+    legs = [i for i, name in enumerate(H36M_17.joints) if name.partition("_")[2] in ("hip", "knee", "ankle")]
+    np.testing.assert_allclose(mixed[:, :, legs], own[:, :, legs], atol=1e-5)
+    spine, wrist = H36M_17.joints.index("spine"), H36M_17.joints.index("left_wrist")
+    upper = np.abs(mixed[:, :, spine] - own[:, :, spine]).max(axis=(1, 2)) > 1e-4
+    assert 0 < upper.sum() < len(upper)
+    assert (np.abs(mixed[:, :, wrist] - own[:, :, wrist]).max(axis=(1, 2)) > 1e-4).all()
+    # Heights are those of the other, because it is turned about the vertical alone, and nobody's bones change.
+    np.testing.assert_allclose(mixed[upper][..., wrist, 2], their[upper][..., wrist, 2], atol=1e-5)
+    lengths, sources = bone_lengths(mixed), np.stack([bone_lengths(own), bone_lengths(their)])
+    assert np.abs(lengths - sources).min(axis=0).max() < 1e-4
+
+
+def test_an_upper_body_of_another_faces_the_way_of_the_legs(batch, keys):
+    other = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), batch)
+    own, their = in_world(batch)[0], in_world(other)[0]
+    left, right = (H36M_17.joints.index(f"{side}_hip") for side in ("left", "right"))
+    line, theirs = ((one[:, :, right] - one[:, :, left]).sum(axis=1)[:, :2] for one in (own, their))
+    angle = np.arctan2(line[:, 1], line[:, 0]) - np.arctan2(theirs[:, 1], theirs[:, 0])
+    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    spine = H36M_17.joints.index("spine")
+    x, y = their[:, :, spine, 0], their[:, :, spine, 1]
+    expected = np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1)
+    mixed = in_world(cross_over(keys, batch, other, H36M_17, 1.0))[0][:, :, spine, :2]
+    distance = np.minimum(np.abs(mixed - expected), np.abs(mixed - own[:, :, spine, :2])).max()
+    assert distance < 1e-5
 
 
 def test_every_example_has_its_own_camera_and_the_same_key_the_same_one(batch, keys, filmed):

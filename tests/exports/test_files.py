@@ -12,7 +12,7 @@ import pytest
 from diffpose_jax.errors import UserError
 from diffpose_jax.exports.angles import ANGLES, compute_angles
 from diffpose_jax.exports.arrays import read_arrays
-from diffpose_jax.exports.files import FORMATS, replacing, save_exports, turn_y_up
+from diffpose_jax.exports.files import FORMATS, save_exports, turn_y_up
 from diffpose_jax.exports.opensim import MARKERS
 from diffpose_jax.exports.timing import lay_out_frames
 from diffpose_jax.formats.bvh import read_bvh
@@ -154,21 +154,6 @@ def test_a_large_json_file_is_written_only_where_asked_for(monkeypatch, tmp_path
     monkeypatch.setattr("diffpose_jax.exports.files.MAX_JSON_VALUES", 100)
     assert "poses.json" not in {path.name for path in save_exports(video, tmp_path)}
     assert [path.name for path in save_exports(video, tmp_path, ["json"])] == ["poses.json"]
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "poses.bvh"
-    path.write_text("before")
-
-    def fail_halfway():
-        with replacing(path) as part:
-            part.write_text("half")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail_halfway()
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_mistakes_are_one_line(tmp_path, video):

@@ -91,7 +91,7 @@ def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(tiny_config, 
             os.truncate(file, file.stat().st_size // 2)
     with caplog.at_level("WARNING"):
         again = train(tiny_config, workdir)
-    assert "checkpoints/40 cannot be read" in caplog.text
+    assert "checkpoints/40 cannot be used" in caplog.text
     assert (workdir / "damaged" / "checkpoints-40").is_dir()
     _assert_same(again.state, trained.summary.state)
 

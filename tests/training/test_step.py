@@ -59,9 +59,9 @@ def test_one_step_on_eight_devices_equals_one_device(tiny_config, name, rule):
         return create_state(lifter, optimizer, jax.random.key(0), example_batch(lifter))
 
     one = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, devices=jax.devices()[:1])
-    alone, metrics_alone = one(created(), data, Examples(*(part[None] for part in examples)))
+    alone, metrics_alone, _ = one(created(), data, Examples(*(part[None] for part in examples)))
     shares = Examples(*(shard(part.T).transpose(0, 2, 1) for part in examples))
-    together, metrics = pmap_step(step)(replicate(created()), replicate(data), shares)
+    together, metrics, _ = pmap_step(step)(replicate(created()), replicate(data), shares)
 
     assert_replicated(together)
     assert metrics["loss"] == pytest.approx(float(metrics_alone["loss"]), rel=1e-6)
@@ -154,8 +154,8 @@ def compile_step(lifter, clips, kind="centred", plateau=None, devices=8, scale_b
 def test_a_gradient_scaled_by_the_loss_is_scaled_by_that_of_the_global_batch():
     lifter, clips, examples = LinearLifter(1), indexed_clip(16), examples_of_steps(0, 1, 16, 16)
     gradient = np.arange(16).mean()
-    plain, metrics = compile_step(lifter, clips)(examples)
-    squared, metrics_squared = compile_step(lifter, clips, scale_by_loss=True)(examples)
+    plain, metrics, _ = compile_step(lifter, clips)(examples)
+    squared, metrics_squared, _ = compile_step(lifter, clips, scale_by_loss=True)(examples)
     assert plain.params["w"] == pytest.approx(0.5 - 0.1 * gradient)
     assert squared.params["w"] == pytest.approx(0.5 - 0.1 * gradient * (0.5 * gradient))
     assert metrics_squared["loss"] == metrics["loss"] == pytest.approx(0.5 * gradient)
@@ -163,7 +163,7 @@ def test_a_gradient_scaled_by_the_loss_is_scaled_by_that_of_the_global_batch():
 
 def test_a_plateau_scales_the_update_and_stays_as_it_was():
     lifter, clips, examples = LinearLifter(1), indexed_clip(16), examples_of_steps(0, 1, 16, 16)
-    state, _ = compile_step(lifter, clips, plateau=0.25)(examples)
+    state, _, _ = compile_step(lifter, clips, plateau=0.25)(examples)
     assert state.params["w"] == pytest.approx(0.5 - 0.25 * 0.1 * np.arange(16).mean())
     assert state.plateau.scale == 0.25
 
@@ -180,5 +180,5 @@ def test_random_windows_start_anew_in_every_epoch_whatever_the_devices_and_the_b
     assert starts[0] != starts[1]
     assert min(map(min, starts)) >= 0
     assert max(map(max, starts)) <= 29
-    _, metrics = together(examples_of_steps(1, 1, 8, 8))
+    _, metrics, _ = together(examples_of_steps(1, 1, 8, 8))
     assert metrics["first"] == pytest.approx(np.mean(starts[1]))

@@ -15,7 +15,7 @@ from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
 
 
 def create(value: float = 0.0) -> dict:
-    return {"weight": jnp.full((2, 3), value), "step": jnp.int32(value)}
+    return {"weight": jnp.full((2, 3), value, jnp.float32), "step": jnp.int32(value)}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from diffpose_jax import cli
 from diffpose_jax.calibrate import calibrate
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
+from diffpose_jax.records import write_record
 from diffpose_jax.workdir import releases
 from diffpose_jax.workdir.directory import read_config
 from diffpose_jax.workdir.trained import Trained, load_trained
@@ -95,6 +97,9 @@ def test_a_network_of_another_size_is_told(release):
     config = read_config(release)
     config.lifter.width = 64
     (release / "config.json").write_text(config.to_json())
+    assert "config.json: expected the config of the release, found another" in refused(release)
+    record = {"step": 7, "weights": hashlib.sha256((release / "weights.npz").read_bytes()).hexdigest()}
+    write_record(release / "release.json", "release", record)
     assert "weights.npz: expected batch_stats/" in (message := refused(release))
     assert "of shape" in message
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -23,11 +21,10 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.motion import VALID_OF_CLIPS, Filming, Motion, film_splits, group_motions, hold_out_clips
 from diffpose_jax.data.sets.cmu_files import read_cmu_files
 from diffpose_jax.errors import UserError
+from diffpose_jax.formats.npz import DAMAGE, check_members
 from diffpose_jax.skeleton import get_skeleton
 
 # What reading a file that is no archive, or a damaged one, can raise.
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
-
 # Three small train subjects that between them walk, run, jump, dance, exercise and do everyday things. They share their
 # skeleton with no other subject (13, 14 and 91 do), and the large ones (01, 14, 29, 60, 61) stay for training.
 VALID_SUBJECTS = ("07", "49", "127")
@@ -109,13 +106,14 @@ def read_cmu(path: str | os.PathLike) -> tuple[list[Motion], dict[str, str]]:
     if not path.is_file():
         raise UserError(f"{path}: expected the CMU archive (cmu_h36m17.npz), found no such file")
     try:
+        check_members(path)
         with np.load(path, allow_pickle=False) as archive:
             meta = json.loads(str(archive["meta"])) if "meta" in archive else {}
             if not isinstance(meta, dict) or not {"clips", "splits", "fps", "scale_to_metres"} <= meta.keys():
                 raise UserError(f"{path}: expected the CMU archive or one of its form, found another kind of .npz file")
             motions = [_motion(path, key, archive[key], meta) for key in meta["clips"]]
             splits = {subject: split for split, subjects in meta["splits"].items() for subject in subjects}
-    except _DAMAGE as error:
+    except DAMAGE as error:
         line = str(error).splitlines()[0] if str(error) else ""
         raise UserError(f"{path}: expected the CMU archive, found {type(error).__name__}: {line}") from error
     for motion in motions:

@@ -74,8 +74,10 @@ def load_mocap(
     """
     folder, pattern = Path(folder), _compile_pattern(files.name_pattern)
     for name, value in (("fps", fps), ("amc_fps", files.amc_fps), ("unit", 1.0 if files.unit is None else files.unit)):
-        if not 0 < value < np.inf:
-            raise UserError(f"{name}: expected a positive number, found {value}")
+        low, high = (0, np.inf) if name == "unit" else (0.1, 100_000)
+        if not low <= value < high or not value:
+            expected = "a positive number" if name == "unit" else f"{low:g} to {high:g} frames per second"
+            raise UserError(f"{name}: expected {expected}, found {value}")
     motions = []
     for path in _find_files(folder):
         match = pattern.match(path.stem)

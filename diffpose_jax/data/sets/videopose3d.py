@@ -135,9 +135,13 @@ def _find_layout(
     first = next((view for actions in labelled for views in actions.values() for view in views), None)
     joints = first.shape[1] if isinstance(first, np.ndarray) and first.ndim == 3 else 0
     sides = metadata.get("keypoints_symmetry") if isinstance(metadata, dict) else None
+    try:
+        stated = None if sides is None else [sorted(map(int, side)) for side in sides]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: expected left and right joints in its metadata, found {str(sides)[:60]}") from error
     for skeleton in layouts:
         known = [list(skeleton.left), list(skeleton.right)]
-        if skeleton.num_joints == joints and (sides is None or [sorted(map(int, side)) for side in sides] == known):
+        if skeleton.num_joints == joints and stated in (None, known):
             return skeleton
     expected = " or ".join(f"{skeleton.num_joints} joints of {skeleton.name}" for skeleton in layouts)
     raise UserError(f"{path}: expected {expected}, found {joints} joints with left and right {sides}")

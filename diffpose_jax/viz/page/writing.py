@@ -18,7 +18,7 @@ import numpy as np
 from diffpose_jax.people import LiftedVideo
 from diffpose_jax.viz.film import FilmQuality, FilmWriter, Frames, fit_size, open_frames
 from diffpose_jax.viz.page.content import describe_video
-from diffpose_jax.viz.whole_files import write_whole
+from diffpose_jax.whole_files import write_whole
 
 # In the order in which the page runs them.
 SCRIPTS = ("data.js", "view.js", "bodies.js", "stage.js", "picture.js", "plot.js", "panels.js", "keys.js", "main.js")

@@ -57,6 +57,8 @@ class Calibrating:
         flip: How the mirrored input enters, 'none', 'half' or 'average'; as in the config by default.
         batch_size: Windows per device and compiled call at most; as in the config by default.
         minutes: How long it may take.
+        detector_strength: Strength of the simulated keypoint noise, as in the config's section `data`; the config's own
+            by default.
         steps: Whether the fewest reverse steps that give the same distribution are looked for first.
         command: The command that the file names.
     """
@@ -69,6 +71,7 @@ class Calibrating:
     flip: str | bool | None = None
     batch_size: int | None = None
     minutes: float = 2.0
+    detector_strength: float | None = None
     steps: bool = False
     command: str = ""
 
@@ -106,6 +109,8 @@ class Calibrating:
     def _prepare(self, trained: Trained) -> tuple[ClipSet, Job]:
         """The split, and how it is lifted."""
         config = copy_config(trained.config, data={"source": self.data or trained.config.data.source})
+        if self.detector_strength is not None:
+            config.data.detector_strength = self.detector_strength
         data, section = config.data, config.evaluation
         clips = load_dataset(data, [self.split])[self.split]
         if clips.poses is None or not clips.num_frames:
@@ -250,6 +255,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     cli.define_flip(values)
     integer("batch_size", None, "Windows per device and compiled call at most.", lower_bound=1)
     flags.DEFINE_float("minutes", 2.0, "How long it may take.", lower_bound=0.1, flag_values=values)
+    strength = "Strength of the simulated keypoint noise; that of the config if not given."
+    flags.DEFINE_float("detector_strength", None, strength, lower_bound=0.0, flag_values=values)
     steps = "Look first for the fewest reverse steps with the same distribution, for as long again."
     flags.DEFINE_bool("steps", False, steps, flag_values=values)
 
@@ -261,7 +268,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     if given.pretrained:
         cli.require(argv, given, "output")
         workdir = str(copy_release(workdir, given.output))
-    names = ("data", "split", "frames", "hypotheses", "flip", "batch_size", "minutes", "steps")
+    names = ("data", "split", "frames", "hypotheses", "flip", "batch_size", "minutes", "detector_strength", "steps")
     options: dict[str, Any] = {name: given[name].value for name in names}
     command = shlex.join(["python", "-m", "diffpose_jax.calibrate", *sys.argv[1:]])
     found = calibrate(workdir, command=command, **options)

@@ -25,8 +25,8 @@ PRECISION, FEW_PRECISION = 1.03, 1.06
 # A sampler follows the temperature if the logarithm of the spread that is missing falls by at least this much with the
 # logarithm of the temperature; exactly by 1 where the spread is proportional to it.
 RESPONSE = 0.3
-# Of whole poses at the temperature that was found, the energy score may be worse by this factor than at temperature 1.
-WORSE = 1.02
+# Scales are taken where the energy score of whole poses is then below this share of that at the temperature found.
+BETTER = 0.99
 # The temperature that few frames gave is corrected on all of them at most so often.
 _CORRECTIONS = 2
 # A kind of keypoint has a factor of its own if the sample has so many of its joints.
@@ -195,12 +195,12 @@ def _with_temperature(sample: _Sample, before: Lifted, calls: int, search: Searc
         temperature = float(np.clip(temperature * np.exp(-missing / search.response), *TEMPERATURES))
     if abs(missing) > 3 * np.log(PRECISION):
         return _with_scales(sample, before, "no temperature gives all frames the right spread")
-    if _energy(sample, after) > WORSE * _energy(sample, before):
-        return _with_scales(sample, before, f"at temperature {temperature:.2f} the energy score of whole poses rises")
+    # A warmer start takes some samplers to poses that the network does not know; their means are worse, too.
+    scaled = _with_scales(sample, before, f"the energy score of whole poses is better than at {temperature:.2f}")
     draws, keypoints = sample.draws(after), sample.keypoints(after)
     scales = _scales_of_kinds(draws, keypoints, np.zeros(draws.target.shape[1]), sample.skeleton)
-    why = "the spread follows the temperature"
-    return SpreadFit(temperature, scales, why, before, _apply(sample, after, scales))
+    found = SpreadFit(temperature, scales, "the spread follows the temperature", before, _apply(sample, after, scales))
+    return scaled if _energy(sample, scaled.after) < BETTER * _energy(sample, found.after) else found
 
 
 def _with_scales(sample: _Sample, before: Lifted, why: str) -> SpreadFit:

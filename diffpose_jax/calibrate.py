@@ -59,6 +59,7 @@ class Calibrating:
         minutes: How long it may take.
         detector_strength: Strength of the simulated keypoint noise, as in the config's section `data`; the config's own
             by default.
+        scales: Whether to scale the deviations from the mean after sampling without looking for a temperature.
         steps: Whether the fewest reverse steps that give the same distribution are looked for first.
         command: The command that the file names.
     """
@@ -72,6 +73,7 @@ class Calibrating:
     batch_size: int | None = None
     minutes: float = 2.0
     detector_strength: float | None = None
+    scales: bool = False
     steps: bool = False
     command: str = ""
 
@@ -93,7 +95,7 @@ class Calibrating:
             config = copy_config(trained.config, diffusion=chosen)
             trained = trained._replace(config=config, lifter=build_lifter(config))
         clips, job = hide_for(trained.lifter, clips, job, limbs=True)
-        found = _fit(trained, clips, self.frames, job, limit) | {
+        found = _fit(trained, clips, self.frames, job, limit, self.scales) | {
             "diffusion": chosen,
             "step": trained.step,
             "split": self.split,
@@ -139,11 +141,11 @@ def _steps(trained: Trained) -> int:
     return (diffusion.sampling_steps or diffusion.steps) if trained.lifter.stochastic else 1
 
 
-def _fit(trained: Trained, clips: ClipSet, frames: int, job: Job, limit: Limit) -> dict[str, Any]:
+def _fit(trained: Trained, clips: ClipSet, frames: int, job: Job, limit: Limit, scales: bool = False) -> dict[str, Any]:
     """The part of the record that is fitted."""
     lifter, variables = trained.lifter, trained.variables
     if lifter.stochastic:
-        fit = fit_spread(lifter, variables, clips, frames, job, limit, _steps(trained))
+        fit = fit_spread(lifter, variables, clips, frames, job, limit, _steps(trained), scales)
     else:
         lifting = TimedLifting(lifter, variables, clips, job, frames)
         lifting.check_cost(limit, 1)
@@ -257,6 +259,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_float("minutes", 2.0, "How long it may take.", lower_bound=0.1, flag_values=values)
     strength = "Strength of the simulated keypoint noise; that of the config if not given."
     flags.DEFINE_float("detector_strength", None, strength, lower_bound=0.0, flag_values=values)
+    scales = "Scale the deviations from the mean after sampling, without looking for a temperature."
+    flags.DEFINE_bool("scales", False, scales, flag_values=values)
     steps = "Look first for the fewest reverse steps with the same distribution, for as long again."
     flags.DEFINE_bool("steps", False, steps, flag_values=values)
 
@@ -268,7 +272,18 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     if given.pretrained:
         cli.require(argv, given, "output")
         workdir = str(copy_release(workdir, given.output))
-    names = ("data", "split", "frames", "hypotheses", "flip", "batch_size", "minutes", "detector_strength", "steps")
+    names = (
+        "data",
+        "split",
+        "frames",
+        "hypotheses",
+        "flip",
+        "batch_size",
+        "minutes",
+        "detector_strength",
+        "scales",
+        "steps",
+    )
     options: dict[str, Any] = {name: given[name].value for name in names}
     command = shlex.join(["python", "-m", "diffpose_jax.calibrate", *sys.argv[1:]])
     found = calibrate(workdir, command=command, **options)

@@ -25,8 +25,8 @@ PRECISION, FEW_PRECISION = 1.03, 1.06
 # A sampler follows the temperature if the logarithm of the spread that is missing falls by at least this much with the
 # logarithm of the temperature; exactly by 1 where the spread is proportional to it.
 RESPONSE = 0.3
-# Scales are taken where the energy score of whole poses is then below this share of that at the temperature found.
-BETTER = 0.99
+# Of whole poses at the temperature that was found, the energy score may be worse by this factor than at temperature 1.
+WORSE = 1.02
 # The temperature that few frames gave is corrected on all of them at most so often.
 _CORRECTIONS = 2
 # A kind of keypoint has a factor of its own if the sample has so many of its joints.
@@ -113,7 +113,14 @@ def kinds_of_frames(lifter: Lifter, clips: ClipSet, frames: np.ndarray) -> np.nd
 
 
 def fit_spread(
-    lifter: Lifter, variables: Variables, clips: ClipSet, frames: int, job: Job, limit: Limit, steps: int
+    lifter: Lifter,
+    variables: Variables,
+    clips: ClipSet,
+    frames: int,
+    job: Job,
+    limit: Limit,
+    steps: int,
+    scales: bool = False,
 ) -> SpreadFit:
     """The temperature, or else the scales, at which coverage is nominal on frames of all subjects of a split.
 
@@ -125,6 +132,7 @@ def fit_spread(
         job: How they are lifted.
         limit: The time that it may take.
         steps: The reverse steps of the config.
+        scales: Whether to scale without looking for a temperature.
 
     Raises:
         UserError: A model that is too slow for the limit.
@@ -133,8 +141,12 @@ def fit_spread(
     lifting.check_cost(limit, steps)
     sample = _Sample(lifting, clips, lifter.skeleton)
     few = lifting.lift(1.0, 1)
-    search = search_temperature(lambda one: sample.missing(few if one == 1 else lifting.lift(one, 1)), FEW_PRECISION)
-    if search.temperature == 1:
+    search = Search(None, 0.0, "a temperature was not looked for")
+    if not scales:
+        search = search_temperature(
+            lambda one: sample.missing(few if one == 1 else lifting.lift(one, 1)), FEW_PRECISION
+        )
+    if scales or search.temperature == 1:
         lifting.lift(1.01, 1)  # for its time: in that of the first call everything was compiled
     # What is left of the time is for the whole sample at temperature 1 and at three others at most; a fifth is spare.
     rounds = 1 if search.temperature == 1 else _CORRECTIONS + 2
@@ -195,12 +207,12 @@ def _with_temperature(sample: _Sample, before: Lifted, calls: int, search: Searc
         temperature = float(np.clip(temperature * np.exp(-missing / search.response), *TEMPERATURES))
     if abs(missing) > 3 * np.log(PRECISION):
         return _with_scales(sample, before, "no temperature gives all frames the right spread")
-    # A warmer start takes some samplers to poses that the network does not know; their means are worse, too.
-    scaled = _with_scales(sample, before, f"the energy score of whole poses is better than at {temperature:.2f}")
+    if _energy(sample, after) > WORSE * _energy(sample, before):
+        return _with_scales(sample, before, f"at temperature {temperature:.2f} the energy score of whole poses rises")
     draws, keypoints = sample.draws(after), sample.keypoints(after)
     scales = _scales_of_kinds(draws, keypoints, np.zeros(draws.target.shape[1]), sample.skeleton)
-    found = SpreadFit(temperature, scales, "the spread follows the temperature", before, _apply(sample, after, scales))
-    return scaled if _energy(sample, scaled.after) < BETTER * _energy(sample, found.after) else found
+    why = "the spread follows the temperature"
+    return SpreadFit(temperature, scales, why, before, _apply(sample, after, scales))
 
 
 def _with_scales(sample: _Sample, before: Lifted, why: str) -> SpreadFit:

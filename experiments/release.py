@@ -7,13 +7,13 @@ the model card `card.md`, which is written by hand and stays.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from diffpose_jax.config import copy_config
+from diffpose_jax.records import read_record
 from diffpose_jax.workdir.calibration import CALIBRATION, write_calibration
 from diffpose_jax.workdir.releases import WEIGHTS, drop_folds, write_release
 from diffpose_jax.workdir.trained import load_trained
@@ -33,7 +33,11 @@ def main(arguments: list[str]) -> int:
     if config.lifter.get("context"):
         config.lifter.context = f"runs/{Path(config.lifter.context).name}"
     config, variables = drop_folds(config, trained.variables)
+    card = SHIPPED / given.name / "card.md"
+    text = card.read_text() if card.is_file() else ""
     directory = write_release(given.workdir, SHIPPED / given.name, config, variables, trained.step)
+    if text:
+        card.write_text(text)
     _forget_paths(directory / CALIBRATION, given.name)
     with np.load(directory / WEIGHTS) as weights:
         count = sum(weights[name].size for name in weights.files)
@@ -45,7 +49,7 @@ def main(arguments: list[str]) -> int:
 def _forget_paths(calibration: Path, name: str) -> None:
     """Names the work directory in the record of a calibration as anybody would call it."""
     if calibration.is_file():
-        found = json.loads(calibration.read_text())
+        found = read_record(calibration, "calibration")
         found["command"] = f"python -m diffpose_jax.calibrate --workdir runs/{name}"
         write_calibration(calibration.parent, found)
 

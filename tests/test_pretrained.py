@@ -26,7 +26,7 @@ def test_all_that_the_documentation_names_are_there_and_small():
 def test_a_release_has_its_digest_its_calibration_and_a_card(name):
     folder = RELEASES[name]
     record = json.loads((folder / RECORD).read_text())
-    assert hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() == record["sha256"]
+    assert hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() == record["weights"]
     assert json.loads((folder / "calibration.json").read_text())["step"] == record["step"]
     assert (folder / "keypoints.json").is_file()
     card = (folder / "card.md").read_text()

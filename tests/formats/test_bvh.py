@@ -144,7 +144,7 @@ def test_resampling_interpolates_rotations_on_the_sphere_and_keeps_bones_rigid(t
         ("Frames: 2\n", "", "expected Frames: and Frame Time: after MOTION"),
         ("Frames: 2", "Frames: 3", "expected 3 frames of motion as its header says, found 2"),
         ("Frames: 2", "Frames: two", "expected 1 finite numbers for Frames, found two"),
-        ("Frame Time: 0.05", "Frame Time: 0", "expected a positive Frame Time"),
+        ("Frame Time: 0.05", "Frame Time: 0", "expected a Frame Time of 0.00001 to 10 seconds"),
         ("0 0 7 0 0 0 90", "0 0 7 0 0 90", "line 20: expected 7 values, one per channel, found 6"),
         ("0 0 7 0 0 0 90", "0 0 7 0 0 0 nan", "line 20: expected 7 finite numbers for the channels"),
         ("0 0 7 0 0 0 90", "0 0 7 0 0 0 abc", "line 20: expected 7 finite numbers for the channels"),

@@ -49,7 +49,7 @@ def train_steps(config: ConfigDict, archive: str, count: int) -> tuple[TrainStat
     for first in range(0, count, 10):
         examples = examples_of_steps(first, 10, 16, clips.num_frames)
         split = Examples(*(np.moveaxis(shard(np.moveaxis(part, 1, 0)), 2, 1) for part in examples))
-        state, metrics = step(state, data, split)
+        state, metrics, _ = step(state, data, split)
         losses.append(float(metrics["loss"]))
     return state, np.array(losses)
 

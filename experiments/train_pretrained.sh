@@ -8,19 +8,21 @@ set -e
 DATA=${DATA:-data/cmu.npz}
 OUT=${OUT:-runs/pretrained}
 STEPS=${STEPS:-40000}
-LAST=${LAST:-6000}
+LAST=${LAST:-10000}
 
-# name, config, learning rate of the second part
+# name, config, share of crossover (`data.crossover`): for `frame`, with half of the weights, it cost more than it gave
 release() {
     long=$OUT/$1-day
-    python -m diffpose_jax.train --config "$2:cmu,day" --config.data.source="$DATA" --config.training.steps="$STEPS" \
-        --workdir "$long"
-    python -m diffpose_jax.train --config "$2:cmu,day" --config.data.source="$DATA" --init_from="$long" \
-        --config.training.decay=cosine --config.training.learning_rate="$3" --config.training.warmup_steps=200 \
-        --config.training.steps="$LAST" --config.training.validate_every=1000 --workdir "$OUT/$1"
-    python -m diffpose_jax.calibrate --workdir "$OUT/$1"
-    python experiments/release.py --workdir "$OUT/$1" --name "$1"
+    set -- "$1" --config "$2:cmu,day" --config.data.source="$DATA" --config.data.crossover="$3"
+    name=$1
+    shift
+    python -m diffpose_jax.train "$@" --config.training.steps="$STEPS" --workdir "$long"
+    python -m diffpose_jax.train "$@" --init_from="$long" --config.training.decay=cosine \
+        --config.training.learning_rate=1e-3 --config.training.warmup_steps=200 --config.training.steps="$LAST" \
+        --config.training.validate_every=1000 --workdir "$OUT/$name"
+    python -m diffpose_jax.calibrate --workdir "$OUT/$name" --scales --detector_strength 1.4 --frames 10000 --minutes 9
+    python experiments/release.py --workdir "$OUT/$name" --name "$name"
 }
 
-release frame diffupose_mlp 1e-3
-release sequence diff3dhpe_frames 1e-3
+release frame diffupose_mlp 0
+release sequence diff3dhpe_frames 0.5

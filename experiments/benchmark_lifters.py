@@ -80,7 +80,7 @@ def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Referen
         compiled, compiling = timed(made.step.lower(*arguments).compile)
 
         def call(step: Callable = compiled, data: Any = made.data, states: list = states) -> Any:
-            states[0], metrics = step(states[0], data, made.examples(next(numbers)))  # noqa: B023
+            states[0], metrics, _ = step(states[0], data, made.examples(next(numbers)))  # noqa: B023
             return metrics
 
         work = made.batch * made.inner * frames

@@ -112,7 +112,7 @@ def measure_training(quick: bool, end: float) -> list[dict[str, Any]]:
         flops = count_flops(training.step, training.state, training.data, examples)
         state, seconds = training.state, []
         for _ in range(4 if quick else 8):
-            (state, _), passed = timed(partial(training.step, state, training.data, examples))
+            (state, *_), passed = timed(partial(training.step, state, training.data, examples))
             seconds.append(passed)
         settled = float(np.median(seconds[2:]))
         frames = training.batch * training.inner * config.lifter.get("frames", 1)
@@ -159,7 +159,7 @@ def _repeat_training(training: Training) -> Callable[[], Any]:
     states = [training.state]
 
     def call() -> Any:
-        states[0], metrics = training.step(states[0], training.data, training.examples(0))
+        states[0], metrics, _ = training.step(states[0], training.data, training.examples(0))
         return metrics
 
     return call
@@ -174,7 +174,7 @@ def compare_curves(quick: bool, end: float) -> list[dict[str, Any]]:
         training = prepare_training(config, clips, 16 if quick else min(512, case.train_batch), 5 if quick else 50)
         state, losses = training.state, []
         for number in range(4 if quick else 40):
-            state, metrics = training.step(state, training.data, training.examples(number))
+            state, metrics, _ = training.step(state, training.data, training.examples(number))
             losses.append(metrics["loss"])
         losses = [float(loss) for loss in losses]
         rows.append({"case": _name(case), "precision": precision, "inner": training.inner, "losses": losses})

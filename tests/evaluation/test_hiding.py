@@ -44,3 +44,14 @@ def test_a_method_that_is_not_told_gets_the_jobs_pattern():
     clips, job = hide_for(SimpleNamespace(takes_mask=False, frames=1), CLIPS, JOB)
     assert clips is CLIPS
     assert job is JOB
+
+
+def test_a_calibration_also_hides_whole_limbs():
+    keypoints = np.zeros((4000, 17, 2), np.float32)
+    clips = ClipSet.build([Clip(keypoints, None, None, "S", "a")], H36M_17)
+    told, job = SimpleNamespace(takes_mask=True, frames=1), JOB.replace(occlusion="partial", occlusion_rate=0.3)
+    plain, more = (hide_for(told, clips, job, limbs=limbs)[0].seen for limbs in (False, True))
+    leg = [H36M_17.joints.index(f"left_{name}") for name in ("hip", "knee", "ankle")]
+    assert (~more[:, leg]).all(axis=1).mean() > (~plain[:, leg]).all(axis=1).mean() + 0.05
+    assert more.all(axis=1).mean() > 0.25  # most of what is calibrated are people who are seen whole
+    assert (more <= plain).all()

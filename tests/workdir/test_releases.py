@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from ml_collections import ConfigDict
 
 import diffpose_jax as dp
 from diffpose_jax import calibrate as calibrate_program
@@ -227,3 +228,14 @@ def test_calibrating_a_release_makes_a_calibrated_copy(shipped, tmp_path, monkey
     assert load_trained(tmp_path / "mine").temperature == 1.25
     assert load_trained("pretrained:tiny").temperature is None
     assert str(tmp_path / "mine") in capsys.readouterr().out
+
+
+def test_a_release_has_the_version_of_its_context_that_saw_everybody_and_no_other():
+    config = ConfigDict({"context": {"name": "residual_mlp", "folds": [["A"], ["B"]]}, "lifter": {}})
+    full, folds = {"kernel": np.ones(3)}, {"kernel": np.ones((2, 3))}
+    variables = {"params": {"x": np.zeros(1)}, "frozen": {"context": {"full": full, "folds": folds}, "spread": 1.0}}
+    changed, kept = releases.drop_folds(config, variables)
+    assert kept == {"params": variables["params"], "frozen": {"context": full, "spread": 1.0}}
+    assert "folds" not in changed.context
+    assert config.context.folds == [["A"], ["B"]]
+    assert releases.drop_folds(changed, kept) == (changed, kept)

@@ -32,7 +32,7 @@ def seconds_per_step(config: ConfigDict, at_least: float = 8.0) -> float:
     while dispatches < 2 or time.process_time() - start < at_least:
         first = (dispatches + 1) * training.inner_steps
         examples = examples_of_steps(first, training.inner_steps, training.batch_size, len(data.windows.start))
-        state, metrics = step(state, data, Examples(*(part[None] for part in examples)))
+        state, metrics, _ = step(state, data, Examples(*(part[None] for part in examples)))
         jax.block_until_ready(metrics)
         dispatches += 1
         start = time.process_time() if dispatches == 0 else start

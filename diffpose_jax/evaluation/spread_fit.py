@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.windows import Windows, device_clips, gather
+from diffpose_jax.data.windows import Windows, gather
 from diffpose_jax.evaluation.calibration import Draws, fit_scales
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.scores import energy_score
-from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting
+from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting, compare_with_truth, thin_out
 from diffpose_jax.lifters.base import Lifter, Variables
 from diffpose_jax.lifters.scales import HIDDEN, KINDS, Scales, keypoint_kinds
 from diffpose_jax.lifters.visibility import believe_guesses
@@ -66,18 +66,19 @@ class _Sample(NamedTuple):
 
     def draws(self, lifted: Lifted) -> Draws:
         """Hypotheses of at most `_FIT_FRAMES` frames, without the root."""
-        rows = np.unique(np.linspace(0, len(lifted.frames) - 1, _FIT_FRAMES).astype(int))
-        moving = np.delete(np.arange(self.skeleton.num_joints), self.skeleton.root)
-        assert self.clips.poses is not None
-        hypotheses = np.moveaxis(lifted.hypotheses[rows][:, :, moving], 1, 0)
-        return Draws(jnp.asarray(hypotheses), jnp.asarray(self.clips.poses[lifted.frames[rows]][:, moving]))
+        return compare_with_truth(thin_out(lifted, _FIT_FRAMES), self.clips)
 
     def keypoints(self, lifted: Lifted) -> _Keypoints:
         """What is known of the keypoints of the same frames."""
-        rows = np.unique(np.linspace(0, len(lifted.frames) - 1, _FIT_FRAMES).astype(int))
-        frames = lifted.frames[rows]
-        kinds = np.delete(kinds_of_frames(self.lifting.lifter, self.clips, frames), self.skeleton.root, axis=1)
+        frames = thin_out(lifted, _FIT_FRAMES).frames
+        kinds = np.delete(self.kinds(frames), self.skeleton.root, axis=1)
         return _Keypoints(kinds, np.array(self.clips.subject)[self.clips.frame_clip()[frames]])
+
+    def kinds(self, frames: np.ndarray) -> np.ndarray:
+        """The index in `KINDS` of the keypoints of frames `[M]` as the lifter sees them, `[M, J]`."""
+        lifter, where = self.lifting.lifter, jnp.asarray(frames, jnp.int32)
+        batch = gather(self.lifting.clips, Windows(where, where, where), jnp.arange(len(where), dtype=jnp.int32), 1)
+        return np.asarray(keypoint_kinds(believe_guesses(lifter, batch), self.skeleton))[:, 0]
 
     def missing(self, lifted: Lifted) -> float:
         """The logarithm of the one factor by which all deviations from the mean would have to be larger.
@@ -103,13 +104,6 @@ class _Keypoints(NamedTuple):
         """
         whole = np.all(self.kinds < HIDDEN, axis=1, keepdims=True)
         return np.broadcast_to(whole if whole.mean() >= _ENOUGH_WHOLE else True, self.kinds.shape)
-
-
-def kinds_of_frames(lifter: Lifter, clips: ClipSet, frames: np.ndarray) -> np.ndarray:
-    """The index in `KINDS` of the keypoints of frames `[M]` of a set as a lifter sees them, `[M, J]`."""
-    where = jnp.asarray(frames, jnp.int32)
-    batch = gather(device_clips(clips), Windows(where, where, where), jnp.arange(len(where), dtype=jnp.int32), 1)
-    return np.asarray(keypoint_kinds(believe_guesses(lifter, batch), clips.skeleton))[:, 0]
 
 
 def fit_spread(
@@ -278,9 +272,7 @@ def _scales_of_hidden(draws: Draws, keypoints: _Keypoints, skeleton: Skeleton) -
 def _apply(sample: _Sample, lifted: Lifted, scales: Scales | None) -> Lifted:
     if scales is None:
         return lifted
-    factors = np.asarray(
-        scales.factors(jnp.asarray(kinds_of_frames(sample.lifting.lifter, sample.clips, lifted.frames)))
-    )
+    factors = np.asarray(scales.factors(jnp.asarray(sample.kinds(lifted.frames))))
     mean = lifted.hypotheses.mean(axis=1, keepdims=True)
     return lifted._replace(hypotheses=mean + factors[:, None, :, None] * (lifted.hypotheses - mean))
 

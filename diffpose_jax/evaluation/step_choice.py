@@ -11,20 +11,22 @@ from ml_collections import ConfigDict
 
 from diffpose_jax.config import copy_config
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.windows import device_clips
+from diffpose_jax.data.windows import DeviceClips, Windows, device_clips
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import ALL
-from diffpose_jax.evaluation.calibration import Draws, fit_scales
+from diffpose_jax.evaluation.calibration import fit_scales
 from diffpose_jax.evaluation.jobs import Job, predict_windows
+from diffpose_jax.evaluation.padding import pad_clips
 from diffpose_jax.evaluation.scores import energy_score
-from diffpose_jax.evaluation.timed_lifting import Limit, sample_windows
-from diffpose_jax.lifters.base import Lifter, Variables
+from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, compare_with_truth, sample_windows, thin_out
 from diffpose_jax.lifters.building import make_plan, make_schedule_of
 from diffpose_jax.workdir.trained import Trained
 
 # The numbers of steps that are tried, fewest first, each with both samplers.
 STEPS = (1, 2, 3, 5, 8, 12, 20, 35)
+# About so many frames are lifted by each.
+_FRAMES = 256
 # Longer chains are stood for by so many steps: beyond them nothing changes by more than figures scatter.
 WHOLE = 100
 # The mean error and the energy score of whole poses may be worse by this factor.
@@ -60,7 +62,8 @@ def choose_steps(trained: Trained, clips: ClipSet, job: Job, limit: Limit) -> di
     config = trained.config
     if not trained.lifter.stochastic:
         raise UserError(f"calibrate --steps: expected a method with reverse steps, found {config.lifter.name}")
-    trial = _Trial(trained.lifter, trained.variables, clips, job)
+    on_device, windows = pad_clips(device_clips(clips)), sample_windows(trained.lifter, clips, _FRAMES)
+    trial = _Trial(trained, clips, on_device, windows, job.replace(outputs=(ALL,)))
     whole = min(config.diffusion.steps, WHOLE)
     reference = trial.measure(_plan(config, config.diffusion.sampler, whole))
     _say(config.diffusion.sampler, whole, reference)
@@ -81,26 +84,23 @@ def choose_steps(trained: Trained, clips: ClipSet, job: Job, limit: Limit) -> di
 class _Trial(NamedTuple):
     """What is lifted by every plan."""
 
-    lifter: Lifter
-    variables: Variables
+    trained: Trained
     clips: ClipSet
+    on_device: DeviceClips
+    windows: Windows
     job: Job
 
-    def measure(self, plan: Plan, frames: int = 256) -> Measured:
-        """What about so many frames of all subjects have with a plan."""
-        windows = sample_windows(self.lifter, self.clips, frames)
-        job = self.job.replace(sampling=self.job.sampling.replace(plan=plan), outputs=(ALL,))
-        found, lifted = predict_windows(self.lifter, self.variables, device_clips(self.clips), windows, job)
+    def measure(self, plan: Plan) -> Measured:
+        """What the windows have with a plan."""
+        job = self.job.replace(sampling=self.job.sampling.replace(plan=plan))
+        lifter, variables = self.trained.lifter, self.trained.variables
+        found, frames = predict_windows(lifter, variables, self.on_device, self.windows, job)
         # Hundreds of frames are enough, and windows of a sequence have more.
-        rows = np.unique(np.linspace(0, len(lifted) - 1, 4 * frames).astype(int))
-        assert self.clips.poses is not None
-        moving = np.delete(np.arange(self.lifter.skeleton.num_joints), self.lifter.skeleton.root)
-        hypotheses = np.moveaxis(found[ALL][rows][:, :, moving], 1, 0)
-        draws = Draws(jnp.asarray(hypotheses), jnp.asarray(self.clips.poses[lifted[rows]][:, moving]))
+        draws = compare_with_truth(thin_out(Lifted(found[ALL], frames), 4 * _FRAMES), self.clips)
         shape = draws.target.shape[:2]
         factor = fit_scales(draws, np.zeros(shape, int), 1)[0]
         energy = energy_score(*draws.scaled(jnp.full(shape, factor, jnp.float32)))
-        error = np.linalg.norm(hypotheses.mean(axis=0) - np.asarray(draws.target), axis=-1)
+        error = jnp.linalg.norm(draws.hypotheses.mean(axis=0) - draws.target, axis=-1)
         return Measured(float(error.mean()), float(jnp.mean(energy)))
 
 

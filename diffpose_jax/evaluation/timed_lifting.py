@@ -7,6 +7,7 @@ import time
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax import parallel
@@ -14,7 +15,9 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import DeviceClips, Windows, centred_windows, device_clips, end_aligned_windows
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import ALL
+from diffpose_jax.evaluation.calibration import Draws
 from diffpose_jax.evaluation.jobs import Job, predict_windows
+from diffpose_jax.evaluation.padding import pad_clips
 from diffpose_jax.lifters.base import Lifter, Variables
 from diffpose_jax.progress import Progress
 
@@ -56,10 +59,25 @@ class Lifted(NamedTuple):
     frames: np.ndarray
 
 
+def thin_out(lifted: Lifted, most: int) -> Lifted:
+    """At most so many of the frames, evenly spread."""
+    rows = np.unique(np.linspace(0, len(lifted.frames) - 1, most).astype(int))
+    return Lifted(lifted.hypotheses[rows], lifted.frames[rows])
+
+
+def compare_with_truth(lifted: Lifted, clips: ClipSet) -> Draws:
+    """The hypotheses beside the truth, without the root, which is zero by definition."""
+    assert clips.poses is not None
+    moving = np.delete(np.arange(clips.skeleton.num_joints), clips.skeleton.root)
+    hypotheses = np.moveaxis(lifted.hypotheses[:, :, moving], 1, 0)
+    return Draws(jnp.asarray(hypotheses), jnp.asarray(clips.poses[lifted.frames][:, moving]))
+
+
 class TimedLifting:
     """Lifts the same windows of a split again and again, in calls of one size.
 
     Attributes:
+        clips: The split on the devices.
         calls: How many calls the whole sample has.
         seconds_per_call: What the fastest call took so far, infinity before the first.
     """
@@ -69,7 +87,7 @@ class TimedLifting:
         lifted, devices = 1 if lifter.middle_frame else lifter.frames, parallel.local_device_count()
         size = max(1, min(job.batch_size, CALL_FRAMES // (lifted * devices)))
         self.lifter, self._variables, self._valid = lifter, variables, clips.valid_frame
-        self._clips: DeviceClips = parallel.replicate(device_clips(clips))
+        self.clips: DeviceClips = parallel.replicate(pad_clips(device_clips(clips)))
         self._windows = sample_windows(lifter, clips, frames)
         self._size = min(devices * size, len(self._windows.start))
         self._job = job.replace(outputs=(ALL,), batch_size=size)
@@ -97,7 +115,7 @@ class TimedLifting:
     def _call(self, job: Job, number: int) -> Lifted:
         ids = np.arange(number * self._size, min((number + 1) * self._size, len(self._windows.start)))
         windows, begin = Windows(*(part[ids] for part in self._windows)), time.monotonic()
-        found, frames = predict_windows(self.lifter, self._variables, self._clips, windows, job)
+        found, frames = predict_windows(self.lifter, self._variables, self.clips, windows, job)
         if len(ids) == self._size:
             self.seconds_per_call = min(self.seconds_per_call, time.monotonic() - begin)
         valid = np.ones(len(frames), bool) if self._valid is None else self._valid[frames]
@@ -121,7 +139,7 @@ class TimedLifting:
         for _ in range(2):
             begin = time.monotonic()
             predict_windows(
-                self.lifter, self._variables, self._clips, Windows(*(part[:1] for part in self._windows)), job
+                self.lifter, self._variables, self.clips, Windows(*(part[:1] for part in self._windows)), job
             )
             seconds = (time.monotonic() - begin) * count * (steps if plan is not None else 1)
         seconds *= self._size / parallel.local_device_count()

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.processes import describe_process, is_gone
 
 SUFFIX = ".claim"
 _WIDTH = 512  # a claim is rewritten in place, always as long, so that a full disk does not stand in its way
@@ -110,35 +110,16 @@ class Claims:
 
 
 def _text(token: str, count: int) -> bytes:
-    holder = {"host": socket.gethostname()[:200], "space": _process_space(), "pid": os.getpid(), "token": token,
-              "renewed": count, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}  # fmt: skip
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    holder = {**describe_process(), "token": token, "renewed": count, "time": now}
     return json.dumps(holder).ljust(_WIDTH - 1).encode() + b"\n"
 
 
-def _process_space() -> str:
-    """Which table of processes a process id is of: containers on one machine have their own."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the holder ran on this machine and does not any more."""
-    pid = holder.get("pid")
-    if holder.get("host") != socket.gethostname()[:200] or not isinstance(pid, int) or pid <= 0:
-        return False
-    if holder.get("space") != _process_space():
-        return False
-    if pid == os.getpid():
-        return True  # this process holds no claim that it asks for: an earlier one had its id
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+    """Whether the holder does not run any more. This process holds no claim that it asks for: an earlier one had its
+    number.
+    """
+    return is_gone(holder) or {name: holder.get(name) for name in describe_process()} == describe_process()
 
 
 def _read(path: Path) -> bytes | None:

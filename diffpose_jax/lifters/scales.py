@@ -64,10 +64,9 @@ def keypoint_kinds(batch: Batch, skeleton: Skeleton) -> Array:
     else:
         kinds = sum((jnp.asarray(batch.mask < limit, jnp.int32) for limit in SCORES), kinds)
     hidden = batch.mask <= 0
-    parents = np.where(np.array(skeleton.parents) < 0, np.arange(skeleton.num_joints), skeleton.parents)
     connected = np.zeros((skeleton.num_joints, skeleton.num_joints), np.float32)
-    connected[np.arange(skeleton.num_joints), parents] = connected[parents, np.arange(skeleton.num_joints)] = 1
-    np.fill_diagonal(connected, 0)
+    for child, parent in skeleton.bones:
+        connected[child, parent] = connected[parent, child] = 1
     kinds = jnp.where(hidden, HIDDEN, kinds)
     kinds = jnp.where(hidden & (hidden.astype(jnp.float32) @ connected > 0), KINDS.index("hidden_limb"), kinds)
     return jnp.where(jnp.asarray(np.arange(skeleton.num_joints) == skeleton.root), 0, kinds)

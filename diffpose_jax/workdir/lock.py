@@ -11,7 +11,6 @@ import contextlib
 import errno
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.processes import describe_process, is_gone
 
 try:
     import fcntl
@@ -42,8 +42,7 @@ def locked(workdir: Path, purpose: str) -> Iterator[None]:
     Raises:
         UserError: Another process, which is named, holds it.
     """
-    holder = {"purpose": purpose, "pid": os.getpid(), "host": socket.gethostname(),
-              "since": time.strftime("%Y-%m-%d %H:%M:%S")}  # fmt: skip
+    holder = {"purpose": purpose, **describe_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     release = _flock(workdir / LOCK, holder) or _lease(workdir / LEASE, holder)
     try:
         yield
@@ -113,16 +112,7 @@ def _is_stale(path: Path) -> bool:
             return True
     except FileNotFoundError:
         return True
-    holder = _read(path)
-    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_gone(_read(path))
 
 
 def _read(path: Path) -> dict[str, Any]:

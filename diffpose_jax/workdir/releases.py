@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffpose_jax.config import save_config
+from diffpose_jax.config import copy_config, save_config
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.npz import read_npz
 from diffpose_jax.records import digest_json, read_json_object, read_record, write_record
@@ -99,7 +99,7 @@ def drop_folds(config: ConfigDict, variables: Mapping[str, Any]) -> tuple[Config
     """
     if not config.context.get("folds"):
         return config, variables
-    changed = ConfigDict(config.to_dict())
+    changed = copy_config(config)
     del changed.context["folds"]
     frozen = dict(variables["frozen"])
     return changed, {**variables, "frozen": {**frozen, "context": frozen["context"]["full"]}}

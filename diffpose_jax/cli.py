@@ -19,6 +19,7 @@ from typing import Any, NoReturn, get_args
 from absl import flags
 from ml_collections.config_flags.config_flags import is_config_flag
 
+from diffpose_jax.cluster import ending_together
 from diffpose_jax.config import current_value
 from diffpose_jax.errors import UserError
 from diffpose_jax.sections import EvaluationOptions, Flip
@@ -41,9 +42,10 @@ def run(
     """Runs a program: parses its flags, calls `main`, and exits with its return value.
 
     Mistakes of the user (a flag, a config key or value, a config file, `UserError`, a path that may not be written)
-    become one line `error: ...` on stderr and exit code 2, and so do a full disk and too little memory. SIGINT exits
-    with 130 and SIGTERM with 143, after files that are not complete were removed. Any other exception keeps its
-    traceback. Define config flags without a default: absl parses a default before this function runs.
+    become one line `error: ...` on stderr and exit code 2, and so do a full disk and too little memory. SIGINT
+    exits with 130 and SIGTERM with 143, after files that are not complete were removed. In a cluster the loss of
+    another process is one line and 75. Any other exception keeps its traceback. Define config flags without a
+    default: absl parses a default before this function runs.
 
     Args:
         main: called with the positional arguments, program name first; None as its result means 0. The docstring of
@@ -53,6 +55,14 @@ def run(
     """
     own_process = argv is None
     argv = list(sys.argv if argv is None else argv)
+    with ending_together(leave):
+        status = _run(main, argv, flag_values, own_process)
+    sys.exit(status or 0)
+
+
+def _run(
+    main: Callable[[list[str]], int | None], argv: list[str], flag_values: flags.FlagValues, own_process: bool
+) -> int | None:
     if any(re.fullmatch(r"--?(help|helpfull|helpshort|h|\?)", argument) for argument in argv[1:]):
         print_help(sys.modules[main.__module__].__doc__ or "", flag_values)
         sys.exit(0)
@@ -60,7 +70,7 @@ def run(
         with _terminable():
             positional = parse(argv, flag_values)
             _keep_compiled_programs()
-            status = main(positional)
+            return main(positional)
     except UserError as error:
         fail(str(error))
     except _Terminated:
@@ -77,7 +87,6 @@ def run(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         fail(f"out of memory on the device; {_smaller_batch(flag_values)}")
-    sys.exit(status or 0)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -17,6 +17,7 @@ from typing import Any, get_args
 from absl import flags
 
 from diffpose_jax import cli
+from diffpose_jax.cluster import join_cluster
 from diffpose_jax.data.occlusions import PATTERNS
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES
@@ -58,6 +59,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     string("job", None, "A job file (.py or .yaml): a grid of evaluations in place of one, in the directory --output.")
     boolean("check", False, "Only check the job, and list its units.")
     boolean("wait", True, "Stay until the job's other workers are done, and finish the units of those that died.")
+    boolean("distributed", False, "Join the processes of a cluster, which share the frames of every unit of the job.")
     flags.DEFINE_float("lease_seconds", 60.0, "After how long without a sign a job's worker counts as dead.",
                        flag_values=values)  # fmt: skip
 
@@ -67,6 +69,8 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     cli.require(argv, given)
     if given.job:
         return _run_job(argv, given)
+    if given.distributed:
+        raise UserError("--distributed: expected --job, whose units the processes of a cluster share, found none")
     model = cli.chosen_model(given)
     if given.pretrained:
         cli.require(argv, given, "output", "data")
@@ -91,6 +95,8 @@ def _run_job(argv: list[str], given: flags.FlagValues) -> int:
         if name != "output" and given[name].present:
             raise UserError(f"--{name}: expected in the job file, found beside --job")
     cli.require(argv, given, *(() if given.check else ("output",)))
+    if given.distributed:
+        join_cluster("--distributed")
     return run_job(
         given.job, given.output or "", only_check=given.check, wait=given.wait, lease_seconds=given.lease_seconds
     )

@@ -1,4 +1,4 @@
-"""Parallelism over the local devices; the only file that uses `jax.pmap`.
+"""Parallelism over the devices of this process and of a cluster's; the only file that uses `jax.pmap`.
 
 State and data are plainly replicated: leaves keep their natural shapes, no copies are stacked. Only example indices
 have a leading axis of D devices. With `out_axes=None` jax takes one device's output for all, so that a forgotten
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
@@ -61,6 +62,29 @@ def replicate(tree: Any) -> Any:
 def shard(array: np.ndarray) -> np.ndarray:
     """Reshapes `[n, ...]` to `[D, n / D, ...]`; n must be a multiple of the device count D."""
     return array.reshape(local_device_count(), -1, *array.shape[1:])
+
+
+def own_part(array: np.ndarray) -> np.ndarray:
+    """What this process's devices have of `[D, ...]`, whose first axis is all devices of the cluster's D."""
+    count = local_device_count()
+    return array[jax.process_index() * count :][:count]
+
+
+def gather_from_processes(value: Any) -> np.ndarray:
+    """Stacks what the processes of a cluster have, `[...]` each, to `[P, ...]` on all of them; all have to call it."""
+    if jax.process_count() == 1:
+        return np.asarray(value)[None]
+    return np.asarray(multihost_utils.process_allgather(np.asarray(value)))
+
+
+def broadcast_bytes(content: bytes) -> bytes:
+    """The bytes that process 0 gives; all processes of a cluster have to call it, with as many."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8))).tobytes()
+
+
+def agree_on_signal(received: int) -> int:
+    """A signal that any process of a cluster received, 0 where none did; all processes have to call it."""
+    return int(np.max(gather_from_processes(np.int32(received))))
 
 
 def assert_replicated(tree: Any) -> None:

@@ -8,15 +8,13 @@ directory the second one ends at once.
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING
 
-import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from diffpose_jax import cli
-from diffpose_jax.errors import UserError
+from diffpose_jax.cluster import join_cluster
 
 if TYPE_CHECKING:
     from diffpose_jax.training.loop import Summary
@@ -57,25 +55,12 @@ def _best(summary: Summary) -> str:
 
 def _train(config: ConfigDict, workdir: str, folds: int | None) -> Summary:
     if config.get("training", {}).get("distributed", False):
-        _join_cluster()
+        join_cluster("config.training.distributed")
     # Imported here because jax.distributed must come before anything that touches a device.
     from diffpose_jax.training.cross_fit import cross_fit
     from diffpose_jax.training.loop import train
 
     return train(config, workdir) if folds is None else cross_fit(config, workdir, folds)
-
-
-def _join_cluster() -> None:
-    """Joins the processes that JAX finds (TPU pod, SLURM, MPI, Kubernetes) or that the environment names by hand:
-    JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-    """
-    count, index = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-    try:
-        jax.distributed.initialize(
-            num_processes=None if count is None else int(count), process_id=None if index is None else int(index)
-        )
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"config.training.distributed: no cluster to join: {str(error).splitlines()[0]}") from error
 
 
 if __name__ == "__main__":

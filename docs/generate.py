@@ -70,6 +70,13 @@ with probability one half (`data.flip`): papers that count every window as it is
 Training runs on all local devices: `pip install '.[gpu]'` for NVIDIA GPUs, `'.[tpu]'` on a TPU. On a
 cluster set `--config.training.distributed=true` and start one process per host: TPU pods, SLURM, MPI and Kubernetes
 are recognised. Elsewhere set `JAX_COORDINATOR_ADDRESS=host:port`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.
+All see the work directory under the same path. `experiments/launch/tpu_pod.sh` starts a training on all hosts of a TPU
+slice; it was never run on one.
+
+Where a process is lost, the others end: at once where its connections break, after 30 seconds without a sign from a
+machine that is gone. They say so in one line and exit with 75, or 134 where a thread of JAX notices first. The same
+command goes on from the newest checkpoint, with as many processes and devices as there are then: batches and noise do
+not depend on their number. A signal to any of them stops all at the next line of the log.
 """
 
 METHODS_INTRODUCTION = """## Methods

@@ -1,9 +1,9 @@
 """Lifting a whole set: windows are gathered, lifted and aggregated in one compiled call per chunk, on all devices.
 
-Devices share the windows, or where there are few of them the hypotheses of every window. The noise of a frame derives
-from its index in the set, or from its clip's (`Sampling.noise`), so that results depend neither on the batch size, the
-stride nor the number of devices. Hypotheses are aggregated on the device; only the outputs that were asked for are
-copied back.
+Devices share the windows, those of all processes of a cluster, or where there are few of them the hypotheses of every
+window. The noise of a frame derives from its index in the set, or from its clip's (`Sampling.noise`), so that results
+depend neither on the batch size, the stride nor the number of devices. Hypotheses are aggregated on the device; only
+the outputs that were asked for are copied back.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def predict_frames(
     """
     windows = _windows_for(lifter, clips, frames)
     cameras = window_cameras(clips, windows)
-    with Progress(label, len(frames), "frames") as progress:
+    with Progress(label, len(frames), "frames", enabled=jax.process_index() == 0) as progress:
         poses, found = predict_windows(
             lifter,
             variables,
@@ -207,6 +207,7 @@ def lift_windows(
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Lifts windows in chunks: the indices `[B]` of those of a chunk, and `{output: [B, F, ...]}`.
 
+    In a cluster all processes have to call it with the same arguments; they share the work, and get all of it.
     Arguments and errors are those of `predict_windows`.
     """
     check_aggregates([name for name in job.outputs if name not in MEASURES])
@@ -216,13 +217,13 @@ def lift_windows(
     clips, (windows, cameras) = pad_clips(clips), pad_windows(windows, cameras)
     data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
     each = -(-job.sampling.hypotheses // devices) if shared else job.sampling.hypotheses
-    devices = 1 if shared else devices
+    devices = 1 if shared else jax.device_count()
     most = pad_batch(-(-count // devices), job.batch_size)
     work = _bound_memory(parts, variables, data, job.replace(batch_size=most), each)
     sampling = job.sampling.replace(chunk=work.chunk, mesh=parallel.local_mesh() if shared else None)
     call = compile_job(parts, job.outputs, shared)
     variables, data = parallel.replicate((variables, data._replace(sampling=sampling)))
-    yield from _run_chunks(partial(call, variables, data), count, work.windows, devices)
+    yield from _run_chunks(partial(call, variables, data), count, work.windows, None if shared else devices)
 
 
 def frames_of(windows: Windows, lifter: Lifter) -> tuple[np.ndarray, np.ndarray]:
@@ -255,23 +256,30 @@ def _needs_of(parts: Parts, leaves: tuple[jax.ShapeDtypeStruct, ...], tree: jax.
 
 
 def _run_chunks(
-    call: Callable[[np.ndarray], dict[str, Array]], count: int, batch_size: int, devices: int
+    call: Callable[[np.ndarray], dict[str, Array]], count: int, batch_size: int, cluster: int | None
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     # The last chunk is filled up with window 0. JAX dispatches without waiting: the devices compute one chunk while the
-    # one before is copied to the host.
+    # one before is copied to the host. All devices of the cluster have windows of their own, or those of this process
+    # share them.
+    devices = cluster or 1
     size = devices * pad_batch(-(-count // devices), batch_size)
     waiting = None
     for first in range(0, count, size):
         ids = np.arange(first, min(first + size, count), dtype=np.int32)
-        padded = np.concatenate([ids, np.zeros(size - len(ids), np.int32)])
-        under_way = ids, call(padded.reshape(devices, -1))
+        padded = np.concatenate([ids, np.zeros(size - len(ids), np.int32)]).reshape(devices, -1)
+        under_way = ids, call(padded if cluster is None else parallel.own_part(padded))
         if waiting is not None:
-            yield _fetch(*waiting)
+            yield _fetch(*waiting, cluster is not None)
         waiting = under_way
     if waiting is not None:
-        yield _fetch(*waiting)
+        yield _fetch(*waiting, cluster is not None)
 
 
-def _fetch(ids: np.ndarray, arrays: dict[str, Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    host = {name: np.asarray(array) for name, array in arrays.items()}
-    return ids, {name: array.reshape(-1, *array.shape[2:])[: len(ids)] for name, array in host.items()}
+def _fetch(ids: np.ndarray, arrays: dict[str, Array], gathered: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The outputs of windows `[B]` on the host, without those that filled the chunk up."""
+    found = {}
+    for name, array in arrays.items():
+        host = np.asarray(array)
+        host = parallel.gather_from_processes(host) if gathered else host[None]
+        found[name] = host.reshape(-1, *array.shape[2:])[: len(ids)]
+    return ids, found

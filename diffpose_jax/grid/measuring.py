@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from diffpose_jax.evaluation.jobs import predict_frames
 from diffpose_jax.evaluation.measure import Measured, aggregation_row
 from diffpose_jax.evaluation.prepared import Prepared
 from diffpose_jax.evaluation.scores import SCORES
+from diffpose_jax.grid import sharing
 from diffpose_jax.grid.checks import Planned, identify_data, identify_lifter
 from diffpose_jax.grid.store import Store, read_chunk, write_arrays
 from diffpose_jax.grid.units import DISTRIBUTION
@@ -43,10 +44,7 @@ def measure_unit(planned: Planned, store: Store, say: Say) -> dict[str, Any]:
         UserError: The unit cannot be measured; `OutputError` where the folder cannot be written.
     """
     unit, grid, started = planned.unit, planned.grid, time.monotonic()
-    evaluation = unit.evaluation(grid.batch_size)
-    trained = _load_trained(unit.workdir, planned.lifter)
-    clips = _load_split(_Data(evaluation.data_section(trained.config)), unit.split, planned.data)
-    prepared = evaluation.prepare(trained, clips)
+    trained, prepared = _prepare(planned)
     measured, job = prepared.measured, prepared.job
     poses = _predict(planned, prepared, trained, store, say)
     rows = [aggregation_row(measured, name, job.sampling.hypotheses, poses[name]) for name in prepared.chosen]
@@ -57,13 +55,29 @@ def measure_unit(planned: Planned, store: Store, say: Say) -> dict[str, Any]:
         "frames": len(measured.indices),
         **prepared.described,
         "notes": prepared.notes,
-        **evaluation.measure_distributions(trained, prepared, poses),
+        **unit.evaluation(grid.batch_size).measure_distributions(trained, prepared, poses),
         "rows": rows,
         "seconds": round(time.monotonic() - started, 3),
         "made": describe_run(),
     }
     store.write(unit.name, record, _values_of_frames(prepared, poses), grid.predictions)
     return record
+
+
+def prepare_chunk(planned: Planned, number: int) -> Callable[[], Any]:
+    """Prepares a chunk of a unit, and returns what lifts it, in a process of a cluster that follows another."""
+    trained, prepared = _prepare(planned)
+    frames = list(_split_frames(prepared.measured, trained, planned.grid.chunk_frames))[number]
+    lifter, variables, clips = trained.lifter, trained.variables, prepared.measured.clips
+    return partial(predict_frames, planned.unit.name, lifter, variables, clips, frames, prepared.job)
+
+
+def _prepare(planned: Planned) -> tuple[Trained, Prepared]:
+    unit = planned.unit
+    evaluation = unit.evaluation(planned.grid.batch_size)
+    trained = _load_trained(unit.workdir, planned.lifter)
+    clips = _load_split(_Data(evaluation.data_section(trained.config)), unit.split, planned.data)
+    return trained, evaluation.prepare(trained, clips)
 
 
 def _values_of_frames(prepared: Prepared, poses: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -92,6 +106,7 @@ def _predict(planned: Planned, prepared: Prepared, trained: Trained, store: Stor
             if path.exists():
                 say(f"{path}: damaged or of another configuration; lifted again")
             label = f"{unit.name} {number + 1}/{len(parts)}"
+            sharing.name_chunk(unit.name, number)
             found = predict_frames(label, trained.lifter, trained.variables, measured.clips, frames, job)
             write_arrays(path, _describe_chunk(measured.clips, frames, found, configuration))
         else:

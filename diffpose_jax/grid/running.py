@@ -7,10 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import jax
+
 from diffpose_jax.errors import UserError
+from diffpose_jax.grid import sharing
 from diffpose_jax.grid.checks import plan_job
 from diffpose_jax.grid.comparing import check_comparisons
 from diffpose_jax.grid.job_file import read_job
+from diffpose_jax.grid.measuring import prepare_chunk
 from diffpose_jax.grid.store import Store
 from diffpose_jax.grid.summary import write_summary
 from diffpose_jax.grid.worker import Worker
@@ -29,6 +33,8 @@ def run_job(
 ) -> int:
     """Checks a job, works at its units until all are done, and writes the summary.
 
+    The processes of a cluster are one worker: all have to call it, and process 0 alone writes and says something.
+
     Args:
         path: The job file.
         output: The folder that all workers of the job share.
@@ -46,11 +52,15 @@ def run_job(
     job = read_job(path)
     planned = plan_job(job)
     check_comparisons(job.comparisons, planned)
-    if only_check:
+    leading = jax.process_index() == 0
+    if only_check and leading:
         say("\n".join([f"{len(planned)} units:", *(f"  {one.unit.name}  {one.unit.title}" for one in planned)]))
+    if only_check:
         return 0
     if not lease_seconds > 0:
         raise UserError(f"--lease_seconds: expected more than 0, found {lease_seconds}")
+    if not leading:
+        return sharing.follow(planned, prepare_chunk)
     store = Store(output)
     say(f"{Path(path).name}: {len(planned)} units, {len(job.comparisons)} comparisons; results in {store.folder}")
     outcome = Worker(planned, store, say, wait, lease_seconds).run()
@@ -62,4 +72,6 @@ def run_job(
     if summary["other_results"]:
         say(f"results of units that are not in this job: {', '.join(summary['other_results'])}")
     say(f"{len(outcome.done)} of {len(planned)} units are done; summary: {store.folder / 'summary.md'}")
-    return FAILED if outcome.failed else 0
+    code = FAILED if outcome.failed else 0
+    sharing.end_job(code)
+    return code

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.grid import sharing
 from diffpose_jax.grid.checks import Planned
 from diffpose_jax.grid.claims import Claims
 from diffpose_jax.grid.measuring import measure_unit
@@ -68,6 +69,7 @@ class Worker:
             if "waiting" not in self._named:
                 self._named.add("waiting")
                 self._say(f"waiting for {len(left)} units of other workers, such as {self._claims.holder(left[0])}")
+            sharing.stay_idle()
             time.sleep(min(_POLL, self._lease_seconds / 6))
         return Outcome(self._done, self._failed, self._left())
 

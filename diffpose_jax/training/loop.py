@@ -28,7 +28,7 @@ from diffpose_jax.lifters.base import Lifter, MeasuringLifter, ValidatingLifter,
 from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.lifters.cross_fitted import frame_folds
 from diffpose_jax.lifters.wrappers import with_occlusion
-from diffpose_jax.parallel import AXIS, local_device_count, pmap_step, replicate
+from diffpose_jax.parallel import AXIS, agree_on_signal, local_device_count, pmap_step, replicate
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, complete_config, load_dataset, validate
 from diffpose_jax.sections import DataOptions, TrainingOptions
@@ -229,22 +229,24 @@ class Run(NamedTuple):
         """Takes all steps from `first` on, or until a signal asks to stop; the state's memory is donated."""
         training, manager, windows, done = self.training, self.manager, len(self.data.windows.start), first
         averages, skipped = MetricAverages(self.poses_per_step, first), SkippedSteps(training, self.order)
-        leading = jax.process_index() == 0
+        leading, stopped_by = jax.process_index() == 0, 0  # processes have to stop at the same step
         with (
             _stop_signals() as stop,
             Progress("train", training.steps, "steps", start=first, enabled=leading) as progress,
         ):
             progress.say(f"{f'continuing from step {first}' if first else 'starting'}: {windows} training windows on "
                          f"{jax.device_count()} x {jax.devices()[0].device_kind}; the first step compiles")  # fmt: skip
-            while done < training.steps and not stop:
+            while done < training.steps and not stopped_by:
                 examples = examples_of_steps(done, training.inner_steps, training.batch_size, windows)
                 state, metrics, skips = self.step(state, self.data, _shard_examples(examples))
                 averages.add(metrics)
                 done += training.inner_steps
                 last = done == training.steps
+                if last or self._is_due(done) or jax.process_count() == 1:
+                    stopped_by = agree_on_signal(stop[0] if stop else 0)
                 with self._dropping_suspects():
                     skipped.add(done, skips, np.asarray(examples.epoch), np.asarray(examples.position))
-                    if last or stop or self._is_due(done):
+                    if last or stopped_by or self._is_due(done):
                         skipped.settle()
                 if done % training.log_every == 0 or last:
                     values = averages.read(done) | {"learning_rate": current_rate(state, training, done)}
@@ -260,9 +262,9 @@ class Run(NamedTuple):
                     averages.restart(done)  # the rate is that of training alone
                 # After the validation of the same step: the checkpoint notes which step is the best.
                 # A state that gave no finite loss may never do so again.
-                if last or stop or (done % training.checkpoint_every == 0 and not skipped.in_a_row):
+                if last or stopped_by or (done % training.checkpoint_every == 0 and not skipped.in_a_row):
                     manager.save(done, state)
-        return Summary(done, manager.best_step, manager.best_mpjpe, bool(stop), state, stop[0] if stop else 0)
+        return Summary(done, manager.best_step, manager.best_mpjpe, bool(stopped_by), state, stopped_by)
 
     def _is_due(self, done: int) -> bool:
         """Whether the log, a validation or a checkpoint follows this step."""

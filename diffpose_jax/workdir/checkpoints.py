@@ -59,12 +59,20 @@ class Checkpoints:
         directory: Where they are, `<step>` below it; made where it does not exist.
         keep: How many of the newest are kept.
         config: The config of the run, which every checkpoint notes, and compares with when it is restored.
+        alone: Whether this process of a cluster reads by itself; otherwise all processes have to call the same methods,
+            and wait for each other.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int, config: ConfigDict | None = None):
+    def __init__(
+        self, directory: str | os.PathLike, keep: int, config: ConfigDict | None = None, *, alone: bool = False
+    ):
         self._path, self._config = Path(directory).absolute(), config
         _silence_storage()
         self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        if alone and jax.process_count() > 1:
+            us = jax.process_index()
+            processes = ocp.options.MultiprocessingOptions(us, {us}, f"process_{us}")
+            self._options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=processes)
         self._manager = ocp.CheckpointManager(self._path, options=self._options)
 
     def steps(self) -> list[int]:

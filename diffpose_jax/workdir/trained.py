@@ -76,7 +76,7 @@ def _read_best(path: Path, template: Any, config: ConfigDict) -> tuple[int, Vari
     best = path / "best"
     if not any(best.glob("[0-9]*")):
         raise UserError(f"{path}: expected a checkpoint in {best}, found none; train first")
-    checkpoints = Checkpoints(best, keep=1, config=config)
+    checkpoints = Checkpoints(best, keep=1, config=config, alone=True)
     try:
         restored = checkpoints.restore_newest(template, set_aside=False)
     finally:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from absl import flags
+
+from diffpose_jax import cli
+
+# The package's own `train` and `evaluate` are functions.
+train, evaluate = import_module("diffpose_jax.train"), import_module("diffpose_jax.evaluate")
 
 LAUNCH = Path(__file__).resolve().parents[2] / "experiments" / "launch"
 
 
-@pytest.mark.parametrize("name", ["local.sh", "slurm.sh"])
+@pytest.mark.parametrize("name", ["local.sh", "slurm.sh", "tpu_pod.sh"])
 def test_the_shell_reads_the_script(name):
     shell = (LAUNCH / name).read_text().splitlines()[0].rpartition("/")[2]
     if shutil.which(shell) is None:
@@ -30,6 +38,40 @@ def test_the_options_for_slurm_stand_before_the_first_command():
     assert all(re.fullmatch(r"#SBATCH --[a-z-]+(=\S+)?", line) for line in options)
     if shutil.which("sbatch"):
         subprocess.run(["sbatch", "--test-only", str(LAUNCH / "slurm.sh"), "job.yaml", "out"], check=True)
+
+
+def pod_commands(*arguments: str) -> list[list[str]]:
+    """What `tpu_pod.sh` would run, as arguments."""
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash")
+    command = ["bash", str(LAUNCH / "tpu_pod.sh"), "--dry-run", "pod", "zone", *arguments]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [shlex.split(line) for line in printed.splitlines()]
+
+
+def test_on_a_pod_every_host_runs_the_same_command_as_a_process_of_one_cluster():
+    ((*ssh, command),) = pod_commands("train", "--config", "diffupose:cmu,day", "--workdir", "/mnt/two words")
+    assert ssh == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "pod", "--zone=zone", "--worker=all"]
+    program, *given = shlex.split(command.removeprefix("--command="))
+    assert program.endswith("/diffpose")
+    assert given[:-1] == ["train", "--config", "diffupose:cmu,day", "--workdir", "/mnt/two words"]
+    values = flags.FlagValues()
+    train.define_flags(values)
+    cli.parse(given, values)
+    assert values.config.training.distributed
+    ((*_, command),) = pod_commands("job", "--job", "job.yaml", "--output", "/mnt/out")
+    values = flags.FlagValues()
+    evaluate.define_flags(values)
+    cli.parse(shlex.split(command)[1:], values)
+    assert values.distributed
+    assert values.job == "job.yaml"
+
+
+def test_a_pod_gets_the_checkout_before_it_is_installed():
+    _, copy, install = pod_commands("setup")
+    assert copy[:5] == ["gcloud", "compute", "tpus", "tpu-vm", "scp"]
+    assert (Path(copy[6]) / "pyproject.toml").is_file()
+    assert "[tpu]" in install[-1]
 
 
 def test_the_kubernetes_job_is_an_indexed_job_whose_names_fit_together():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,11 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffpose_jax.formats.npz import read_npz
+
 from .jobs import read_numbers
 
 LOCAL = Path(__file__).resolve().parents[2] / "experiments" / "launch" / "local.sh"
 
 pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def environment() -> dict[str, str]:
@@ -53,3 +62,35 @@ def test_a_job_that_is_killed_at_random_moments_finds_what_an_undisturbed_one_fi
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert read_numbers(out) == read_numbers(done)
+
+
+@pytest.mark.repeats  # of processes what `tests/evaluation/test_jobs.py` says of devices
+def test_two_processes_of_a_cluster_share_the_frames_of_every_unit(done, job, tmp_path):
+    out, address = tmp_path / "out", f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "diffpose_jax", "evaluate", "--job", str(job), "--output", str(out)]
+    cluster = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    runs = [
+        subprocess.Popen(
+            [*command, "--distributed"],
+            env={**os.environ, **cluster, **devices, "JAX_PROCESS_ID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    printed = [run.communicate(timeout=120)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], printed
+    assert "3 of 3 units are done" in printed[0]
+    assert all(line.startswith("[Gloo]") for line in printed[1].splitlines())  # only process 0 speaks
+    found, expected = read_numbers(out), read_numbers(done)
+    assert found.keys() == expected.keys()
+    for path in sorted((done / "units").glob("*.npz")):
+        mine, theirs = read_npz(out / "units" / path.name), read_npz(path)
+        assert mine.keys() == theirs.keys()
+        for name, values in theirs.items():
+            if values.dtype.kind == "f":
+                np.testing.assert_allclose(mine[name], values, rtol=2e-4, atol=2e-6, err_msg=name)
+            else:
+                np.testing.assert_array_equal(mine[name], values)

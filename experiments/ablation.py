@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from absl import flags, logging
-from budget import seconds_per_step
+from absl import logging
+from budget import small_config, train_for
 from ml_collections import ConfigDict
 
-from diffpose_jax import cli
 from diffpose_jax.data.clips import VISIBILITY, ClipSet
 from diffpose_jax.evaluation.aggregation import ALL
 from diffpose_jax.evaluation.calibration import LEVELS, coverage, mahalanobis_rank
@@ -33,11 +32,8 @@ from diffpose_jax.evaluation.timed_lifting import Limit
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables
 from diffpose_jax.lifters.wrappers import with_scales
 from diffpose_jax.registry import build_lifter, load_dataset
-from diffpose_jax.train import define_flags
-from diffpose_jax.training.loop import train
 from diffpose_jax.workdir.trained import load_trained
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFUSED = VISIBILITY.index("confused")
 HYPOTHESES = 20
 COUNTS = (1, 5, 20)
@@ -126,13 +122,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _config(variant: Variant, given: argparse.Namespace, seed: int) -> ConfigDict:
     """The variant's config in its small size on the given data; steps are set when their cost is known."""
-    file, _, words = variant.config.partition(":")
-    values = flags.FlagValues()
-    define_flags(values)
-    argument = f"{ROOT}/configs/{file}.py:cmu,small{',' if words else ''}{words}"
-    cli.parse(["ablation", "--config", argument, "--workdir", "unused"], values)
-    config = values.config
-    config.seed, config.data.source = seed, given.data
+    config = small_config(variant.config, given.data, seed, {})
     if variant.context:
         config.lifter.context = given.context
     return _changed(config, variant.changes)
@@ -146,13 +136,8 @@ def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 def _run(name: str, config: ConfigDict, given: argparse.Namespace, clips: dict[str, ClipSet]) -> dict[str, Any]:
     """Trains a variant and measures every way it is sampled, and the first one calibrated: `{way: figures}`."""
-    cost = given.output / f"{name}.seconds_per_step"
-    if not cost.exists():
-        cost.write_text(str(seconds_per_step(config)))
-    steps = max(2, round(given.seconds / float(cost.read_text()) / 20)) * 20
-    config.training.update(steps=steps, validate_every=steps, checkpoint_every=steps, warmup_steps=steps // 10)
     workdir = given.output / f"{name}-{config.seed}".replace(" ", "_")
-    train(config, workdir)
+    steps = train_for(given.seconds, config, workdir, given.output / f"{name}.seconds_per_step")
     trained = load_trained(workdir)
     found = {}
     for way, changes in VARIANTS[name].sampled.items():

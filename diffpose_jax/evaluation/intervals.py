@@ -28,17 +28,34 @@ def subject_interval(values: np.ndarray, subjects: Sequence[str]) -> Interval | 
     Returns:
         Lower and upper end; None with fewer than two subjects that have values.
     """
-    values = np.asarray(values, np.float64).reshape(len(subjects), -1)
+    return run_interval([values], subjects)
+
+
+def run_interval(runs: Sequence[np.ndarray], subjects: Sequence[str]) -> Interval | None:
+    """The same where several runs, such as trainings from several seeds, measured the same frames.
+
+    Runs are drawn with replacement too, so that the interval says how much the figure would change with other people
+    and other seeds.
+
+    Args:
+        runs: `[M]` or `[M, K]` of each; NaN is a value that does not exist.
+        subjects: The subject of each frame.
+    """
+    values = np.stack([np.asarray(run, np.float64).reshape(len(subjects), -1) for run in runs])
     names, person = np.unique(np.asarray(subjects), return_inverse=True)
     known = ~np.isnan(values)
-    sums = np.bincount(person, np.where(known, values, 0).sum(axis=1), len(names))
-    counts = np.bincount(person, known.sum(axis=1), len(names))
-    sums, counts = sums[counts > 0], counts[counts > 0]
-    if len(sums) < 2:
+    sums = np.stack([np.bincount(person, run, len(names)) for run in np.where(known, values, 0).sum(axis=2)])
+    counts = np.stack([np.bincount(person, run, len(names)) for run in known.sum(axis=2)])
+    somewhere = counts.sum(axis=0) > 0
+    sums, counts = sums[:, somewhere], counts[:, somewhere]
+    people = sums.shape[1]
+    if people < 2:
         return None
-    # A resample is how often each subject was drawn; its mean is a ratio of two sums.
-    drawn = np.random.default_rng(_SEED).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
-    means = (drawn @ sums) / (drawn @ counts)
+    # A resample is how often each subject and each run was drawn; its mean is a ratio of two sums.
+    rng = np.random.default_rng(_SEED)
+    drawn = rng.multinomial(people, np.full(people, 1 / people), RESAMPLES)
+    times = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), RESAMPLES)
+    means = np.sum(times * (drawn @ sums.T), axis=1) / np.sum(times * (drawn @ counts.T), axis=1)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 

@@ -160,7 +160,7 @@ def _rows_table(lines: Sequence[Mapping[str, Any]], varied: Sequence[str]) -> st
     notes += ["in brackets the 95 % interval by a bootstrap over subjects"] if bracketed else []
     notes += ["± the standard deviation over seeds"] if any(len(group) > 1 for group in groups.values()) else []
     notes += ["* uses the ground truth"] if any(line["oracle"] for line in lines) else []
-    return _table(header, body) + "\n\n" + "; ".join(notes) + "."
+    return format_table(header, body) + "\n\n" + "; ".join(notes) + "."
 
 
 def _comparisons_table(found: Sequence[Mapping[str, Any]]) -> str:
@@ -178,10 +178,11 @@ def _comparisons_table(found: Sequence[Mapping[str, Any]]) -> str:
                       str(one["subjects"])]  # fmt: skip
         body.append(cells)
     note = "First minus second on the same frames; intervals by a bootstrap over subjects, paired."
-    return "**Comparisons**\n\n" + _table(header, body) + "\n\n" + note
+    return "**Comparisons**\n\n" + format_table(header, body) + "\n\n" + note
 
 
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def format_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     rule = ["---"] * len(header)
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (header, rule, *body)

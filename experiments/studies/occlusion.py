@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 
+import numpy as np
 import study
 
 PATTERNS = ("none", "random", "arm_leg", "leg_gap", "frame_gap")
@@ -25,10 +26,13 @@ def main(arguments: list[str]) -> int:
     parts: list = ["Mean of the hypotheses, by pattern; in brackets the 95 % interval over subjects."]
     lines: dict = {}
     for metric, title in METRICS.items():
-        lines[metric] = {
+        found = {
             study.label(model): [_value(measured, metric, model, pattern) for pattern in PATTERNS]
             for model in given.models
         }
+        if all(np.isnan(value) for row in found.values() for value, _ in row):
+            continue
+        lines[metric] = found
         parts.append(([title, *PATTERNS], [[name, *map(study.cell, found)] for name, found in lines[metric].items()]))
     first, *others = given.models
     for metric in ("mpjpe", "symmetry_gap"):
@@ -36,7 +40,7 @@ def main(arguments: list[str]) -> int:
         parts.append((header, [_row(measured, metric, model, first) for model in others]))
     study.write_table(given.output / "occlusion.md", parts)
     panels = [partial(study.draw_lines, places=PATTERNS, lines=lines[metric], labels=("hidden", METRICS[metric]))
-              for metric in METRICS]  # fmt: skip
+              for metric in lines]  # fmt: skip
     study.draw(given.output / "occlusion.png", panels)
     return 0
 

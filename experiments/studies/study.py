@@ -176,10 +176,13 @@ def draw_lines(
 ) -> None:
     """Draws values with their intervals over `places`, equally spaced; labels are those of x and y."""
     positions = np.arange(len(places))
-    for label, found in lines.items():
+    joined = not isinstance(places[0], str)
+    for number, (name, found) in enumerate(lines.items()):
         values = np.array([value for value, _ in found])
         ends = np.array([interval or (value, value) for value, interval in found])
-        axis.errorbar(positions, values, np.abs(ends.T - values), marker="o", capsize=3, label=label)
+        beside = positions + 0.12 * (number - (len(lines) - 1) / 2)  # error bars that lie on each other cannot be read
+        axis.errorbar(beside, values, np.abs(ends.T - values), marker="o", capsize=3, label=name,
+                      linestyle="-" if joined else "none")  # fmt: skip
     axis.set_xticks(positions, [str(place) for place in places])
     axis.set_xlabel(labels[0])
     axis.set_ylabel(labels[1])

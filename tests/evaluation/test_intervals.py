@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffpose_jax.evaluation.intervals import format_interval, subject_interval
+from diffpose_jax.evaluation.intervals import format_interval, run_interval, subject_interval
 
 
 def test_many_frames_of_few_people_do_not_make_a_figure_certain():
@@ -36,3 +36,14 @@ def test_one_subject_has_no_interval():
     assert subject_interval(np.array([1.0, np.nan]), ["S1", "S2"]) is None
     assert format_interval(None) == ""
     assert format_interval((1.234, 5.0)) == " [1.2, 5.0]"
+
+
+def test_runs_that_differ_widen_the_interval():
+    subjects = np.repeat([f"S{number}" for number in range(6)], 20)
+    values = np.repeat(np.linspace(1, 2, 6), 20)
+    low, high = subject_interval(values, subjects)
+    assert run_interval([values], subjects) == (low, high)
+    same, apart = (run_interval([values + shift, values - shift, values], subjects) for shift in (0.0, 1.0))
+    assert same == pytest.approx((low, high))
+    assert apart[0] < low - 0.4
+    assert apart[1] > high + 0.4

@@ -23,6 +23,8 @@ EXPERIMENTS = Path(__file__).resolve().parents[1]
 sys.path.append(str(EXPERIMENTS))
 FIELDS = {"occlusion": "occlusions", "steps": "steps", "hypotheses": "hypotheses"}
 NOT_MEASURED = "not measured"
+# Recorded means have one decimal.
+ROUNDING = 0.05
 # What makes a training quick that only shows that it works.
 QUICK = {"lifter.width": 32, "lifter.num_layers": 1, "training.batch_size": 32, "training.valid_frames": 32}
 
@@ -36,20 +38,25 @@ def main(arguments: list[str]) -> int:
     sides = {id(one): trainings.resolve(one) for one in claims}
     grids = [_grid(side, given) for both in sides.values() for side in both or ()]
     measured = study.measure(grids, given) if grids else None
-    body = []
-    for claim in claims:
-        both, found, source = sides[id(claim)], None, NOT_MEASURED
-        if both and measured:
-            found = measured.difference(*both, claim["metric"])
-            source = f"{found.subjects} subjects, {found.seeds} training{'s' if found.seeds > 1 else ''} of each"
-        elif recorded := claim.get("recorded"):
-            found = compare_recorded(recorded)
-            source = f"recorded, {found.seeds} seeds: {recorded['section']}"
-        cells = ["-", NOT_MEASURED] if found is None else [found.text(), judge(found, claim.get("more", False))]
-        body.append([claim["paper"], claim["says"], claim["published"], claim["metric"], *cells, source])
+    body = [_row(claim, sides[id(claim)], measured) for claim in claims]
     header = ["paper", "says", "published", "metric", "difference here", "verdict", "measured with"]
-    study.write_table(given.output / "claims.md", [_describe(given, body), (header, body)])
+    title = "# What the papers say, and what was measured here"
+    study.write_table(given.output / "claims.md", [title, _describe(given, body), (header, body)])
     return 0
+
+
+def _row(claim: Mapping[str, Any], sides: list[dict[str, Any]] | None, measured: Any) -> list[str]:
+    more, cells = claim.get("more", False), ["-", NOT_MEASURED, "-"]
+    if sides:
+        found = measured.difference(*sides, claim["metric"])
+        trainings = f"{found.seeds} training{'s' if found.seeds > 1 else ''} of each"
+        limit = ", for other subjects" if found.seeds == 1 else ""
+        cells = [found.text(), judge(found, more) + limit, f"{found.subjects} subjects, {trainings}"]
+    elif recorded := claim.get("recorded"):
+        found = compare_recorded(recorded)
+        source = f"{found.seeds} seeds, the same subjects: results, {recorded['section']}"
+        cells = [found.text(), f"{judge(found, more)}, for other seeds", source]
+    return [claim["paper"], claim["says"], claim["published"], claim["metric"].replace("_", " "), *cells]
 
 
 def judge(found: study.Difference, more: bool) -> str:
@@ -67,7 +74,7 @@ def compare_recorded(recorded: Mapping[str, Any]) -> study.Difference:
     freedom = parts.sum() ** 2 / (parts**2 / [count - 1, other_count - 1]).sum()
     # The 97.5 % quantile of Student's t, from draws: this is the one place that needs it.
     quantile = np.quantile(np.random.default_rng(0).standard_t(freedom, 1_000_000), 0.975)
-    half = float(quantile * np.sqrt(parts.sum()))
+    half = float(quantile * np.sqrt(parts.sum())) + 2 * ROUNDING
     return study.Difference(mean - other, (mean - other - half, mean - other + half), 0, min(count, other_count))
 
 
@@ -89,8 +96,8 @@ class Trainings:
             workdirs = self._find(side)
             if workdirs is None:
                 return None
-            usual = {"aggregation": "mean", "occlusion": "none", **self._choose_data(side)}
-            sides.append({**usual, **fields, "workdir": workdirs})
+            usual = {"aggregation": "mean", "occlusion": "none", "steps": None, "hypotheses": self._given.hypotheses}
+            sides.append({**usual, **self._choose_data(side), **fields, "workdir": workdirs})
         return sides
 
     def _find(self, side: Mapping[str, Any]) -> list[str] | None:

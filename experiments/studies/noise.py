@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     grids = [study.grid_of(given, data=noisy), study.grid_of(given, occlusions=patterns)]
     measured = study.measure(grids, given)
     settings = {
-        "sigma": (sigmas, [{"data": path, "occlusion": None} for path in noisy]),
+        "sigma": (sigmas, [{"data": path, "occlusion": "none"} for path in noisy]),
         "dropped": (dropped, [{"data": given.data, "occlusion": "random" if rate else "none", "occlusion_rate": rate}
                               for rate in dropped]),
     }  # fmt: skip

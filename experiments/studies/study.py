@@ -124,6 +124,7 @@ def grid_of(given: argparse.Namespace, **fields: Any) -> Grid:
         "workdirs": given.models,
         "data": [given.data],
         "inputs": ["exact"],
+        "occlusions": ["none"],
         "hypotheses": [given.hypotheses],
         "seeds": list(range(given.seeds)),
         "aggregations": ["first", "mean", "oracle_best"],

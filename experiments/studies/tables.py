@@ -59,8 +59,8 @@ def _workdir(row: Mapping[str, Any], given: argparse.Namespace) -> Path:
 
 def _grid(row: Mapping[str, Any], given: argparse.Namespace) -> Any:
     count = row.get("hypotheses", 1)
-    return study.grid_of(given, workdirs=[str(_workdir(row, given))], data=[None], inputs=[None], hypotheses=[count],
-                         aggregations=["mean"])  # fmt: skip
+    return study.grid_of(given, workdirs=[str(_workdir(row, given))], data=[None], inputs=[None], occlusions=[None],
+                         hypotheses=[count], aggregations=["mean"])  # fmt: skip
 
 
 def _measure(measured: Any, row: Mapping[str, Any], metric: str, given: argparse.Namespace) -> float | None:

@@ -23,6 +23,11 @@ def local_device_count() -> int:
     return jax.local_device_count()
 
 
+def device_count() -> int:
+    """The number of devices of all processes of the cluster, which have as many each."""
+    return jax.process_count() * local_device_count()
+
+
 def pmap_step(step: Callable) -> Callable:
     """Maps `step(state, data, examples) -> (state, metrics)` over examples `[D, ...]`; the state's memory is donated.
 

@@ -217,7 +217,7 @@ def lift_windows(
     clips, (windows, cameras) = pad_clips(clips), pad_windows(windows, cameras)
     data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
     each = -(-job.sampling.hypotheses // devices) if shared else job.sampling.hypotheses
-    devices = 1 if shared else jax.device_count()
+    devices = 1 if shared else parallel.device_count()
     most = pad_batch(-(-count // devices), job.batch_size)
     work = _bound_memory(parts, variables, data, job.replace(batch_size=most), each)
     sampling = job.sampling.replace(chunk=work.chunk, mesh=parallel.local_mesh() if shared else None)

@@ -73,11 +73,16 @@ def ending_together(leave: Callable[[int], NoReturn]) -> Iterator[None]:
     except Exception as error:
         if not in_cluster():
             raise
-        if not isinstance(error, RuntimeError | ValueError) or not _LOST.search(str(error)):
+        if not is_lost_process(error):
             traceback.print_exc()
             leave(1)
         print(f"error: {quiet_stderr.LOST}", file=sys.stderr, flush=True)
         leave(LOST_PROCESS)
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an error says that another process of this one's cluster cannot be reached any more."""
+    return in_cluster() and isinstance(error, RuntimeError | ValueError) and _LOST.search(str(error)) is not None
 
 
 def in_cluster() -> bool:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from diffpose_jax.cluster import is_lost_process
 from diffpose_jax.errors import UserError
 from diffpose_jax.grid import sharing
 from diffpose_jax.grid.checks import Planned
@@ -111,6 +112,8 @@ class Worker:
         except UserError as error:
             self._fail(name, str(error))
         except Exception as error:  # whatever stops one unit must not stop the others
+            if is_lost_process(error):
+                raise
             self._fail(name, _describe(error), traceback.format_exc())
         else:
             self._done[name] = record

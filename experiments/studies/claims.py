@@ -116,7 +116,8 @@ class Trainings:
         """The work directory of a training, None where it is not there and none is wanted."""
         described, given = self._described[name], self._given
         data = self._choose_data({"run": name})["data"]
-        workdir: Path = self._folder / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}"
+        file = name.replace(", ", "_").replace(" ", "_")
+        workdir: Path = self._folder / f"{file}-{seed}"
         if (workdir / "trained").exists():
             return workdir
         if not given.seconds or not data:
@@ -130,7 +131,7 @@ class Trainings:
         if "context" in described:
             config.lifter.context = str(self._train(described["context"], seed))
         self._folder.mkdir(parents=True, exist_ok=True)
-        cost = self._folder / f"{name.replace(' ', '_')}.seconds_per_step"
+        cost = self._folder / f"{file}.seconds_per_step"
         train_for(given.seconds * described.get("budget", 1), config, workdir, cost)
         (workdir / "trained").touch()
         return workdir

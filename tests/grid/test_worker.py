@@ -138,6 +138,20 @@ def test_an_error_of_the_program_stops_its_unit_only_and_keeps_its_traceback(job
     assert "out of memory; try a smaller batch_size in the job, or fewer hypotheses" in lines[-2]
 
 
+def test_a_lost_process_of_the_cluster_ends_the_worker_and_is_no_fault_of_the_unit(job, copied, monkeypatch):
+    name = names(job)["supervised", None]
+    (copied / "units" / f"{name}.json").unlink()
+
+    def lose(*_):
+        raise ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer")
+
+    monkeypatch.setattr(worker, "measure_unit", lose)
+    monkeypatch.setattr("diffpose_jax.cluster.in_cluster", lambda: True)
+    with pytest.raises(ValueError, match="Gloo"):
+        run_job(job, copied, say=lambda line: None)
+    assert {path.name for path in (copied / "units").glob(f"{name}*")} == {f"{name}.npz"}  # no failure, no claim
+
+
 def test_the_unit_of_a_killed_worker_is_taken_over_where_it_stopped(copied, done, job, lines, monkeypatch):
     name, kept = names(job)["diffusion", 1], []
     (copied / "units" / f"{name}.json").unlink()

@@ -28,6 +28,7 @@ from diffpose_jax.exports.angles import summarise_angles
 from diffpose_jax.exports.arrays import write_arrays
 from diffpose_jax.exports.bvh import write_bvh
 from diffpose_jax.exports.c3d import write_c3d
+from diffpose_jax.exports.frame_lists import MAX_JSON_VALUES
 from diffpose_jax.exports.opensim import write_mot, write_trc
 from diffpose_jax.exports.rig import fit_rig, measure_lengths
 from diffpose_jax.exports.tables import count_json_values, write_csv, write_json
@@ -37,7 +38,6 @@ from diffpose_jax.skeleton import H36M_17, convert_layout
 from diffpose_jax.whole_files import write_whole
 
 FORMATS = ("bvh", "trc", "mot", "csv", "npz", "json", "c3d")
-MAX_JSON_VALUES = 4_000_000  # about 30 MB; a larger JSON file is only written where it is asked for
 
 
 def save_exports(

@@ -1,4 +1,4 @@
-"""Reads the field's `.npz` files, pickled object arrays included, without executing them.
+"""Reads the field's `.npz` files, pickled object arrays included, without executing them, and writes arrays in pieces.
 
 The files of VideoPose3D and its descendants hold dictionaries of arrays as pickled object arrays (see `pickles`).
 Plain arrays are read by numpy, after checking that the member holds as many bytes as its header says.
@@ -6,6 +6,7 @@ Plain arrays are read by numpy, after checking that the member holds as many byt
 
 from __future__ import annotations
 
+import contextlib
 import io
 import lzma
 import math
@@ -14,7 +15,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,39 @@ def _read_array(data: bytes, where: str) -> Any:
     if not isinstance(array, np.ndarray) or array.shape != shape:
         raise UserError(f"{where}: expected a pickled array of shape {shape}, found {type(array).__name__}")
     return array.item() if array.shape == () else array
+
+
+@contextlib.contextmanager
+def open_array(
+    archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype: np.typing.DTypeLike
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Gives a function that appends rows to a new array of an archive, so that only they are in memory.
+
+    Args:
+        archive: The archive, open for writing.
+        name: The array's name; no other can be written to the archive meanwhile.
+        shape: The shape of the whole array.
+        dtype: Its type.
+
+    Raises:
+        ValueError: At the end, more or fewer numbers were written than the shape says.
+    """
+    kind, written = np.dtype(dtype), 0
+
+    def write(rows: np.ndarray) -> None:
+        nonlocal written
+        written += np.size(rows)
+        member.write(np.ascontiguousarray(rows, kind).reshape(-1).view(np.uint8).data)
+
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_2_0(member, header)
+        yield write
+    if written != math.prod(shape):
+        raise ValueError(f"{name}: {math.prod(shape)} numbers were announced, {written} written")
+
+
+def write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    """Writes a whole array, which holds no objects, to an archive."""
+    with open_array(archive, name, array.shape, array.dtype) as write:
+        write(array)

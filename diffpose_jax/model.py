@@ -237,8 +237,10 @@ class Model:
 
     def _job(self, hypotheses: int, noise: Noise, aggregation: str, seed: int | None) -> Job:
         sampling = self.sampling(hypotheses, noise)
-        seed, size = self.config.seed if seed is None else seed, self.batch_size or self.config.evaluation.batch_size
-        return Job(sampling, (ALL, aggregation), size, seed, memory=self.config.evaluation.memory)
+        section = self.config.evaluation
+        seed = self.config.seed if seed is None else seed
+        size = section.batch_size if self.batch_size is None else self.batch_size
+        return Job(sampling, (ALL, aggregation), size, seed, memory=section.memory)
 
     def settings(self, hypotheses: int, aggregation: str, seed: int | None) -> dict[str, Any]:
         """What `lift` would write down of the weights and of its sampling."""
@@ -266,6 +268,8 @@ def load(workdir: str | os.PathLike, batch_size: int | None = None, flip: str | 
     `batch_size`, the number of windows per device and compiled call, and `flip`, how the mirrored input enters (see
     `Model`), are those of the config by default.
     """
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size: expected at least 1, found {batch_size}")
     return Model(load_trained(workdir), locate(workdir).name, batch_size, flip)
 
 

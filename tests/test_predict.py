@@ -122,6 +122,7 @@ def test_what_is_written_in_parts_is_what_is_written_at_once(result, tmp_path):
 def test_memory_of_writing_does_not_grow_with_the_hypotheses_of_all_frames(
     result, tmp_path, monkeypatch, json_too, most
 ):
+    monkeypatch.setattr("diffpose_jax.prediction_files._draw", lambda frame, clips: None)
     monkeypatch.setattr("diffpose_jax.prediction_files.save_figure", lambda figure, path: None)
 
     def measure(frames: int) -> int:

@@ -27,6 +27,9 @@ FORMAT = "diffpose_jax clips 1"
 _CLIP_ARRAYS = ("clip_start", "clip_length", "camera", "fps")
 _OLD_NAMES = {"visibility": "evidence"}  # as archives of version 0.1 name the array
 
+# Arrays that other arrays are indexed with.
+_INDICES = ("activity", "clip_start", "clip_length", "camera")
+
 
 def save_archive(path: str | os.PathLike, splits: Mapping[str, ClipSet]) -> None:
     """Write `{split: ClipSet}` as one uncompressed `.npz` without pickles, atomically. Raises UserError."""
@@ -125,7 +128,7 @@ def _check_split(clips: ClipSet, frames: int) -> None:
         array = getattr(clips, name)
         if array is None and name in FRAME_ARRAYS and name != "keypoints":
             continue
-        kinds = {"valid_frame": "b", "activity": "i", "visibility": "u"}.get(name, "fi")
+        kinds = {"valid_frame": "b", "visibility": "u"}.get(name, "i" if name in _INDICES else "fi")
         if array is None or array.shape != shape or array.dtype.kind not in kinds:
             raise ValueError(f"{name} that is not {shape} numbers")
         if not np.isfinite(array).all():
@@ -138,7 +141,7 @@ def _check_split(clips: ClipSet, frames: int) -> None:
     if (length < 1).any() or ends[-1:].sum() != frames or (ends - length != clips.clip_start).any():
         raise ValueError("clips that do not add up to the frames")
     cameras = 0 if clips.cameras is None else _count_cameras(clips.cameras)
-    if len(clips.action) != count or (clips.camera >= cameras).any():
+    if len(clips.action) != count or (clips.camera >= cameras).any() or (clips.camera < -1).any():
         raise ValueError("clips without an action or a camera")
 
 

@@ -46,13 +46,26 @@ def predict_measured(
     return predict_frames(label, trained.lifter, trained.variables, measured.clips, measured.indices, job)
 
 
-def measure_workdir(measured: Measured, workdir: str, job: Job) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The rows of another work directory: of its poses, and of its distribution where it has hypotheses."""
-    trained = load_trained(workdir)
+def load_other(workdir: str, trained: Trained) -> Trained:
+    """Another lifter to measure beside one. Raises UserError where it cannot be loaded or has another layout."""
+    other, expected = load_trained(workdir), trained.lifter.skeleton
+    if other.lifter.skeleton != expected:
+        raise UserError(f"{workdir}: expected a lifter of layout {expected.name}, found {other.lifter.skeleton.name}")
+    return other
+
+
+def measure_other(
+    measured: Measured, workdir: str, trained: Trained, job: Job
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The rows of another lifter: of its poses, and of its distribution where it has hypotheses.
+
+    Args:
+        measured: The frames.
+        workdir: Its work directory, for the labels.
+        trained: What `load_other` gave.
+        job: How the lifter is evaluated that it stands beside.
+    """
     lifter = trained.lifter
-    if lifter.skeleton != measured.clips.skeleton:
-        raise UserError(f"{workdir}: expected a lifter of layout {measured.clips.skeleton.name}, "
-                        f"found {lifter.skeleton.name}")  # fmt: skip
     count, name = job.sampling.hypotheses if lifter.stochastic else 1, locate(workdir).name
     # The baseline samples with its own reverse steps and temperature; all else is that of the evaluation.
     sampling = job.sampling.replace(hypotheses=count, temperature=trained.temperature or 1.0, plan=None)

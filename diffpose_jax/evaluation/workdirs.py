@@ -20,7 +20,7 @@ from diffpose_jax.evaluation.distributions import coverage_by_visibility, distri
 from diffpose_jax.evaluation.hiding import hide_for
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
-from diffpose_jax.evaluation.other_rows import gaussian_rows, measure_workdir, predict_measured
+from diffpose_jax.evaluation.other_rows import gaussian_rows, load_other, measure_other, predict_measured
 from diffpose_jax.evaluation.prepared import Prepared, choose_aggregations, needed_outputs
 from diffpose_jax.evaluation.protocols import default_protocol, get_protocol
 from diffpose_jax.evaluation.report import write_results
@@ -94,6 +94,7 @@ class Evaluation:
         self.check(trained)  # names a mistake before anything is written or loaded
         if self.output is None and is_shipped(self.workdir):
             raise UserError(f"output: expected a directory for the results of {self.workdir}, found none")
+        baselines = {other: load_other(other, trained) for other in self.baseline_workdirs}
         output = writable_directory(self.output or self.workdir)
         clips, train = self._load(trained.config)
         train = None if train is None else fill_gaps(train)
@@ -103,7 +104,7 @@ class Evaluation:
         poses = predict_measured(self.workdir, trained, measured, job)
         rows = [aggregation_row(measured, name, job.sampling.hypotheses, poses[name]) for name in chosen]
         rows += [] if train is None else baseline_rows(measured, train)
-        others = [measure_workdir(measured, other, job) for other in self.baseline_workdirs]
+        others = [measure_other(measured, *other, job) for other in baselines.items()]
         rows += [row for row, _ in others]
         results = {
             "title": f"Evaluation of {self.workdir}",

@@ -44,6 +44,8 @@ def read_gmm(path: str | os.PathLike) -> dict[tuple[str, str, int], np.ndarray]:
     found = {}
     for subject, actions in content.items():
         for action, views in actions.items():
+            if not isinstance(views, (list, tuple, np.ndarray)):
+                raise UserError(f"{path}: {subject}/{action}: expected a list of cameras, found {type(views).__name__}")
             for camera, view in enumerate(views):
                 found[str(subject), str(action), camera] = _check(f"{path}: {subject}/{action}/{camera}", view)
     if not found:

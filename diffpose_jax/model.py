@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ class Lifting(NamedTuple):
         whole: dict[str, Any] = {name: np.empty((self.clips.num_frames, *one.shape[1:]), one.dtype)
                  for name, one in first.arrays().items()}  # fmt: skip
         done = 0
-        for part in (first, *self.parts):
+        for part in itertools.chain([first], self.parts):
             rows = slice(done, done + len(part.poses))
             for name, values in part.arrays().items():
                 whole[name][rows] = values

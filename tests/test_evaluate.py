@@ -142,7 +142,7 @@ def test_scores_of_the_distribution_are_those_of_its_hypotheses(results, workdir
     job, frames = Job(Sampling(3), ("all",)), np.arange(clips.num_frames)
     drawn = predict_frames("test", trained.lifter, trained.variables, clips, frames, job)["all"]
     measured = Measured.of(clips, 1, "standard")
-    expected = distribution_row(measured, "x", "x", measure_hypotheses(measured, drawn))
+    expected = distribution_row(measured, "x", "x", measure_hypotheses(measured, [drawn]))
     row = results["distributions"][0]
     assert len(results["distributions"]) == 1  # the supervised baseline has no hypotheses
     for name, value in expected["scores"].items():

@@ -33,7 +33,7 @@ def gaussian_rows(
     if errors is None or CENTRE not in poses or measured.skeleton != measured.clips.skeleton:
         return []
     gaussian = ErrorGaussian(errors, measured.clips.skeleton.root)
-    drawn = gaussian.draw(poses[CENTRE], hypotheses)
+    drawn = gaussian.draw_parts(poses[CENTRE], hypotheses)
     label = "Gaussian around the mean of the hypotheses, no diffusion"
     return [distribution_row(measured, "error_gaussian", label, measure_hypotheses(measured, drawn))]
 

@@ -18,7 +18,7 @@ import numpy as np
 from diffpose_jax.data.clips import FRAME_ARRAYS, LARGEST, VISIBILITY, ClipSet, frame_shapes, mark_missing
 from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
-from diffpose_jax.formats.npz import DAMAGE, check_members
+from diffpose_jax.formats.npz import DAMAGE, open_arrays
 from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import Skeleton, get_skeleton
 from diffpose_jax.whole_files import write_whole
@@ -86,8 +86,7 @@ def _open_archive(path: str | os.PathLike) -> Iterator[tuple[Mapping[str, np.nda
     if not path.is_file():
         raise UserError(f"{path}: expected an archive made by `python -m diffpose_jax.prepare`, found no such file")
     try:
-        check_members(path)
-        with np.load(path, allow_pickle=False) as archive:
+        with open_arrays(path) as archive:
             meta = json.loads(str(archive["meta"]))
             if meta.get("format") != FORMAT:
                 raise UserError(f"{path}: expected format '{FORMAT}', found {meta.get('format')!r}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import os
 import resource
 import sys
@@ -131,6 +132,22 @@ def test_a_number_that_would_take_all_memory_is_refused(name, tmp_path):
     (tmp_path / file).write_bytes(_BOMBS[name])
     with pytest.raises(UserError):
         read(tmp_path / file)
+
+
+@pytest.mark.parametrize("name", ["archive", "cmu", "keypoints.npz", "npz of pickles", "lifted people"])
+def test_an_array_that_is_said_to_be_larger_than_its_bytes_is_refused_before_it_takes_them(name, tmp_path, traced):
+    file, write, read = TARGETS[name]
+    write(tmp_path / file)
+    members = inputs._members((tmp_path / file).read_bytes())
+    for member in members:
+        header = io.BytesIO()
+        shape = {"descr": "<i2", "fortran_order": False, "shape": (1 << 32, 17, 3)}
+        np.lib.format.write_array_header_1_0(header, shape)
+        changed = {**members, member: header.getvalue() + bytes(100)}
+        (tmp_path / file).write_bytes(inputs._pack(changed, compress=False))
+        with pytest.raises(UserError):
+            read(tmp_path / file)
+        check_read(read, tmp_path / file)
 
 
 @pytest.mark.parametrize("name", ["archive", "cmu", "keypoints.npz", "npz of pickles"])

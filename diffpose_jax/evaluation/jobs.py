@@ -205,9 +205,18 @@ def lift_windows(
     job: Job,
     cameras: WindowCameras | None = None,
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Lifts windows in chunks: the indices `[B]` of those of a chunk, and `{output: [B, F, ...]}`.
+    """Lifts windows in chunks: the indices `[B]` of the windows of each chunk, and its outputs `{output: [B, F, ...]}`.
 
-    Arguments and errors are those of `predict_windows`.
+    Args:
+        lifter: The method, without the wrappers of flips and occlusion that the job asks for.
+        variables: Its variables.
+        clips: The frames of a set, on the device.
+        windows: The windows to lift.
+        job: How they are lifted and what is kept.
+        cameras: Those of the windows; needed for outputs by reprojection.
+
+    Raises:
+        UserError: An output does not exist, or needs cameras that are not known.
     """
     check_aggregates([name for name in job.outputs if name not in MEASURES])
     count, devices = len(windows.start), parallel.local_device_count()

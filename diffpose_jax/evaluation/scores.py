@@ -104,7 +104,13 @@ def best_at_equal_spread(hypotheses: Array, target: Array, root: int = 0, spread
 
     USES GROUND TRUTH to choose. The best of N falls with any spread; at equal spread it says whether hypotheses vary
     where the truth does. Deviations from the mean are multiplied by one factor per pose, so that the root mean square
-    over joints (without the root) and hypotheses is `spread` m. NaN where all hypotheses agree.
+    over joints (without the root) and hypotheses is `spread`. NaN where all hypotheses agree.
+
+    Args:
+        hypotheses: `[H, ..., J, 3]`, root-relative m.
+        target: `[..., J, 3]`, m.
+        root: The index of the root, which is zero by definition.
+        spread: The root mean square deviation that all poses are brought to, m.
     """
     mean = jnp.mean(hypotheses, axis=0, keepdims=True)
     deviations = hypotheses - mean

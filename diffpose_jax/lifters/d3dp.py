@@ -66,6 +66,7 @@ class D3DP(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> D3DP:
+        """D3DP with a MixSTE that predicts x0 and is given the timestep once. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = MixSTE(**options.network_fields(skeleton), step="once")
         return cls(network, skeleton, *make_process(config, "x0"), options, clip_bound(config))
@@ -89,6 +90,7 @@ class D3DP(Lifter):
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]` (m) by stochastic DDIM from noise. For the arguments see `Lifter.sample`."""
         check_batch(batch, self.skeleton, self.frames)
         keypoints = visible_keypoints(batch, self.options.visibility)
         denoiser = sampling.wrap(self.denoiser(variables, keypoints, sampling.averages_flips))

@@ -89,6 +89,7 @@ class Diff3DHPE(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> Diff3DHPE:
+        """Diff3DHPE with the network that `backbone` names. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         fields = options.network_fields(skeleton)
         fields |= {"pde": options.pde, "step": "blocks" if options.step_embedding else "none"}
@@ -123,6 +124,7 @@ class Diff3DHPE(Lifter):
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F or 1, J, 3]` (m) by DDIM from noise. For the arguments see `Lifter.sample`."""
         check_batch(batch, self.skeleton, self.frames)
         keypoints = visible_keypoints(batch, self.options.visibility)
         denoiser = sampling.wrap(self.denoiser(variables, keypoints, sampling.averages_flips))

@@ -114,6 +114,7 @@ class DiffHPE(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffHPE:
+        """DiffHPE-2D, or with a context DiffHPE-Wrapper. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         names = ("frames", "width", "num_layers", "step_width", "dropout", "non_local")
         denoiser = CSDIGCN(
@@ -161,6 +162,7 @@ class DiffHPE(Lifter):
         return jnp.mean(jax.lax.map(error_at, jnp.arange(0, self.schedule.num_steps, _VALID_STRIDE, dtype=jnp.int32)))
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]` (m) by ancestral sampling. For the arguments see `Lifter.sample`."""
         encoded = self.encode(variables, batch)
         denoiser = sampling.wrap(self.denoiser(variables, encoded.condition))
 

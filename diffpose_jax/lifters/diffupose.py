@@ -90,6 +90,7 @@ class DiffuPose(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffuPose:
+        """DiffuPose with the denoiser that `variant` names. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         sizes = {name: getattr(options, name) for name in ("width", "num_layers", "dropout")}
         network = DENOISERS[options.variant](
@@ -118,6 +119,7 @@ class DiffuPose(Lifter):
         return total, Aux({"loss": total, "loss_unweighted": displayed}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, 1, J, 3]` (m) by ancestral sampling from noise. For the arguments see `Lifter.sample`."""
         check_batch(batch, self.skeleton, self.frames)
         denoiser = sampling.wrap(self.denoiser(variables, visible_keypoints(batch, self.options.visibility)))
 

@@ -93,6 +93,7 @@ class MixtureDensity(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> MixtureDensity:
+        """The mixture density network of a config. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         return cls(MixtureDensityNetwork(skeleton, options), skeleton, options)
 
@@ -109,7 +110,10 @@ class MixtureDensity(Lifter):
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
-        """Draws of the mixture; the temperature widens its Gaussians."""
+        """Draws `[H, B, F, J, 3]` (m) of the mixture, whose Gaussians the temperature widens.
+
+        For the arguments see `Lifter.sample`.
+        """
         check_batch(batch, self.skeleton, self.frames)
         keypoints = visible_keypoints(batch, self.options.visibility)
         mixture = PoseMixture(*apply_network(self.network, variables, keypoints))

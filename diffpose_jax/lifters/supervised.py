@@ -73,6 +73,7 @@ class Supervised(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> Supervised:
+        """A supervised lifter of the network that the options describe. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         return cls(options.make_network(skeleton, axis_name), skeleton, options)
 
@@ -96,6 +97,7 @@ class Supervised(Lifter):
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """The one pose of each frame H times, `[H, B, F or 1, J, 3]` (m). For the arguments see `Lifter.sample`."""
         check_batch(batch, self.skeleton, self.frames)
         poses = apply_network(self.network, variables, self.network_input(batch))
         poses = subtract_root(poses, self.skeleton) if self.options.root_relative else poses

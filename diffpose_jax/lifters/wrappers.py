@@ -60,6 +60,7 @@ class Flipped(Wrapper):
     """
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """What poses are made of, `Drawn.averaged` `[H, B, F, J, 3]` (m). For the arguments see `Lifter.sample`."""
         return self.draw(variables, key, batch, sampling).averaged
 
     def draw(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Drawn:
@@ -114,6 +115,7 @@ class Occluded(Wrapper):
         return self.lifter.loss(variables, key, self._hide(key, batch))
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]` (m) of input with hidden joints. For the arguments see `Lifter.sample`."""
         return self.lifter.sample(variables, key, self._hide(key, batch), sampling)
 
     def _hide(self, key: Array, batch: Batch) -> Batch:
@@ -151,6 +153,7 @@ class Scaled(Flipped):
     scales: Scales
 
     def draw(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Drawn:
+        """The hypotheses `[H, B, F, J, 3]` (m), spread out from their mean. For the arguments see `Lifter.sample`."""
         drawn = super().draw(variables, key, batch, sampling)
         factors = self.scales.factors(keypoint_kinds(lifted_part(self.lifter, batch), self.lifter.skeleton))
         samples = scale_hypotheses(drawn.samples, factors)

@@ -94,7 +94,16 @@ def initialise(key: Array, problem: Problem, num_components: int) -> Parameters:
 def select_initialisation(key: Array, problem: Problem, num_components: int, initialisations: int) -> Parameters:
     """Draw initialisations and select the one of highest likelihood after a few EM steps (Biernacki et al. 2003).
 
-    A sixth of them goes on after each selection, for twice as many steps. The means are `[M, D]`.
+    A sixth of them goes on after each selection, for twice as many steps.
+
+    Args:
+        key: One key.
+        problem: The points.
+        num_components: M.
+        initialisations: How many are drawn; 1 is taken as it is, without a step of EM.
+
+    Returns:
+        The parameters that are left, means `[M, D]`.
     """
     if initialisations == 1:
         return initialise(key, problem, num_components)

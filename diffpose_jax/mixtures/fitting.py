@@ -64,7 +64,18 @@ def fit_mixture(
     options: FitOptions = FitOptions(),
     point_weights: Array | None = None,
 ) -> Mixture:
-    """Fit a mixture of Gaussians to points `[P, D]`: what `maximise_likelihood` finds, with the same arguments."""
+    """Fit a mixture of Gaussians to one set of points: what `maximise_likelihood` finds, without how the fit went.
+
+    Args:
+        key: One key.
+        points: `[P, D]`, of a floating type.
+        num_components: M, at least 1.
+        options: How to fit.
+        point_weights: How much each point counts, `[P]`, not negative. None: all equally.
+
+    Raises:
+        ValueError: as `maximise_likelihood`.
+    """
     return maximise_likelihood(key, points, num_components, options, point_weights).mixture
 
 
@@ -232,6 +243,7 @@ def _compile_fits(num_components: int, options: FitOptions) -> Callable[..., Mix
     """Compile the fits to sets of points `[n, P, D]` with the indices `[n]`, once for these options."""
 
     def fit(key: Array, index: Array, points: Array, weights: Array | None) -> MixtureFit:
+        """Fit one set of points `[P, D]`; for the arguments see `fit_mixtures`."""
         return maximise_likelihood(fold_in(key, index), points, num_components, options, weights)
 
     return jax.jit(jax.vmap(fit, in_axes=(None, 0, 0, 0)))

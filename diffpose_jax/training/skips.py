@@ -88,9 +88,16 @@ class SkippedSteps:
         self.total, self.in_a_row = 0, 0
 
     def add(self, done: int, skips: Skips, epoch: np.ndarray, position: np.ndarray) -> None:
-        """Takes what the dispatch that ended at step `done` says, with its examples `[S, B]`, and reads the one before.
+        """Takes what the dispatch that ended at step `done` says, and reads the one before.
 
-        Raises UserError as `settle` does.
+        Args:
+            done: The step that the dispatch ended at.
+            skips: What it says of the steps that it skipped, scalars on the device.
+            epoch: The epochs of its examples, `[S, B]`.
+            position: Their places in these epochs, `[S, B]`.
+
+        Raises:
+            UserError: as `settle`.
         """
         self.settle()
         self._pending = done, skips, {"epoch": epoch, "position": position}

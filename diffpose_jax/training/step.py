@@ -169,7 +169,7 @@ def gather_batch(data: TrainData, examples: Examples, frames: int, windows: str,
 
 
 def draw_partners(key: jax.Array, examples: Examples, count: int) -> Examples:
-    """For each of the examples `[b]` another of the `count` windows, drawn with a key of its index."""
+    """For each of the examples, arrays `[B]`, another of the `count` windows, drawn with a key of its index."""
     keys = example_keys(jax.random.fold_in(key, _PARTNER_STREAM), examples.index)
     return examples._replace(position=jax.vmap(lambda one: jax.random.randint(one, (), 0, count))(keys))
 
@@ -186,13 +186,28 @@ def _derive_start_keys(seed: int, epoch: jax.Array, position: jax.Array) -> jax.
 
 
 def cross_over_examples(key: jax.Array, batch: Batch, others: Batch, lifter: Lifter, data: DataOptions) -> Batch:
-    """Gives a share of the examples `[B, F, J, C]` parts of others, drawn with a key of their index (`cross_over`)."""
+    """Gives a share of the examples parts of others (`data.augmentation.cross_over`).
+
+    Args:
+        key: The key of a step; every example folds in its index.
+        batch: The examples, poses `[B, F, J, 3]`.
+        others: As many examples that they may be given parts of.
+        lifter: The method, for its joint layout.
+        data: The options of the data, of which `crossover` is the share.
+    """
     keys = example_keys(jax.random.fold_in(key, _CROSSOVER_STREAM), batch.index)
     return cross_over(keys, batch, others, lifter.skeleton, data.crossover)
 
 
 def film_examples(key: jax.Array, batch: Batch, lifter: Lifter, data: DataOptions) -> Batch:
-    """Films each example of a batch `[B, F, J, C]` with a camera, body and detector drawn with a key of its index."""
+    """Films each example with a camera, body and detector of its own (`data.augmentation.augment`).
+
+    Args:
+        key: The key of a step; every example folds in its index.
+        batch: The examples, poses `[B, F, J, 3]` m.
+        lifter: The method, for its joint layout.
+        data: The options of the data: how bodies vary, and how strong the detector's errors are.
+    """
     keys = example_keys(jax.random.fold_in(key, _AUGMENTATION_STREAM), batch.index)
     return augment(keys, batch, lifter.skeleton, data.bodies, data.detector_strength)
 

@@ -99,6 +99,7 @@ class DiffPoseRelease(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffPoseRelease:
+        """DiffPose as released around the lifter whose estimate it refines. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = GraFormer(**options.network_fields(skeleton), out_channels=5, step=True)
         # The video release takes the context's pose with the root where its network puts it.
@@ -141,6 +142,7 @@ class DiffPoseRelease(Lifter):
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]` (m): the context's estimate, refined. For the arguments see `Lifter.sample`."""
         check_batch(batch, self.skeleton, self.frames)
         plan, denoiser = sampling.plan or self.plan, sampling.wrap(self.denoiser(variables))
         poses = estimate_pose(self.context, variables["frozen"], batch, sampling.averages_flips)

@@ -87,6 +87,8 @@ def _scan_plan(
 
     def step(x: Array, inputs: tuple) -> tuple[Array, Any]:
         index, k, (a, b, c, s), given_noise = inputs
+        # A network in bfloat16 gives predictions with a relative precision of 1/256. The state is kept in its own type,
+        # so that this rounding is not applied to it in every step.
         x0_hat, eps_hat = (prediction.astype(x.dtype) for prediction in denoiser(x, k))
         x = a * x + b * x0_hat + c * eps_hat
         if draws_noise:
@@ -120,6 +122,8 @@ def clip_x0(
     def clipped(x: Array, k: Array) -> tuple[Array, Array]:
         x0_hat, eps_hat = denoiser(x, k)
         x0_hat = jnp.clip(x0_hat, low, high)
+        # A DDIM step goes along both predictions. With eps_hat recomputed they explain the state, x = sqrt(abar) x0_hat
+        # + sqrt(1 - abar) eps_hat, so that the next state is x0_hat diffused by the same noise to a lower level.
         return x0_hat, to_eps(x, x0_hat, at_step(alpha_bar, k, x)) if recompute_eps else eps_hat
 
     return clipped

@@ -97,6 +97,8 @@ def cosine(steps: int, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
     the product of what remains after the limit, not g. Choi et al., Shan et al. and Zhou et al. 2023 take 0.999 as the
     limit, Rommel et al. 2023 take 0.5.
     """
+    # The offset s keeps the first betas from being too small. Nichol and Dhariwal chose 0.008 by the size of a pixel's
+    # bin; the methods for poses took the value over.
     u = np.arange(_positive(steps) + 1) / steps
     # g(1) = 0 would make the last beta 1, which destroys the signal altogether and divides by 0 in the reverse process.
     g = np.cos((u + s) / (1.0 + s) * np.pi / 2.0) ** 2

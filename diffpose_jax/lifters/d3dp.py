@@ -86,6 +86,7 @@ class D3DP(Lifter):
         x_k = diffuse(self.schedule, self.options.signal_scale * batch.poses, k, noise)
         x = self.network_input(visible_keypoints(batch, self.options.visibility), x_k)
         poses, batch_stats = apply_in_training(self.network, variables, key, batch.index, x, k)
+        # Predictions are clamped in sampling only. In training a coordinate beyond the clamp would have no gradient.
         total = mpjpe(poses, batch.poses)
         return total, Aux({"loss": total}, batch_stats)
 
@@ -98,6 +99,8 @@ class D3DP(Lifter):
         def draw_one(keys: Array) -> Array:
             noise = sampling.draw_noise(keys, batch.poses.shape)
             x0 = sample(keys, denoiser, noise, sampling.plan or self.plan)
+            # The root is set to zero and not subtracted, as in the release: what the network says of it moves no other
+            # joint.
             return zero_root(x0 / self.options.signal_scale, self.skeleton)
 
         return draw_hypotheses(draw_one, key, batch.index, sampling)
@@ -119,4 +122,6 @@ class D3DP(Lifter):
     def network_input(self, keypoints: Array, x_k: Array) -> Array:
         """The network's input `[B, F, J, 5 or 6]`: the keypoints, then the noisy poses, clamped and in metres."""
         limit = self.clip * self.options.signal_scale
+        # At the noisy end the state is close to N(0, 1), and a quarter of its values lie beyond the default clamp of
+        # 1.1, where no coordinate of a diffused pose lies.
         return jnp.concatenate([keypoints, jnp.clip(x_k, -limit, limit) / self.options.signal_scale], axis=-1)

@@ -151,6 +151,7 @@ class Diff3DHPE(Lifter):
 
     def clean_poses(self, batch: Batch) -> Array:
         """What is diffused: poses `[B, F, J, 3]`, or the middle one `[B, 1, J, 3]`, in units of `scale`."""
+        # One length for all coordinates of all poses: bones keep their directions and their proportions.
         middle = self.frames // 2
         return (batch.poses[:, middle : middle + 1] if self.middle_frame else batch.poses) / self.options.scale
 

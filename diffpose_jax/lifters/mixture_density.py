@@ -55,6 +55,9 @@ class PoseMixture(NamedTuple):
 
     def log_prob(self, poses: Array) -> Array:
         """The log density `[B, F]` of poses `[B, F, J, 3]`, without the root, which is zero by definition."""
+        # Within a component all coordinates are independent, so that their log densities add up. Joints depend on each
+        # other through the component, which a pose has as a whole. The sum stays in logarithms: 48 densities, each up
+        # to 80 per metre at a standard deviation of 5 mm, have a product beyond float32.
         z = (poses[:, :, None] - self.means) / self.std
         densities = -0.5 * jnp.square(z) - jnp.log(self.std) - 0.5 * math.log(2 * math.pi)
         return jax.nn.logsumexp(self.log_weights + jnp.sum(densities, axis=(-2, -1)), axis=-1)

@@ -132,11 +132,15 @@ def _standardise(points: Array, weights: Array | None, options: FitOptions) -> t
     """Subtract the mean `[D]` from points `[P, D]` and divide them by the root of their mean variance, a scalar."""
     equal = jnp.full(len(points), 1 / len(points), points.dtype)
     if weights is not None:
+        # A heatmap without any mass would have weights of 0 / 0; all its cells count equally then.
         total = jnp.sum(weights)
         weights = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), equal)
     weights = equal if weights is None else weights
     centre = jnp.sum(weights[:, None] * points, axis=0)
     variance = jnp.mean(jnp.sum(weights[:, None] * (points - centre[None]) ** 2, axis=0))
+    # EM commutes with shifts and with one scale for all dimensions, so that the fit to standardised points is that to
+    # the points. Floors and tolerances then mean the same in every unit. A scale for each dimension would also commute
+    # with EM, but change the distances that k-means++ draws by.
     scale = jnp.sqrt(jnp.where(variance > jnp.finfo(points.dtype).tiny, variance, 1))
     diagonal = options.covariance == "diagonal"
     problem = em.prepare_problem((points - centre[None]) / scale, weights, diagonal, options.variance_floor)

@@ -124,6 +124,9 @@ def frame_quantile(scores: np.ndarray, level: float) -> np.ndarray:
 
     Frames of other people are not. Raises UserError with fewer frames than that rank.
     """
+    # Of M + 1 exchangeable scores the new one has every rank with the same probability: with one of at least r / (M + 1)
+    # it is not larger than the r-th smallest of the others. The small number is for products that rounding puts just
+    # above a whole number.
     rank = int(np.ceil((len(scores) + 1) * level - 1e-9))
     if rank > len(scores):
         needed = int(np.ceil(level / (1 - level) - 1e-9))

@@ -56,6 +56,8 @@ def fit_error_gaussian(
     frames, size = errors.shape
     if not enough_frames(estimates):
         raise UserError(f"covariance of errors: expected at least {2 * size} frames, found {frames}")
+    # The second moment around zero, covariance plus bias bias^T: the Gaussian is centred on the estimate, which has the
+    # bias.
     covariance = errors.T @ errors / frames
     if dependence == "joint":
         joint = np.arange(size) // 3

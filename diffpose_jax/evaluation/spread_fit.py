@@ -198,6 +198,7 @@ def _with_temperature(sample: _Sample, before: Lifted, calls: int, search: Searc
         missing = sample.missing(after)
         if abs(missing) < np.log(PRECISION) or attempt == _CORRECTIONS:
             break
+        # One more step of Newton's method in logarithms, with the slope that the search ended with.
         temperature = float(np.clip(temperature * np.exp(-missing / search.response), *TEMPERATURES))
     if abs(missing) > 3 * np.log(PRECISION):
         return _with_scales(sample, before, "no temperature gives all frames the right spread")

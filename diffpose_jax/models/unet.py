@@ -145,6 +145,8 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        # 17 joints have 9, 5 and 3 positions at the lower resolutions. A position of padding completes the last pair of
+        # an odd number; on the way up it is cut off again.
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0)))
         return Linear(self.features, dtype=self.dtype, name="merge")(x.reshape(len(x), -1, 2 * x.shape[-1]))
 

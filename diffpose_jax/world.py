@@ -120,6 +120,7 @@ def smooth_path(values: np.ndarray, std: np.ndarray, times: np.ndarray, accelera
         The smoothed values and their standard deviations, of the same shape.
     """
     shape, count = values.shape, len(values)
+    # No value counts as known to less than a tenth of a millimetre, so that gains stay finite.
     noise = np.maximum(std.reshape(count, -1).astype(np.float64), 1e-4) ** 2
     seconds = np.maximum(np.diff(np.asarray(times, np.float64)), 1e-3)
     transition, process = _motion(seconds, acceleration)
@@ -216,6 +217,7 @@ def standing_height(lengths: np.ndarray, skeleton: Skeleton) -> float:
 
 def scale_to_height(lengths: np.ndarray, skeleton: Skeleton, height: float) -> float:
     """The factor by which bone lengths `[bones]` m have to grow for a person of this height, m."""
+    # Skull and sole lie beyond the joints and are taken for the same in everybody: only the rest is scaled.
     beside = SKULL + ANKLE
     return (height - beside) / (standing_height(lengths, skeleton) - beside)
 

@@ -87,6 +87,7 @@ def _film(key: Array, camera: Camera, root: Array) -> Filmed:
     elevation = jnp.arcsin(jnp.clip(slope, -np.sqrt(0.75), np.sqrt(0.75)))
     roll = jax.random.normal(keys[4]) * jnp.where(jax.random.bernoulli(keys[5], IN_HAND), ROLL_IN_HAND, ROLL)
     away = jnp.stack([jnp.cos(elevation) * jnp.cos(azimuth), jnp.cos(elevation) * jnp.sin(azimuth), jnp.sin(elevation)])
+    # `away` is the unit vector from the root to the camera.
     # Columns: the axes, in the world, of a camera that looks at the root.
     facing = _roll(_look_level(-away), jnp.deg2rad(roll))
     reach = jnp.maximum(np.array(PLACE) - focal / distance / 2, 0.0)

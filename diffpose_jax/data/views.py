@@ -84,6 +84,7 @@ def encode_keypoints(keypoints: Array, mask: Array, view: View) -> Array:
 
 def encode_poses(poses: Array, view: View) -> Array:
     """Poses `[B, F, J, 3]` (m) from the real camera's axes to those of the virtual camera."""
+    # A row vector times R is R^T applied to the column: coordinates along the columns of R, the virtual camera's axes.
     return jnp.einsum("bfjc,bcd->bfjd", poses, view.rotation, precision="highest")
 
 

@@ -117,6 +117,7 @@ def _cameras(clips: ClipSet) -> tuple[Camera | None, jax.Array | None]:
 
 def centred_windows(clips: ClipSet, frames: int, stride: int = 1) -> Windows:
     """One window around every `stride`-th frame of each clip, as VideoPose3D's generator makes them."""
+    # An even F has one frame more before the middle one than after it.
     return _windows(clips, [np.arange(0, length, stride) - frames // 2 for length in clips.clip_length])
 
 
@@ -144,6 +145,7 @@ def overlapping_windows(clips: ClipSet, frames: int) -> Windows:
     A clip shorter than a window is padded at its end.
     """
     spare = np.maximum(clips.clip_length - frames, 0)
+    # As many windows as it takes for starts to be half a window apart or less.
     counts = -(-spare // max(1, frames // 2)) + 1
     return _windows(
         clips, [np.rint(np.linspace(0, last, count)).astype(int) for last, count in zip(spare, counts, strict=True)]

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import fold_in
 
+# Axes of errors [H, B, F, J] that are averaged before the least one is searched, counted from the end.
 _UNIT_AXES = {"joint": (), "pose": (-1,), "clip": (-2, -1), "batch": (-3, -2, -1)}
 
 
@@ -112,6 +113,7 @@ def select_by_error(hypotheses: Array, errors: Array, per: str = "pose") -> Arra
     Raises:
         UserError: for an unknown unit.
     """
+    # Of equal errors argmin takes the first. The root, zero in all hypotheses, has equal errors in 3D.
     best = jnp.argmin(_pool(errors, per), axis=0, keepdims=True)[..., None]
     best = jnp.broadcast_to(best, (1, *hypotheses.shape[1:-1], 1))
     return jnp.take_along_axis(hypotheses, best, axis=0)[0]
@@ -131,6 +133,7 @@ def reprojection(hypotheses: Array, errors: Array, per: str = "joint") -> Array:
     Returns:
         Poses `[B, F, J, 3]`.
     """
+    # What moves a joint along its line of sight changes no error in the image: the choice says little of its depth.
     return select_by_error(hypotheses, errors, per)
 
 

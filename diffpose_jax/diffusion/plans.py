@@ -89,6 +89,9 @@ def ddpm_plan(schedule: Schedule, steps: int | Sequence[int] | None = None, mean
         raise UserError(f"sampler mean: expected one of x0, eps, found {mean!r}")
     timesteps = range(schedule.num_steps - 1, -1, -1) if steps is None else steps
     jump = _transitions(schedule, _choose_timesteps(schedule, timesteps, "linspace", None))
+    # Seen from x_k', what is known is x_k' ~ N(sqrt(abar') x0, 1 - abar') and x_k ~ N(sqrt(alpha) x_k', beta).
+    # Precisions add: 1 / (1 - abar') + alpha / beta = (1 - abar) / (beta (1 - abar')), because beta + alpha (1 - abar')
+    # = 1 - abar. The mean is the variance times sqrt(abar') x0 / (1 - abar') + sqrt(alpha) x_k / beta.
     # q(x_k' | x_k, x0) is a Gaussian with the variance beta (1 - abar') / (1 - abar): equation 7.
     std = np.sqrt(jump.beta * jump.one_minus_next / jump.one_minus)
     # The last jump ends at clean data, 1 - abar' = 0: its std is 0 and its mean x0_hat, so that no noise is left in the
@@ -172,6 +175,8 @@ def _transitions(schedule: Schedule, timesteps: Sequence[int]) -> _Transitions:
     one_minus = np.append(0.0, schedule.one_minus_alpha_bar.astype(np.float64))
     return _Transitions(
         timestep=k,
+        # q(x_k | x_k') = N(sqrt(alpha) x_k', beta): the product of the alphas between two timesteps is a quotient of
+        # abars.
         alpha=alpha_bar[k + 1] / alpha_bar[k_next + 1],
         beta=-np.expm1(log_alpha_bar[k + 1] - log_alpha_bar[k_next + 1]),
         one_minus=one_minus[k + 1],

@@ -20,6 +20,7 @@ PREDICTION_KINDS = ("eps", "x0", "v")
 
 def draw_timesteps(key: Array, batch: int, num_steps: int) -> Array:
     """Draw timesteps for training, `[B]` int32, uniform over 0 .. num_steps - 1, from one key or a key per example."""
+    # Uniform, as in DDPM's simple objective (equation 14): every timestep counts the same in expectation.
     if key.ndim == 0:
         return jax.random.randint(key, (batch,), 0, num_steps)
     return jax.vmap(lambda example_key: jax.random.randint(example_key, (), 0, num_steps))(key)
@@ -54,6 +55,7 @@ def diffuse(schedule: Schedule, x0: Array, k: Array, noise: Array, mean: Array |
     std = jnp.sqrt(at_step(schedule.one_minus_alpha_bar, k, x0))
     if mean is None:
         return signal * x0 + std * noise
+    # As abar goes to 0 this becomes the mean plus the noise, a draw of the distribution that sampling starts from.
     return mean + signal * (x0 - mean) + std * noise
 
 

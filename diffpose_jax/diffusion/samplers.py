@@ -99,6 +99,7 @@ def _scan_plan(
     table = jnp.asarray(plan.table, x_init.dtype)
     index = jnp.arange(table.shape[0], dtype=jnp.uint32)
     inputs = (index, jnp.asarray(plan.step, jnp.int32), tuple(table.T), noise)
+    # A scan compiles one step, whatever their number.
     return lax.scan(step, x_init, inputs)
 
 

@@ -29,6 +29,7 @@ class ErrorGaussian(NamedTuple):
     def draw(self, estimates: np.ndarray, hypotheses: int, seed: int = 0) -> np.ndarray:
         """Hypotheses `[M, H, J, 3]` around estimates `[M, J, 3]`, root-relative m."""
         rng, frames, joints = np.random.default_rng(seed), len(estimates), estimates.shape[1]
+        # Rows z of standard normal noise times L^T are L z: their covariance is L L^T.
         noise = rng.standard_normal((frames, hypotheses, len(self.factor)), np.float32) @ self.factor.T.astype(
             np.float32
         )

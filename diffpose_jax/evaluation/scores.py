@@ -66,6 +66,9 @@ def energy_score(hypotheses: Array, target: Array) -> Array:
         return jnp.sum(_norm(hypotheses - one[None]), axis=0)
 
     count = len(hypotheses)
+    # Why it is proper: for independent X, X' of the hypotheses' distribution and Y, Y' of the truth's, the energy
+    # distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| is not negative, and 0 for equal distributions only. So
+    # E|X - Y| - E|X - X'| / 2 is least for the true distribution, where it is E|Y - Y'| / 2.
     among = jnp.sum(jax.lax.map(distances, hypotheses), axis=0) / (count * (count - 1))
     return jnp.mean(_norm(hypotheses - target[None]), axis=0) - among / 2
 

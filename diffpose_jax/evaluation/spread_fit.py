@@ -236,6 +236,7 @@ def _scales_of_kinds(
     factors, hidden = np.ones(len(KINDS)), np.ones(kinds.shape[1])
     if (counts >= _ENOUGH).sum() > 1:
         base = np.broadcast_to(np.exp(joints), kinds.shape)
+        # The last label takes the seen joints of people who are partly hidden; its factor is not used.
         labels = np.where(keypoints.whole | (kinds >= HIDDEN), kinds, len(KINDS))
         factors = fit_scales(draws.scaled(jnp.asarray(base, jnp.float32)), labels, len(KINDS) + 1)[:-1]
         # A kind that is rare here has the factor of the next better known one.
@@ -257,6 +258,7 @@ def _scales_of_hidden(draws: Draws, keypoints: _Keypoints, skeleton: Skeleton) -
     for most of the others. The largest of K is enough for K in K + 1 of them.
     """
     moving = np.delete(np.arange(skeleton.num_joints), skeleton.root)
+    # Both sides of the body have one label, the lower index of the pair.
     pairs = np.minimum(moving, np.asarray(skeleton.flip_order)[moving])
     hidden, factors = keypoints.kinds >= HIDDEN, np.ones(len(moving))
     found = []

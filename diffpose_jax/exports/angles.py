@@ -31,6 +31,8 @@ def compute_angles(positions: np.ndarray) -> np.ndarray:
     lower_trunk, upper_trunk = at["spine"] - at["pelvis"], at["thorax"] - at["spine"]
     pelvis = _axes(at["left_hip"] - at["right_hip"], lower_trunk, exact="left")
     trunk = _axes(at["left_shoulder"] - at["right_shoulder"], upper_trunk, exact="up")
+    # The pelvis in the axes of the world: about the vertical, about its own left axis, about its own forward axis. The
+    # trunk is then taken in the axes of the pelvis, R = P^T T.
     rotation, tilt, lean_right = _cardan(pelvis)
     twist, flexion, bending = _cardan(np.swapaxes(pelvis, -1, -2) @ trunk)
     whole = at["thorax"] - at["pelvis"]

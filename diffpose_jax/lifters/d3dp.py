@@ -86,6 +86,8 @@ class D3DP(Lifter):
         x_k = diffuse(self.schedule, self.options.signal_scale * batch.poses, k, noise)
         x = self.network_input(visible_keypoints(batch, self.options.visibility), x_k)
         poses, batch_stats = apply_in_training(self.network, variables, key, batch.index, x, k)
+        # The mean distance is least at a joint's geometric median given the noisy pose, the squared error at its mean,
+        # which is what the derivation of DDIM calls x0_hat. Where errors are near to symmetric both are close.
         # Predictions are clamped in sampling only. In training a coordinate beyond the clamp would have no gradient.
         total = mpjpe(poses, batch.poses)
         return total, Aux({"loss": total}, batch_stats)
@@ -123,5 +125,5 @@ class D3DP(Lifter):
         """The network's input `[B, F, J, 5 or 6]`: the keypoints, then the noisy poses, clamped and in metres."""
         limit = self.clip * self.options.signal_scale
         # At the noisy end the state is close to N(0, 1), and a quarter of its values lie beyond the default clamp of
-        # 1.1, where no coordinate of a diffused pose lies.
+        # 1.1, where hardly a coordinate of a pose lies.
         return jnp.concatenate([keypoints, jnp.clip(x_k, -limit, limit) / self.options.signal_scale], axis=-1)

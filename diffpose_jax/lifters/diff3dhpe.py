@@ -119,6 +119,8 @@ class Diff3DHPE(Lifter):
         keypoints = visible_keypoints(batch, self.options.visibility)
         x = network_input(keypoints, diffuse(self.schedule, x0, k, initial_noise(keys, x0.shape)))
         output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x, k)
+        # A weight for each timestep does not move the minimum, which is the mean of x0 given x_k for every k: it says
+        # which timesteps the network's capacity goes to.
         weight = snr_weight(self.schedule, self.options.k_clip, release=self.options.weight_release)
         total = weighted_square(output, x0, at_step(weight, k, x0))
         return total, Aux({"loss": total}, batch_stats)

@@ -157,6 +157,8 @@ class DiffHPE(Lifter):
 
     def valid_loss(self, variables: Variables, key: Array, batch: Batch) -> Array:
         """The same error at every tenth timestep, without dropout: what the release's plateau judges."""
+        # The release divides the sum of the errors by all of its 50 timesteps and not by the 5 that are visited. The
+        # plateau's threshold is relative, so that a constant factor makes no difference.
         keys, condition = example_keys(key, batch.index), self.encode(variables, batch).condition
 
         def error_at(k: Array) -> Array:
@@ -168,6 +170,8 @@ class DiffHPE(Lifter):
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
         """Hypotheses `[H, B, F, J, 3]` (m) by ancestral sampling. For the arguments see `Lifter.sample`."""
+        # The condition does not depend on the timestep. The release computes it anew in every step of every hypothesis,
+        # with the same result.
         encoded = self.encode(variables, batch)
         denoiser = sampling.wrap(self.denoiser(variables, encoded.condition))
 
@@ -189,6 +193,9 @@ class DiffHPE(Lifter):
                 given, state = jnp.concatenate([condition, jnp.zeros_like(condition)]), jnp.concatenate([x, x])
             eps = apply_network(self.network, variables, state, given, k).astype(x.dtype)
             if guidance:
+                # The noise is -sqrt(1 - abar) times the score of the noisy distribution. So this is the noise of the
+                # distribution p(x | condition)^(1 + g) / p(x)^g, which follows the condition more closely and varies
+                # less.
                 # Classifier-free guidance (Ho and Salimans 2022, equation 6).
                 with_condition, without = jnp.split(eps, 2)
                 eps = (1 + guidance) * with_condition - guidance * without

@@ -164,6 +164,8 @@ def denoising_loss(
         weight_2d: Weight of the keypoints.
         norm: Whether errors are taken absolute or squared.
     """
+    # The absolute error is least at the median of the noise given the state, the squared one at its mean, which the
+    # sampler's derivation takes it for.
     channels = jnp.array([1.0, 1.0, 1.0, weight_2d, weight_2d], output.dtype)
     wanted = jnp.concatenate([pose_target, keypoints], axis=-1)
     error = output - wanted

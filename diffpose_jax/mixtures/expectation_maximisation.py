@@ -199,6 +199,9 @@ def relocate_component(problem: Problem, parameters: Parameters, log_likelihood:
 
 def run_step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
     """Run one EM step by moments; return also the mean log-likelihood of a point before it, a scalar."""
+    # For any r_kp with the sum 1 over k, sum_p c_p sum_k r_kp log(w_k N_k(x_p) / r_kp) is a lower bound of the
+    # log-likelihood. The E step makes it equal at the present parameters, the M step maximises it: the likelihood never
+    # falls (Dempster et al. 1977).
     responsibilities, log_likelihood = expect(problem, parameters)
     return maximise(problem, responsibilities), log_likelihood
 
@@ -270,6 +273,7 @@ def maximise_around_means(problem: Problem, responsibilities: Array) -> Paramete
     # The covariance is rounded too, in units of its largest entries, and must stay positive definite.
     floor = jnp.maximum(problem.floor, 8 * jnp.finfo(weights.dtype).eps * jnp.trace(covariances, axis1=1, axis2=2))
     covariances = covariances + floor[:, None, None] * jnp.eye(size, dtype=means.dtype)[None]
+    # Without rounding no pivot would be below the floor that was added. Half of it is left for rounding.
     return Parameters(weights, means, cholesky(covariances, floor / 2))
 
 
@@ -280,6 +284,7 @@ def is_degenerate(problem: Problem, parameters: Parameters) -> Array:
     # The points count as 1 / sum c_p^2 points of equal weight (Kish's effective sample size).
     tiny = jnp.finfo(problem.weights.dtype).tiny
     counts = parameters.weights / jnp.maximum(jnp.sum(problem.weights**2), tiny)
+    # A component on a single point has the floor for a variance; up to twice that standard deviation counts.
     narrow = jnp.min(pivots) ** 2 < 4 * problem.floor
     # D + 1 points in general position are the fewest whose covariance has full rank. A diagonal one needs two points.
     return narrow | (jnp.min(counts) < (2 if problem.diagonal else size + 1))

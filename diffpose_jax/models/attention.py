@@ -167,6 +167,7 @@ class SelfAttention(nn.Module):
             # dv/dt = (A(v) - I) v, eq. 16. The skip connection around the layer makes one explicit Euler step of it,
             # v + (A - I) v up to the layer's projections. Tokens that are all alike get nothing added, which is what
             # counters over-smoothing: A V would add the common value.
+            # Rows of A sum to 1, so that a bias of the values cancels and gets no gradient.
             y = y - value
         return Linear(width, dtype=self.dtype, name="project")(jnp.swapaxes(y, 1, 2).reshape(x.shape))
 

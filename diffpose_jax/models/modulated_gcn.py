@@ -45,6 +45,7 @@ class GraphUnit(nn.Module):
     def __call__(self, x: jax.Array, index: jax.Array, *, train: bool) -> jax.Array:
         options = (self.features, self.skeleton, self.modulation, self.dtype)
         x = ModulatedGraphConv(*options, normalised=True, name="conv")(x)
+        # The release applies ReLU once more after dropout, which changes nothing.
         x = jax.nn.relu(BatchNorm(self.axis_name, dtype=self.dtype, name="norm")(x, train=train))
         return Dropout(self.dropout, name="dropout")(x, index, train=train)
 

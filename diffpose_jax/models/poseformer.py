@@ -81,6 +81,7 @@ class PoseFormer(nn.Module):
         x = Linear(self.joint_width, dtype=self.dtype, name="embed")(x)
         x = add_bias(x, spatial_position)
         x = self._apply_stage("spatial", x, step, train, index)
+        # Joint after joint, as in the release: channel = joint * joint_width + channel of the joint.
         # One group per example, whose tokens are the frames: stochastic depth now drops whole examples, not frames.
         x = x.reshape(batch, 1, self.frames, frame_width)
         x = add_bias(x, temporal_position)

@@ -84,6 +84,8 @@ class UNetDenoiser(nn.Module):
         h = block(h, widths[-1], "bottom_1")
         h = PositionAttention(self.dtype, name="attention")(h)
         h = block(h, widths[-1], "bottom_2")
+        # Two blocks of each resolution left an input here on the way down; the way up takes them from the last to the
+        # first.
         for level in reversed(range(self.num_layers)):
             for place in (1, 2):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), widths[level], f"up_{level}_{place}")

@@ -36,6 +36,7 @@ def count_skips(finite: jax.Array) -> Skips:
     """The counts of a dispatch from whether loss and gradient of its steps were finite, `[S]` bool."""
     steps = len(finite)
     order = jnp.arange(steps, dtype=jnp.int32)
+    # What follows the last finite step; all S steps where none was.
     last = steps - 1 - jnp.max(jnp.where(finite, order, -1))
     first = jnp.min(jnp.where(finite, steps, order))
     return Skips(*(part.astype(jnp.int32) for part in (jnp.sum(~finite), last, first)))

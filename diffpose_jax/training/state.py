@@ -158,6 +158,8 @@ def update_average(average: Any, latest: Any, step: jax.Array, training: Trainin
         training: The `ema_` options.
     """
     since = jnp.maximum(step - training.ema_start, 0).astype(jnp.float32)
+    # An average of decay d reaches back over about 1 / (1 - d) steps: here over (1 + n)^(2/3) of the last n, so that
+    # the first weights are soon forgotten.
     grown = jnp.minimum(1.0 - (1.0 + since) ** (-2.0 / 3.0), training.ema_decay)
     # A decay of 0 copies the latest values.
     factor = grown if training.ema_kind == "grown" else jnp.where(since > 0, training.ema_decay, 0.0)

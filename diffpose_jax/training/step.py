@@ -105,6 +105,8 @@ def make_step(
         batch = film_examples(key, batch, lifter, data) if data.cameras == "random" else batch
         batch = flip_half(flip_key, batch, lifter) if data.flip else batch
         value, gradient, metrics, batch_stats = loss_and_gradient(state, loss_key, batch)
+        # L grad L is the gradient of L^2 / 2. Adam divides by the gradient's size, so that little of the factor is left
+        # but its changes from step to step.
         if training.scale_by_loss:
             gradient = scale_tree(gradient, value)
         norm = optax.tree.norm(gradient)

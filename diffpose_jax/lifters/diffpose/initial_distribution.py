@@ -220,6 +220,7 @@ def _measure_hidden(context: Lifter, frozen: Variables, batches: Iterable[Batch]
 
     @jax.jit
     def sums(batch: Batch, index: Array) -> tuple[Array, Array]:
+        # At a rate of 0.99 nearly every example has hidden joints.
         shown = occlude(jax.random.fold_in(jax.random.key(0), index), batch, "partial", context.skeleton, 0.99)
         error = jnp.square(estimate_pose(context, frozen, shown) - batch.poses)
         gone = (shown.mask == 0)[..., None]
@@ -245,6 +246,7 @@ def _split_joints(mixture: Mixture, joints: int) -> Mixture:
     if mixture.diagonal:
         blocks = diagonal_matrix(covariances.reshape(*covariances.shape[:-1], joints, 2))
     else:
+        # Of a covariance over a whole pose the J blocks on the diagonal.
         blocks = covariances.reshape(*covariances.shape[:-2], joints, 2, joints, 2)
         blocks = jnp.moveaxis(jnp.diagonal(blocks, axis1=-4, axis2=-2), -1, -3)
     return Mixture(weights[..., None, :], means, jnp.moveaxis(blocks, -3, -4))

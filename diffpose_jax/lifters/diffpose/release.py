@@ -135,6 +135,8 @@ class DiffPoseRelease(Lifter):
         step_key, noise_key, dropout_key = jax.random.split(key, 3)
         batch = split_batch(batch)
         k = antithetic_steps(step_key, batch.index, self.schedule.num_steps)
+        # The network's target is the scaled noise: an error of 1 is half the width of the image in u and v and a metre
+        # in x, y and z.
         x0, noise = draw_forward(example_keys(noise_key, batch.index), batch, self.options.mixture_spread)
         x_k = diffuse(self.schedule, x0, k, noise)
         output, batch_stats = apply_in_training(self.network, variables, dropout_key, batch.index, x_k, k)

@@ -193,6 +193,7 @@ def hold_bone_lengths(poses: np.ndarray, lengths: np.ndarray, skeleton: Skeleton
             child, parent = bone
             direction = poses[..., child, :] - poses[..., parent, :]
             size = np.maximum(np.linalg.norm(direction, axis=-1, keepdims=True), 1e-6)
+            # Directions are those of the pose as it was given; only places move, from the root outwards.
             held[child] = held[parent] + length[bone] * direction / size
             waiting.remove(bone)
     return np.stack([held[joint] for joint in range(skeleton.num_joints)], axis=-2).astype(poses.dtype)

@@ -252,6 +252,7 @@ def gather(clips: DeviceClips, windows: Windows, ids: jax.Array, frames: int) ->
     mask = jnp.ones(keypoints.shape[:-1], keypoints.dtype) if clips.scores is None else _take(clips.scores, index)
     camera, root = None, None if clips.root is None else _take(clips.root, index)
     if clips.cameras is not None and clips.camera is not None:
+        # All frames of a window are of one clip, and a clip has one camera.
         chosen = _take(clips.camera, index[:, 0])
         camera = jax.tree.map(lambda field: field[chosen], clips.cameras)
     fold = None if clips.fold is None else _take(clips.fold, index[:, 0])

@@ -53,6 +53,8 @@ class Aggregate(NamedTuple):
 # wide, so that hypotheses whose errors differ by less have nearly equal weights.
 _WEIGHTED = {"per": "joint", "temperature": 0.01}
 
+# Single poses for different purposes: the mean has the least expected squared error, medians are robust to outlying
+# hypotheses, a medoid is a pose that was sampled, reprojection uses the keypoints once more.
 AGGREGATES: dict[str, Aggregate] = {
     "first": Aggregate("first", "one hypothesis", single=True),
     "mean": Aggregate("mean", "mean"),

@@ -53,6 +53,7 @@ class D3DP(Lifter):
     """
 
     options_type: ClassVar[type[D3DPOptions]] = D3DPOptions
+    # The published figures have 10 reverse steps with eta = 1 and the clamp of 1.1.
     diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(
         steps=1000, predict="x0", sampler="ddim", sampling_steps=10, eta=1.0, clip=1.1
     )

@@ -98,6 +98,7 @@ class DiffHPE(Lifter):
     """
 
     options_type: ClassVar[type[DiffHPEOptions]] = DiffHPEOptions
+    # Betas are limited to 0.5, and x0 is not clipped.
     diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(steps=50, max_beta=0.5, clip=0.0)
 
     network: nn.Module

@@ -213,6 +213,7 @@ class StepModulatedGCN(nn.Module):
             raise UserError(f"StepModulatedGCN width: expected a multiple of 16, at least 32, found {self.width}")
         leading = x.shape[:-2]
         index = index_rows(index, leading)
+        # A sinusoid of an eighth of the width and an embedding of half of it, as released.
         step = StepEmbedding(self.width // 8, self.width // 2, self.dtype, name="step")(k)
         if k.ndim:
             step = jnp.repeat(step, leading[1], axis=0)

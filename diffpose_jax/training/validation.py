@@ -118,6 +118,7 @@ def spread_batches(clips: DeviceClips, windows: Windows, frames: int, limit: int
     count = min(max(1, limit // frames), len(windows.start))
     size = min(max(1, 512 // frames), count)
     ids = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
+    # Whole batches only, so that one compiled function serves all.
     for part in np.split(ids[: count // size * size], count // size):
         yield gather(clips, windows, jnp.asarray(part), frames)
 

@@ -77,6 +77,7 @@ class DiffPoseRelease(Lifter):
     """
 
     options_type: ClassVar[type[DiffPoseReleaseOptions]] = DiffPoseReleaseOptions
+    # For detections: of the first 24 timesteps 12 and 0. For exact keypoints the release takes 6 and 0 of the first 12.
     diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(
         schedule="linear", steps=51, beta_start=1e-4, beta_end=1e-3, sampler="ddim", sampling_steps=2, spacing="even",
         num_timesteps=24, clip=0.0,

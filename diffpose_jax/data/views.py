@@ -69,6 +69,7 @@ def find_view(keypoints: Array, mask: Array, camera: Camera) -> View:
     seen = mask[..., None].astype(rays.dtype)
     total = jnp.sum(jnp.where(seen > 0, seen * rays / jnp.linalg.norm(rays, axis=-1, keepdims=True), 0), axis=(1, 2))
     rotation = look_along(total.at[:, 2].add(1e-6))  # a window without joints looks straight ahead
+    # A root mean square over all joints: the size of a box would follow a single hand.
     radius = jnp.sum(jnp.square(_turn(rays, rotation)), axis=-1)
     count = jnp.maximum(jnp.sum(seen, axis=(1, 2, 3)), 1.0)
     mean = jnp.sum(jnp.where(seen[..., 0] > 0, seen[..., 0] * radius, 0), axis=(1, 2)) / count

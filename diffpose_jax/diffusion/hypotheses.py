@@ -115,6 +115,7 @@ def select_by_error(hypotheses: Array, errors: Array, per: str = "pose") -> Arra
     """
     # Of equal errors argmin takes the first. The root, zero in all hypotheses, has equal errors in 3D.
     best = jnp.argmin(_pool(errors, per), axis=0, keepdims=True)[..., None]
+    # Per joint, the two ends of a bone may come from different hypotheses: its length is then that of neither.
     best = jnp.broadcast_to(best, (1, *hypotheses.shape[1:-1], 1))
     return jnp.take_along_axis(hypotheses, best, axis=0)[0]
 

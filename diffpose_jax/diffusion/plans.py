@@ -64,6 +64,7 @@ def space_timesteps(total: int, steps: int, spacing: str = "linspace") -> tuple[
         return tuple(total * i // steps - 1 for i in range(steps, 0, -1))
     if spacing == "even":
         return tuple(reversed(range(0, total, total // steps)))
+    # Squares lie closer together near the clean end, where a step changes the noise by a larger factor.
     # (i sqrt(0.8 total) / (steps - 1))^2 in integers, where truncation is exact.
     gaps = max(steps - 1, 1)
     return tuple(4 * total * i * i // (5 * gaps * gaps) for i in range(steps - 1, -1, -1))

@@ -140,6 +140,7 @@ def eps_without_root_release(denoiser: Denoiser, alpha_bar: np.ndarray | Array) 
     def estimated(x: Array, k: Array) -> tuple[Array, Array]:
         x0_hat, _ = denoiser(x, k)
         alpha_bar_k = at_step(alpha_bar, k, x)
+        # At the noisiest timestep abar and its root are both nearly 0, and the difference shows in later steps only.
         return x0_hat, (x - alpha_bar_k * x0_hat) / jnp.sqrt(1.0 - alpha_bar_k)
 
     return estimated

@@ -62,6 +62,7 @@ def fit_error_gaussian(
     covariance = errors.T @ errors / frames
     if dependence == "joint":
         joint = np.arange(size) // 3
+        # What remains are blocks of three on the diagonal, which is positive semidefinite as the whole is.
         covariance = np.where(joint[:, None] == joint[None], covariance, 0.0)
     # A thousandth of the mean variance keeps the factor of joints that never err.
     covariance += 1e-3 * np.trace(covariance) / size * np.eye(size) + 1e-12 * np.eye(size)

@@ -224,6 +224,7 @@ def lift_windows(
     parts = with_flips(lifter), job.occlusion, job.occlusion_rate or None
     clips, (windows, cameras) = pad_clips(clips), pad_windows(windows, cameras)
     data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
+    # Few windows of many hypotheses: devices share the hypotheses of every window, and one call is for all of them.
     each = -(-job.sampling.hypotheses // devices) if shared else job.sampling.hypotheses
     devices = 1 if shared else devices
     most = pad_batch(-(-count // devices), job.batch_size)

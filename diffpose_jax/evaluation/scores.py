@@ -82,6 +82,8 @@ def crps(hypotheses: Array, target: Array, root: int = 0) -> Array:
 
     `mean_h |x_h - y| - 1/2 mean_{h != h'} |x_h - x_h'|`, `[...]` m: the energy score of one coordinate.
     """
+    # The score is the integral of (F(z) - [y <= z])^2 over z with the hypotheses' distribution function F, which is E|x
+    # - y| - E|x - x'| / 2 (Gneiting and Raftery 2007).
     # With the values in rising order, sum_{i < k} (x_k - x_i) = sum_i (2 i - H + 1) x_i for i = 0..H-1. Deviations from
     # the mean, which are smaller, lose less in that sum.
     count = len(hypotheses)

@@ -22,6 +22,8 @@ from diffpose_jax.skeleton import Skeleton
 # Temperatures that are tried, and when one is found: the spread is right within this factor.
 TEMPERATURES = (1 / 8, 8.0)
 PRECISION, FEW_PRECISION = 1.03, 1.06
+# The temperature acts before the denoiser, so that wider hypotheses are still what the network makes of noise: people.
+# Scaled deviations lead straight away from the mean and change the lengths of bones, and are the second choice.
 # A sampler follows the temperature if the logarithm of the spread that is missing falls by at least this much with the
 # logarithm of the temperature; exactly by 1 where the spread is proportional to it.
 RESPONSE = 0.3

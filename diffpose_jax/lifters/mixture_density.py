@@ -81,6 +81,7 @@ class MixtureDensityNetwork(nn.Module):
         means = Linear(size, SMALL, name="means")(features).reshape(shape)
         spread = jax.nn.softplus(Linear(size, SMALL, name="spread")(features) - 1.0).reshape(shape)  # 0.3 m
         weights = jax.nn.log_softmax(Linear(options.components, SMALL, name="weights")(features))
+        # A likelihood has no bound where a component may shrink onto a single pose: standard deviations have a floor.
         return PoseMixture(weights, means, options.least_std + spread)
 
 
@@ -130,6 +131,7 @@ class MixtureDensity(Lifter):
         return draw_hypotheses(draw_one, key, batch.index, sampling)
 
     def _moving(self, poses: Array) -> Array:
+        # The root is always zero: its density would rise to that of the floor and tell nothing.
         return jnp.delete(poses, self.skeleton.root, axis=-2, assume_unique_indices=True)
 
     def _without_root(self, mixture: PoseMixture) -> PoseMixture:

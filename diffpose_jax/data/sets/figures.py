@@ -178,6 +178,7 @@ def _gather(nodes: np.ndarray, places: list[tuple[int, ...]]) -> np.ndarray:
 
 def _upright(points: np.ndarray) -> np.ndarray:
     """Turn y-up axes to z-up: (x, y, z) -> (x, -z, y)."""
+    # A quarter turn about x, which keeps left and right.
     return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
 
 

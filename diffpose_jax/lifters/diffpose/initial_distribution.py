@@ -196,6 +196,7 @@ def measure_statistics(
 
     @jax.jit
     def squared_error(batch: Batch) -> Array:
+        # Around zero and not around their mean: a bias of the context is an error too.
         return jnp.mean(jnp.square(estimate_pose(context, frozen, batch) - batch.poses), axis=(0, 1))
 
     error = average_sides(np.mean([squared_error(batch) for batch in valid], axis=0))

@@ -168,6 +168,7 @@ class DiffPoseRelease(Lifter):
         """The denoiser; its input is the state alone, which has the keypoints in it."""
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
+            # u and v are denoised along with x, y and z, and not set back to the keypoints, as released.
             eps = apply_network(self.network, variables, x, k)
             return predictions("eps", eps.astype(x.dtype), x, at_step(self.schedule.alpha_bar, k, x))
 

@@ -117,7 +117,7 @@ def predictions(kind: str, output: Array, x_k: Array, alpha_bar_k: Array) -> tup
     _check_kind(kind)
     if kind == "eps":
         # An error of eps is multiplied by sqrt((1 - abar) / abar) in x0, which is large at the noisy end of the
-        # schedule: this is why samplers that predict eps clip x0.
+        # schedule. Clipping x0 bounds it (`samplers.clip_x0`).
         return to_x0(x_k, output, alpha_bar_k), output
     if kind == "x0":
         # An error of x0 is multiplied by sqrt(abar / (1 - abar)) in eps, which is large at the clean end.
@@ -135,8 +135,8 @@ def snr_weight(schedule: Schedule, clip: float = 2.0, release: bool = False) -> 
     which `release=True` gives.
     """
     # At one x_k the noise that x0_hat implies is off by k_t times the error of x0_hat (equation 9). The squared error
-    # of the noise would therefore weigh that of x0 by k_t^2, without bound as k goes to 0. The paper takes k_t instead,
-    # clips it, and adds 1 so that the noisy timesteps keep a weight.
+    # of the noise would therefore weigh that of x0 by k_t^2, without bound as abar goes to 1. The paper takes k_t
+    # instead, clips it, and adds 1 so that the noisy timesteps keep a weight.
     alpha_bar, one_minus = (values.astype(np.float64) for values in (schedule.alpha_bar, schedule.one_minus_alpha_bar))
     k_t = (alpha_bar if release else np.sqrt(alpha_bar)) / np.sqrt(one_minus)
     return (1.0 + np.minimum(k_t, clip)).astype(np.float32)

@@ -204,6 +204,7 @@ def draw_starts(keys: jax.Array, windows: Windows, frames: int, *, release: bool
     """
     # The first frame of a window that fits is one of low, ..., high + 1 - F.
     fitting = windows.high - windows.low + 2 - frames
+    # A clip shorter than a window has one start, its first frame, and is padded at its end.
     choices = jnp.maximum(fitting - 1 if release else fitting, 1)
     offset = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))(keys, choices)
     return windows._replace(start=windows.low + offset)

@@ -118,6 +118,7 @@ class Diff3DHPE(Lifter):
         x0, keys = self.clean_poses(batch), example_keys(key, batch.index)
         k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
         keypoints = visible_keypoints(batch, self.options.visibility)
+        # Unlike D3DP's network this one is given the noisy poses as they are, not clamped.
         x = network_input(keypoints, diffuse(self.schedule, x0, k, initial_noise(keys, x0.shape)))
         output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x, k)
         # A weight for each timestep does not move the minimum, which is the mean of x0 given x_k for every k: it says

@@ -109,6 +109,7 @@ class DiffuPose(Lifter):
         keys = example_keys(key, batch.index)
         k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
         x0, noise = batch.poses / self.options.scale, initial_noise(keys, batch.poses.shape)
+        # The root, which is zero, is diffused and denoised like every other joint.
         x_k = diffuse(self.schedule, x0, k, noise)
         keypoints = visible_keypoints(batch, self.options.visibility)
         output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x_k, keypoints, k)
@@ -134,6 +135,7 @@ class DiffuPose(Lifter):
         """The denoiser of keypoints `[B, 1, J, 2]`, or with the channel of `visibility` `[B, 1, J, 3]`."""
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
+            # The reconstructed keypoints serve the loss only.
             output = apply_network(self.network, variables, x, keypoints, k)[..., :3]
             return predictions(self.predict, output.astype(x.dtype), x, at_step(self.schedule.alpha_bar, k, x))
 

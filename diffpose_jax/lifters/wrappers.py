@@ -68,11 +68,13 @@ class Flipped(Wrapper):
         flip, count = sampling.flip, sampling.hypotheses
         if flip == "half" and not self.lifter.stochastic:
             flip = "average"
+        # The lifter within is asked for averages only where it takes them inside its reverse steps.
         each = sampling.replace(flip="average" if flip == "average" and self.lifter.averages_flips else "none")
         if flip == "none" or each.averages_flips:
             samples = self.lifter.sample(variables, key, batch, each)
             return Drawn(samples, samples)
         if flip == "half":
+            # Of an odd number the input as it is has one more.
             straight = self._view(variables, key, batch, each.replace(hypotheses=count - count // 2))
             if count < 2:
                 return Drawn(straight, straight)
@@ -82,6 +84,8 @@ class Flipped(Wrapper):
             samples = jnp.concatenate([straight, mirrored])[turns]
             return Drawn(samples, samples)
         straight = self._view(variables, key, batch, each)
+        # An error to one side changes its sign with the mirror and cancels, and independent errors halve their
+        # variance.
         averaged = (straight + self._view(variables, key, batch, each, mirrored=True)) / 2
         return Drawn(straight if self.lifter.stochastic else averaged, averaged)
 

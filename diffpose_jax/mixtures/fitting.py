@@ -180,6 +180,7 @@ def _fit_by_sklearn(key: Array, points: Array, num_components: int, options: Fit
     from sklearn.mixture import GaussianMixture
 
     problem, centre, scale = _standardise(points, None, options)
+    # Tolerance and floor are those of standardised points here too, so that both backends read the options alike.
     model = GaussianMixture(
         num_components,
         covariance_type="diag" if problem.diagonal else "full",
@@ -235,6 +236,7 @@ def fit_mixtures(
         chosen = None if weights is None else weights[index]
         return jax.tree.map(np.asarray, fit(key, index, flat[index], chosen))
 
+    # A compiled call runs outside of Python's lock, so that threads run several side by side.
     threads = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
     with ThreadPoolExecutor(threads) as pool:
         parts = list(pool.map(fit_chunk, range(0, count, chunk)))

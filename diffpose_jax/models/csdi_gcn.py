@@ -131,6 +131,7 @@ class CSDIGCN(nn.Module):
             raise UserError(f"CSDI-GCN: expected sequences of {self.frames} frames, found {x.shape[1]}")
         index = jnp.arange(len(x), dtype=jnp.int32) if index is None else index
         kaiming = functools.partial(Linear, kernel_init=KAIMING, dtype=self.dtype)
+        # Joints first, [J, B, F, C], as the graph layers take them.
         h = jax.nn.relu(kaiming(self.width, name="input")(jnp.moveaxis(x, 2, 0)))
         step = StepTableEmbedding(self.num_steps, self.step_width, self.dtype, name="step")(k)
         blocks = nn.scan(

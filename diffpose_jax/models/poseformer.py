@@ -75,6 +75,7 @@ class PoseFormer(nn.Module):
         spatial_position = self.param("spatial_position", zeros, (self.num_joints, self.joint_width))
         temporal_position = self.param("temporal_position", zeros, (self.frames, frame_width))
         step = None
+        # One embedding serves both stages; each block brings it to its own width.
         if self.step == "blocks":
             step = StepEmbedding(self.joint_width, 2 * self.joint_width, self.dtype, name="step")(k)
 

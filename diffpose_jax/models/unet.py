@@ -82,6 +82,7 @@ class UNetDenoiser(nn.Module):
                 h = block(h, channels, f"down_{level}_{place}")
                 skips.append(h)
         h = block(h, widths[-1], "bottom_1")
+        # 17 joints have become 3 positions here by default, so that attention joins the whole body at little cost.
         h = PositionAttention(self.dtype, name="attention")(h)
         h = block(h, widths[-1], "bottom_2")
         # Two blocks of each resolution left an input here on the way down; the way up takes them from the last to the

@@ -54,6 +54,7 @@ def shares_by_visibility(measured: Measured, inside: Mapping[float, np.ndarray])
         counted = where & moving
         if not counted.any():
             continue
+        # What does not count is NaN, which the mean and the bootstrap leave out alike.
         values = {str(level): np.where(counted, one, np.nan) for level, one in inside.items()}
         shares[name] = {level: float(np.nanmean(one)) for level, one in values.items()}
         intervals[name] = {level: _interval(one, measured) for level, one in values.items()}

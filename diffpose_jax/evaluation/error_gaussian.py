@@ -41,6 +41,7 @@ class ErrorGaussian(NamedTuple):
     def _draw(self, rng: np.random.Generator, estimates: np.ndarray, hypotheses: int) -> np.ndarray:
         frames, joints = estimates.shape[:2]
         factor = self.factor.T.astype(np.float32)
+        # Rows z of standard normal noise times L^T are L z: their covariance is L L^T.
         noise = rng.standard_normal((frames, hypotheses, len(factor)), np.float32) @ factor
         moving = np.delete(np.arange(joints), self.root)
         poses = np.repeat(estimates[:, None], hypotheses, axis=1)
@@ -66,9 +67,12 @@ def fit_error_gaussian(
     frames, size = errors.shape
     if not enough_frames(estimates):
         raise UserError(f"covariance of errors: expected at least {2 * size} frames, found {frames}")
+    # The second moment around zero, covariance plus bias bias^T: the Gaussian is centred on the estimate, which has the
+    # bias.
     covariance = errors.T @ errors / frames
     if dependence == "joint":
         joint = np.arange(size) // 3
+        # What remains are blocks of three on the diagonal, which is positive semidefinite as the whole is.
         covariance = np.where(joint[:, None] == joint[None], covariance, 0.0)
     # A thousandth of the mean variance keeps the factor of joints that never err.
     covariance += 1e-3 * np.trace(covariance) / size * np.eye(size) + 1e-12 * np.eye(size)

@@ -36,6 +36,8 @@ def subject_interval(values: np.ndarray, subjects: Sequence[str]) -> Interval | 
     sums, counts = sums[counts > 0], counts[counts > 0]
     if len(sums) < 2:
         return None
+    # Drawing K of K subjects with replacement draws their counts from a multinomial distribution with equal
+    # probabilities.
     # A resample is how often each subject was drawn; its mean is a ratio of two sums.
     drawn = np.random.default_rng(_SEED).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
     means = (drawn @ sums) / (drawn @ counts)

@@ -41,7 +41,14 @@ def gaussian_rows(
 def predict_measured(
     workdir: str | os.PathLike, trained: Trained, measured: Measured, job: Job
 ) -> dict[str, np.ndarray]:
-    """The outputs of a job for all measured frames, `{output: [M, ...]}`; `workdir` labels the progress."""
+    """Predicts the outputs of a job for all measured frames, `{output: [M, ...]}`.
+
+    Args:
+        workdir: The work directory; its name labels the progress.
+        trained: What was loaded from it.
+        measured: The frames.
+        job: How they are lifted and what is kept.
+    """
     label = locate(workdir).name
     return predict_frames(label, trained.lifter, trained.variables, measured.clips, measured.indices, job)
 

@@ -80,6 +80,7 @@ def average_windows(sums: Mapping[str, np.ndarray], outputs: Sequence[str]) -> d
 def _weigh(frames: int) -> np.ndarray:
     """The weights `[F]` of a window's frames, which fall linearly from its middle."""
     place = np.arange(frames)
+    # The first and the last frame of a window have a weight of 1 and not of 0: no other window may hold them.
     return np.minimum(place + 1, frames - place).astype(np.float32)
 
 

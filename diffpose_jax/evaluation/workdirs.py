@@ -174,6 +174,7 @@ class Evaluation:
         found["distributions"] += [row for row in others if row is not None]
         if trained.calibration is not None and SPREAD in poses:
             if self.uncalibrated and RANK in poses:
+                # Calibration is in two places: its scales are part of the lifter, its temperature of the job.
                 plain = load_trained(self.workdir, calibrated=False)
                 plain_job = job.replace(sampling=job.sampling.replace(temperature=1.0), outputs=(RANK,))
                 ranks = predict_measured(f"{self.workdir} not calibrated", plain, measured, plain_job)[RANK]
@@ -232,6 +233,7 @@ class Evaluation:
         """The split to measure and the split that was trained on, None where that is missing or has no poses."""
         data = self.data_section(config)
         if data.source == config.data.source:
+            # The baselines read keypoints and poses of the training split alone, and fitting mixtures takes long.
             parts = load_dataset(data, sorted({"train", self.split}), without_mixtures={"train"} - {self.split})
         else:
             parts = load_dataset(data, [self.split])

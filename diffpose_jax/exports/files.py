@@ -125,6 +125,7 @@ def _find_positions(video: LiftedVideo, person: LiftedPerson) -> np.ndarray:
 
 def turn_y_up(positions: np.ndarray) -> np.ndarray:
     """Positions `[..., 3]` with z up in axes with y up: (x, y, z) -> (x, z, -y)."""
+    # A quarter turn about x, which keeps left and right; exchanging y and z alone would be a mirror image.
     return np.stack([positions[..., 0], positions[..., 2], -positions[..., 1]], axis=-1)
 
 

@@ -103,6 +103,7 @@ def _add_takes(clips: ClipSet, takes: Mapping[tuple[str, str, int], list[np.ndar
         name = (clip.subject, clip.action, clip.camera % CAMERAS)
         where = f"{path}: {clip.subject}/{clip.action}, camera {name[2]}"
         frames, joints = clip.keypoints.shape[:2]
+        # Detections may go on after the motion capture ended, as in VideoPose3D's files.
         fitting = [part[:frames] for part in takes.get(name, []) if len(part) >= frames and part.shape[1] == joints]
         if not fitting:
             found = ", ".join(f"{part.shape[:2]}" for part in takes.get(name, [])) or "none"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.intervals import bound_new_subject
 
 # Added to the spread, m, so that hypotheses that agree, of a deterministic lifter say, have a region too.
 FLOOR = 0.010
@@ -90,8 +91,15 @@ def fit_visible_and_hidden(
     ]
     # Joints have one factor in common: each is hidden too seldom, and the spread is its own already.
     rows, joints = np.nonzero(hidden)
-    common = fit_factors(scores[rows, joints, None], list(names[rows]), levels).values[:, 0]
-    return Factors(np.concatenate([one.values for one in by_joint], axis=1), by_joint[0].guarantee), common
+    factors, people = scores[rows, joints, None], list(names[rows])
+    common = fit_factors(factors, people, levels)
+    if common.guarantee == MOST_SUBJECTS:
+        # Where hidden joints are depends on what a person does, and a few people do little of what people do: beyond
+        # the largest of theirs, which the guarantee needs, there is a reserve. Regions stay nested.
+        bounds = [bound_new_subject(subject_frame_quantiles(factors, people, level)) for level in sorted(levels)]
+        order = np.argsort(np.argsort(levels))
+        common = common._replace(values=np.maximum.accumulate(np.stack(bounds))[order])
+    return Factors(np.concatenate([one.values for one in by_joint], axis=1), by_joint[0].guarantee), common.values[:, 0]
 
 
 def subject_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray | None:
@@ -121,8 +129,13 @@ def largest_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) 
     A new subject's own quantile is, with a probability of at least K / (K + 1), not larger than all of theirs: then at
     least the share `level` of its frames is inside. Quantiles of all frames pooled would promise nothing.
     """
+    return np.max(subject_frame_quantiles(scores, subjects, level), axis=0)
+
+
+def subject_frame_quantiles(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray:
+    """Each of the K subjects' own `frame_quantile` of scores `[M, J]`, `[K, J]`."""
     names = np.asarray(subjects)
-    return np.max([frame_quantile(scores[names == name], level) for name in np.unique(names)], axis=0)
+    return np.stack([frame_quantile(scores[names == name], level) for name in np.unique(names)])
 
 
 def frame_quantile(scores: np.ndarray, level: float) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Windows, gather
 from diffpose_jax.evaluation.calibration import Draws, fit_scales
+from diffpose_jax.evaluation.intervals import bound_new_subject
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.scores import energy_score
 from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting, compare_with_truth, thin_out
@@ -255,9 +256,9 @@ def _scales_of_kinds(
 def _scales_of_hidden(draws: Draws, keypoints: _Keypoints, skeleton: Skeleton) -> np.ndarray:
     """The factors `[J]` of hidden joints on top of that of their kind, left and right alike.
 
-    The largest of those that the subjects need. Where a hidden limb is depends on what a person does, and people differ
-    in that more than in anything that is seen: hypotheses that are right for the average of a few people are too sure
-    for most of the others. The largest of K is enough for K in K + 1 of them.
+    What nine in ten new subjects need no more than, by what the subjects need. Where a hidden limb is depends on what a
+    person does, and people differ in that more than in anything that is seen: hypotheses that are right for the average
+    of a few people are too sure for most of the others.
     """
     moving = np.delete(np.arange(skeleton.num_joints), skeleton.root)
     # Both sides of the body have one label, the lower index of the pair.
@@ -270,7 +271,7 @@ def _scales_of_hidden(draws: Draws, keypoints: _Keypoints, skeleton: Skeleton) -
         fitted = fit_scales(draws, np.where(own, pairs, skeleton.num_joints), skeleton.num_joints + 1)[:-1]
         found.append(np.where(counts >= _ENOUGH_HIDDEN, fitted, np.nan)[pairs])
     known = ~np.isnan(found).all(axis=0)
-    factors[known] = np.nanmax(np.array(found)[:, known], axis=0)
+    factors[known] = bound_new_subject(np.array(found)[:, known])
     return factors
 
 

@@ -138,7 +138,7 @@ def calibrate(workdir: str | os.PathLike, **options: Any) -> dict[str, Any]:
 
 def _steps(trained: Trained) -> int:
     diffusion = trained.config.diffusion
-    return (diffusion.sampling_steps or diffusion.steps) if trained.lifter.stochastic else 1
+    return (diffusion.sampling_steps or diffusion.steps) if trained.lifter.diffuses else 1
 
 
 def _fit(trained: Trained, clips: ClipSet, frames: int, job: Job, limit: Limit, scales: bool = False) -> dict[str, Any]:

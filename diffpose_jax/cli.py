@@ -180,8 +180,10 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> l
     # config_flags looks for overrides of config keys in sys.argv only.
     outer, sys.argv = sys.argv, list(argv)
     try:
+        before = {name: flag_values[name].present for name in flag_values}
         positional = flag_values(list(argv))
         for name in flag_values:
+            _check_once(flag_values[name], before.get(name, 0))
             if is_config_flag(flag_values[name]) and flag_values[name].value is not None:
                 _check_loaded(flag_values[name].value)
         return positional
@@ -280,6 +282,13 @@ def _with_flip_word(argv: Sequence[str], flag_values: flags.FlagValues) -> list[
             word = current_value("evaluation.flip", value if value is not None else "false" if no else "true")
             replaced[index] = f"{dashes}{name}={word}"
     return replaced
+
+
+def _check_once(flag: flags.Flag, before: int) -> None:
+    # absl takes the last value without a word. Config keys may be overridden again, as scripts with defaults do.
+    times = flag.present - before
+    if times > 1 and "." not in flag.name and not isinstance(flag, flags.MultiFlag):
+        raise UserError(f"--{flag.name}: expected once, found {times} times")
 
 
 def _check_loaded(config: Any) -> None:

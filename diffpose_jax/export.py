@@ -82,6 +82,16 @@ def make_sampler(lifter: Lifter, sampling: Sampling) -> Sampler:
     def sample_one(
         variables: Variables, keypoints: Array, scores: Array, focal: Array, seed: Array, clip: Array
     ) -> Array:
+        """Draws hypotheses `[H, F or 1, J, 3]` (m) of one window.
+
+        Args:
+            variables: Those of the lifter.
+            keypoints: `[F, J, 2]`, normalised image units.
+            scores: `[F, J]`, the detector's.
+            focal: The focal length in normalised image units, a scalar.
+            seed: The seed of all noise, a scalar.
+            clip: The number of its clip; windows of one clip have the same noise. A scalar.
+        """
         finite = jnp.isfinite(keypoints).all(axis=-1)
         mask = jnp.where(finite & (scores >= MIN_SCORE), jnp.minimum(scores, 1), 0)
         keypoints = jnp.where(finite[..., None], keypoints, 0)

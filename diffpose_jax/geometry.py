@@ -50,6 +50,7 @@ def normalise_screen(pixels: SameArray, size: Array | Sequence[int]) -> SameArra
     Both axes are divided by the width, which keeps the aspect ratio (VideoPose3D). A numpy array stays one, in its
     precision.
     """
+    # The image reaches from -1 to 1 across and from -h/w to h/w down.
     extent = _match_axes(np.asarray(size) if isinstance(size, Sequence) else size, pixels)
     return pixels / extent[..., :1] * 2 - extent / extent[..., :1]
 

@@ -166,6 +166,7 @@ def _assemble(
 
     hypotheses, poses, spread = read("hypotheses"), read("poses"), read("spread")
     regions = [None if results[0].radius_90 is None else read(name) for name in ("radius_50", "radius_90")]
+    # Of the hypotheses: the bones of their mean are too short where they disagree.
     lengths = _both_sides(bone_lengths(hypotheses, skeleton), skeleton)
     known = options.height is not None
     scale = 1.0 if options.height is None else scale_to_height(lengths, skeleton, options.height)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +19,9 @@ from diffpose_jax.data.sets.keypoints import convert_keypoints
 from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES, ALL, check_aggregates
-from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.frame_blocks import count_block_frames, lift_blocks
+from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.metrics import spread
-from diffpose_jax.evaluation.overlapping import blends_windows, predict_blended
 from diffpose_jax.evaluation.warnings import warn_of_keypoints
 from diffpose_jax.evaluation.window_cameras import has_cameras
 from diffpose_jax.geometry import solve_root
@@ -67,9 +69,44 @@ class Result(NamedTuple):
 
     def rows(self, part: slice) -> Result:
         """The same of some of the frames; `clips` stay whole."""
-        arrays = ("poses", "hypotheses", "spread", "root", "radius_50", "radius_90")
-        found = {name: value[part] for name in arrays if (value := getattr(self, name)) is not None}
+        found: dict[str, Any] = {name: value[part] for name, value in self.arrays().items()}
         return self._replace(**found)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that have a row for each frame, by their names; without those that are None."""
+        names = ("poses", "hypotheses", "spread", "root", "radius_50", "radius_90")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+class Lifting(NamedTuple):
+    """The frames of a set, lifted while they are read, so that memory is that of a part.
+
+    Attributes:
+        clips: The input in the model's layout, all of it.
+        hypotheses: H, how many poses each frame gets.
+        settings: The step of the weights and the options of sampling.
+        parts: The results of consecutive frames, from the first frame to the last; `clips` of each are all clips.
+    """
+
+    clips: ClipSet
+    hypotheses: int
+    settings: dict[str, Any]
+    parts: Iterator[Result]
+
+    def collect(self) -> Result:
+        """All parts as one result."""
+        first = next(self.parts)
+        if len(first.poses) == self.clips.num_frames:
+            return first
+        whole: dict[str, Any] = {name: np.empty((self.clips.num_frames, *one.shape[1:]), one.dtype)
+                 for name, one in first.arrays().items()}  # fmt: skip
+        done = 0
+        for part in itertools.chain([first], self.parts):
+            rows = slice(done, done + len(part.poses))
+            for name, values in part.arrays().items():
+                whole[name][rows] = values
+            done = rows.stop
+        return first._replace(**whole)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,22 +174,51 @@ class Model:
         _check(hypotheses, aggregation)
         if not isinstance(keypoints, ClipSet):
             keypoints = convert_keypoints(keypoints, layout, image_size, self.skeleton)
-        clips = fill_gaps(keypoints.to_layout(self.skeleton))
+        options: dict[str, Any] = {"aggregation": aggregation, "seed": seed, "focal": focal, "noise": noise}
+        return self.lift_parts(keypoints, hypotheses=hypotheses, **options).collect()
+
+    def lift_parts(
+        self,
+        clips: ClipSet,
+        *,
+        hypotheses: int = 20,
+        aggregation: str = "mean",
+        seed: int | None = None,
+        focal: float | None = None,
+        noise: Noise = "clip",
+    ) -> Lifting:
+        """Lifts clips as `lift` does, with the same results, while its parts are read.
+
+        Args:
+            clips: What `read_keypoints` gives.
+            hypotheses: As in `lift`, and so are the others.
+            aggregation: How one pose is made of them.
+            seed: The seed of all noise.
+            focal: Focal length.
+            noise: Whose noise hypotheses have.
+
+        Raises:
+            UserError: A value or a layout that is not possible, or an aggregation that needs a camera.
+        """
+        _check(hypotheses, aggregation)
+        clips = fill_gaps(clips.to_layout(self.skeleton))
         clips = clips if focal is None else add_pinhole(clips, focal)
         if AGGREGATES[aggregation].needs_camera and not has_cameras(clips):
             raise UserError(f"aggregation {aggregation}: expected a known camera (focal), found none")
         warn_of_keypoints(self.trained, clips)
-        # An equal job on an equal lifter is compiled already: a second call, or a second model, only computes.
         job = self._job(hypotheses, noise, aggregation, seed)
-        trained, frames = self.trained, np.arange(clips.num_frames)
-        if blends_windows(trained.lifter, job):
-            found = predict_blended(self.name, trained.lifter, trained.variables, clips, job)
-        else:
-            found = predict_frames(self.name, trained.lifter, trained.variables, clips, frames, job)
-        poses, drawn = found[aggregation], found[ALL]
-        std = spread(np.moveaxis(drawn, 1, 0))
-        root, settings = _solve_roots(clips, poses), self._describe(job)
-        return Result(poses, drawn, std, root, clips, settings, *self._radii(std, clips.seen, drawn.shape[1]))
+        return Lifting(clips, job.sampling.hypotheses, self._describe(job), self._lift_blocks(clips, job, aggregation))
+
+    def _lift_blocks(self, clips: ClipSet, job: Job, aggregation: str) -> Iterator[Result]:
+        # An equal job on an equal lifter is compiled already: a second call, or a second model, only computes.
+        lifter, size = self.trained.lifter, count_block_frames(job.sampling.hypotheses, self.skeleton.num_joints)
+        settings, seen = self._describe(job), clips.seen
+        for frames, found in lift_blocks(self.name, lifter, self.trained.variables, clips, job, size):
+            poses, drawn = found[aggregation], found[ALL]
+            std = spread(np.moveaxis(drawn, 1, 0))
+            root = _solve_roots(clips, poses, frames)
+            radii = self._radii(std, seen[frames], drawn.shape[1])
+            yield Result(poses, drawn, std, root, clips, settings, *radii)
 
     def _radii(self, std: np.ndarray, seen: np.ndarray, hypotheses: int) -> tuple[np.ndarray, ...]:
         """The radii of both levels `[M, J]`, m; `()` without regions, or where one hypothesis shows no spread."""
@@ -172,8 +238,10 @@ class Model:
 
     def _job(self, hypotheses: int, noise: Noise, aggregation: str, seed: int | None) -> Job:
         sampling = self.sampling(hypotheses, noise)
-        seed, size = self.config.seed if seed is None else seed, self.batch_size or self.config.evaluation.batch_size
-        return Job(sampling, (ALL, aggregation), size, seed, memory=self.config.evaluation.memory)
+        section = self.config.evaluation
+        seed = self.config.seed if seed is None else seed
+        size = section.batch_size if self.batch_size is None else self.batch_size
+        return Job(sampling, (ALL, aggregation), size, seed, memory=section.memory)
 
     def settings(self, hypotheses: int, aggregation: str, seed: int | None) -> dict[str, Any]:
         """What `lift` would write down of the weights and of its sampling."""
@@ -201,6 +269,8 @@ def load(workdir: str | os.PathLike, batch_size: int | None = None, flip: str | 
     `batch_size`, the number of windows per device and compiled call, and `flip`, how the mirrored input enters (see
     `Model`), are those of the config by default.
     """
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size: expected at least 1, found {batch_size}")
     return Model(load_trained(workdir), locate(workdir).name, batch_size, flip)
 
 
@@ -220,6 +290,8 @@ def _check(hypotheses: int, aggregation: str) -> None:
         raise UserError(f"aggregation: expected one that needs no ground truth, found {aggregation!r}")
 
 
-def _solve_roots(clips: ClipSet, poses: np.ndarray) -> np.ndarray | None:
-    camera = clips.frame_camera()
-    return None if camera is None else np.asarray(solve_root(poses, clips.keypoints, camera, clips.scores))
+def _solve_roots(clips: ClipSet, poses: np.ndarray, frames: slice) -> np.ndarray | None:
+    """The roots of some frames, `[n, 3]` m; None without known cameras."""
+    camera = clips.frame_camera(frames)
+    scores = None if clips.scores is None else clips.scores[frames]
+    return None if camera is None else np.asarray(solve_root(poses, clips.keypoints[frames], camera, scores))

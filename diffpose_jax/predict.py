@@ -2,32 +2,18 @@
 
 The input is a keypoint file of this package (`diffpose_jax.formats.keypoint_files`), of MMPose, AlphaPose, OpenPose,
 COCO, MediaPipe, VideoPose3D, DeepLabCut or SLEAP (`diffpose_jax.formats.keypoint_tools`), or an archive of `prepare`.
-Writes `predictions.npz`, `predictions.json` and `prediction.png`. The `.npz` holds, for M frames, H hypotheses and J
-joints:
-
-    hypotheses   [M, H, J, 3] metres      poses    [M, J, 3] metres, the aggregate of the hypotheses
-    spread_mm    [M, J] millimetres, the standard deviation of each joint over the hypotheses
-    keypoints    [M, J, 2] the input in the lifter's layout, normalised image units (x/w*2-1, y/w*2-h/w)
-    seen         [M, J] whether a joint was seen; where it was not, its keypoint is a guess
-    clip_start, clip_length [C]; subject, action, fps [C]; joints [J] names; parents [J]; meta, a JSON text
-    radius_50_mm, radius_90_mm   [M, J] millimetres, only after `calibrate`: the balls around the mean of the
-                 hypotheses that hold the joint with that probability
-    root         [M, 3] metres, only with a known camera: where the root is, by least squares on the keypoints
-
-Poses are root-relative, in the camera frame: x right, y down, z away from the camera. The JSON file holds the same,
-clip by clip and frame by frame, rounded to 0.1 mm.
+Writes `predictions.npz`, `predictions.json` and `prediction.png` (see `diffpose_jax.prediction_files`) while it lifts,
+so that memory does not grow with the hypotheses of all frames.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 from absl import flags
 
 from diffpose_jax import cli
@@ -36,19 +22,16 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.sets.keypoints import read_keypoints
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES
+from diffpose_jax.exports.frame_lists import MAX_JSON_VALUES
 from diffpose_jax.formats.keypoint_files import MIN_SCORE
 from diffpose_jax.formats.npz import DAMAGE
 from diffpose_jax.formats.pickle_machine import one_line
 from diffpose_jax.formats.tracks import Reading
-from diffpose_jax.model import Result, load
+from diffpose_jax.model import Lifting, Result, load
+from diffpose_jax.prediction_files import save_lifting
 from diffpose_jax.sections import Noise
 from diffpose_jax.skeleton import Skeleton
-from diffpose_jax.viz.poses import save_figure
-from diffpose_jax.viz.prediction import draw_prediction
-from diffpose_jax.whole_files import write_text, write_whole
 from diffpose_jax.workdir.directory import writable_directory
-
-FORMAT = "diffpose_jax predictions 1"
 
 
 def predict(
@@ -71,14 +54,20 @@ def predict(
             files and what the scores of an archive say.
         batch_size: Windows per device and compiled call; that of the config by default.
         flip: How the mirrored input enters, see `Model`; as in the config by default.
-        **options: Those of `Model.lift`, such as `hypotheses=20`.
+        **options: Those of `Model.lift_parts`, such as `hypotheses=20`.
 
     Raises:
         UserError: A mistake of the user, in one line.
     """
     model = load(workdir, batch_size, flip)
-    result = model.lift(read_input(source, model.skeleton, split, reading), **options)
-    return result._replace(settings={"workdir": str(workdir), "input": str(source), **result.settings})
+    clips = read_input(source, model.skeleton, split, reading)
+    return _name_input(model.lift_parts(clips, **options), workdir, source).collect()
+
+
+def _name_input(lifting: Lifting, workdir: str | os.PathLike, source: str | os.PathLike) -> Lifting:
+    """The same with the names of the model and the input in its settings."""
+    settings = {"workdir": str(workdir), "input": str(source), **lifting.settings}
+    return lifting._replace(settings=settings, parts=(part._replace(settings=settings) for part in lifting.parts))
 
 
 def read_input(
@@ -110,108 +99,6 @@ def read_input(
     return read_keypoints(path, target=skeleton, **reading._asdict())
 
 
-def save_result(result: Result, directory: str | os.PathLike, json_too: bool = True) -> list[Path]:
-    """Writes the files that the module's docstring describes; returns their paths. Raises UserError where it cannot."""
-    directory = writable_directory(directory)
-    paths = [directory / name for name in ("predictions.npz", "predictions.json", "prediction.png")]
-    with write_whole(paths[0]) as part, part.open("wb") as file:
-        np.savez(file, **_arrays(result))  # type: ignore[arg-type]  # numpy's stub takes a keyword for allow_pickle
-    if json_too:
-        write_text(paths[1], json.dumps(_document(result), separators=(",", ":")) + "\n")
-    else:
-        del paths[1]
-    save_figure(_figure(result), paths[-1])
-    return paths
-
-
-def _meta(result: Result) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        **result.settings,
-        "units": {
-            "poses": "metres",
-            "hypotheses": "metres",
-            "root": "metres",
-            "spread_mm": "millimetres",
-            **dict.fromkeys(_radii(result), "millimetres"),
-        },
-        "coordinate_frame": "camera: x right, y down, z away from the camera; poses are relative to the root joint",
-        "skeleton": result.skeleton.name,
-    }
-
-
-def _arrays(result: Result) -> dict[str, np.ndarray]:
-    clips = result.clips
-    arrays = {
-        "hypotheses": result.hypotheses,
-        "poses": result.poses,
-        "spread_mm": 1000 * result.spread,
-        "keypoints": clips.keypoints,
-        "seen": result.seen,
-        "clip_start": clips.clip_start,
-        "clip_length": clips.clip_length,
-        "subject": np.array(clips.subject),
-        "action": np.array(clips.action),
-        "fps": clips.fps,
-        "joints": np.array(clips.skeleton.joints),
-        "parents": np.array(clips.skeleton.parents),
-        "meta": np.array(json.dumps(_meta(result))),
-    }
-    arrays |= {name: 1000 * radius for name, radius in _radii(result).items()}
-    return arrays if result.root is None else {**arrays, "root": result.root}
-
-
-def _radii(result: Result) -> dict[str, np.ndarray]:
-    """The radii `[M, J]`, m, by their names in the files; none without a calibration."""
-    radii = {"radius_50_mm": result.radius_50, "radius_90_mm": result.radius_90}
-    return {name: radius for name, radius in radii.items() if radius is not None}
-
-
-def _document(result: Result) -> dict[str, Any]:
-    clips, skeleton = result.clips, result.skeleton
-    columns = {
-        "pose": _round(result.poses, 4),
-        "spread_mm": _round(1000 * result.spread, 1),
-        "keypoints": _round(clips.keypoints, 5),
-        "seen": result.seen.tolist(),
-        "hypotheses": _round(result.hypotheses, 4),
-    }
-    columns |= {name: _round(1000 * radius, 1) for name, radius in _radii(result).items()}
-    if result.root is not None:
-        columns["root"] = _round(result.root, 4)
-    frames = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return {
-        **_meta(result),
-        "joints": list(skeleton.joints),
-        "parents": list(skeleton.parents),
-        "clips": [
-            {"subject": subject, "action": action, "fps": float(fps), "frames": frames[start : start + length]}
-            for subject, action, fps, start, length in zip(
-                clips.subject, clips.action, clips.fps, clips.clip_start, clips.clip_length, strict=True
-            )
-        ],
-    }
-
-
-def _round(array: np.ndarray, decimals: int) -> list[Any]:
-    return np.round(np.asarray(array, np.float64), decimals).tolist()
-
-
-def _figure(result: Result) -> Any:
-    clips = result.clips
-    middle = int(clips.clip_length[0]) // 2
-    return draw_prediction(
-        clips.keypoints[middle],
-        result.hypotheses[middle],
-        result.poses[middle],
-        1000 * result.spread[middle],
-        clips.skeleton,
-        truth=None if clips.poses is None else clips.poses[middle],
-        aggregation=result.settings["aggregation"],
-        title=f"{clips.subject[0]}, {clips.action[0]}, frame {middle} of {clips.clip_length[0]}",
-    )
-
-
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of this program; not at import, where several programs would claim the same names."""
     aggregates = ", ".join(name for name, chosen in AGGREGATES.items() if not chosen.oracle)
@@ -237,7 +124,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_enum("noise", "clip", get_args(Noise), "Whether a hypothesis keeps its noise through a clip.",
                       flag_values=values)  # fmt: skip
     integer("batch_size", None, "Windows per device and compiled call.", lower_bound=1)
-    boolean("json", True, "Write predictions.json too; it is large for long inputs.")
+    boolean("json", None, f"Write predictions.json too; up to {MAX_JSON_VALUES:,} numbers (30 MB) if not given.")
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
@@ -245,22 +132,20 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     cli.require(argv, given, "input", "output")
     model = cli.chosen_model(given)
     writable_directory(given.output)
-    names = ("split", "hypotheses", "aggregation", "seed", "focal", "flip", "noise", "batch_size")
+    names = ("hypotheses", "aggregation", "seed", "focal", "noise")
     options: dict[str, Any] = {name: given[name].value for name in names}
     reading = Reading(given.layout, cli.parse_image_size(given.image_size), given.fps, given.min_score)
-    result = predict(model, given.input, reading=reading, **options)
-    paths = save_result(result, given.output, given.json)
-    frames, count, joints = result.hypotheses.shape[:3]
-    print(f"{frames} frames, {count} hypotheses each, {joints} joints ({result.skeleton.name}); "
-          f"mean spread {1000 * result.spread.mean():.1f} mm" + "".join(
-              f", {label} radius {1000 * radius.mean():.1f} mm"
-              for label, radius in (("50%", result.radius_50), ("90%", result.radius_90)) if radius is not None
-          ))  # fmt: skip
+    loaded = load(model, given.batch_size, given.flip)
+    clips = read_input(given.input, loaded.skeleton, given.split, reading)
+    saved = save_lifting(_name_input(loaded.lift_parts(clips, **options), model, given.input), given.output, given.json)
+    print(saved.describe())
     print("poses are root-relative, metres, camera frame (x right, y down, z away from the camera); " + (
         "the root position, which the network does not predict, is solved from the keypoints"
-        if result.root is not None else "for the root position give the camera: --focal"
+        if saved.has_root else "for the root position give the camera: --focal"
     ))  # fmt: skip
-    print("results: " + ", ".join(str(path) for path in paths))
+    if given.json is None and not saved.has_json:
+        print(f"predictions.json is left out, of more than {MAX_JSON_VALUES:,} numbers; --json writes it too")
+    print("results: " + ", ".join(str(path) for path in saved.paths))
     return 0
 
 

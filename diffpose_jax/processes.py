@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Mapping
@@ -20,6 +21,25 @@ def is_gone(holder: Mapping[str, Any]) -> bool:
         return False
     if (holder.get("host"), holder.get("space")) != (_host(), _process_space()):
         return False
+    return _has_ended(pid)
+
+
+def name_process() -> str:
+    """A short name of this process for names of files: a digest of its machine, and its number."""
+    return f"{_digest_machine()}-{os.getpid()}"
+
+
+def is_name_of_gone(name: str) -> bool:
+    """Whether a name that `name_process` gave is of a process that ran on this machine and does not any more."""
+    machine, _, pid = name.partition("-")
+    return machine == _digest_machine() and pid.isdecimal() and 0 < int(pid) < 1 << 31 and _has_ended(int(pid))
+
+
+def _digest_machine() -> str:
+    return hashlib.sha256(f"{_host()} {_process_space()}".encode()).hexdigest()[:8]
+
+
+def _has_ended(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -16,6 +16,7 @@ Array = np.ndarray | jax.Array
 @jax.jit
 def multiply(first: Array, second: Array) -> jax.Array:
     """Multiplies quaternions `[..., 4]`: the rotation `second` followed by `first`."""
+    # (w1, a1) (w2, a2) = (w1 w2 - a1 . a2, w1 a2 + w2 a1 + a1 x a2), with the vector parts a.
     (w1, x1, y1, z1), (w2, x2, y2, z2) = (jnp.moveaxis(jnp.asarray(q), -1, 0) for q in (first, second))
     return jnp.stack(
         [

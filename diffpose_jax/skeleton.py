@@ -257,6 +257,7 @@ def convert_scores(scores: np.ndarray, source: Skeleton, target: Skeleton) -> np
 
 def mirror(array: SameArray, skeleton: Skeleton) -> SameArray:
     """Mirrors keypoints or poses `[..., J, C]`: x changes sign, left and right joints are exchanged."""
+    # x = 0 is the middle of the image in normalised units and the root in poses: the same change of sign mirrors both.
     sign = np.ones(array.shape[-1], array.dtype)
     sign[0] = -1
     return array[..., np.array(skeleton.flip_order), :] * sign.reshape((1,) * (array.ndim - 1) + (-1,))

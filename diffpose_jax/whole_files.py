@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.processes import is_name_of_gone, name_process
+
+# The end of a temporary name, with the process in it.
+_PART = re.compile(r"\.([0-9a-f]{8}-\d+)-[0-9a-f]{8}\.part(\.\w+)?$")
 
 
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
     """Gives a name beside `path` to write to; what is there at the end becomes `path`, after an error it is removed.
 
-    The folder is made, the name keeps the suffix of `path`, and the bytes are on disk before `path` changes. Raises
-    UserError where the file cannot be written.
+    The folder is made, the name keeps the suffix of `path`, and the bytes are on disk before `path` changes. What
+    processes of this machine that were killed have left in the folder is removed. Raises UserError where the file
+    cannot be written.
     """
     path = Path(path)
     # Programs on several machines may write the same file to a shared disk, and their process ids may be equal.
-    part = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
+    part = path.with_name(f".{path.stem[:100]}.{name_process()}-{secrets.token_hex(4)}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent)
         yield part
         _flush(part)
         os.replace(part, path)
@@ -32,6 +39,16 @@ def write_whole(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the files under temporary names of processes that are gone."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found = _PART.search(entry.name) if entry.name.startswith(".") else None
+            if found and is_name_of_gone(found[1]):
+                with contextlib.suppress(OSError):  # another process may remove it too
+                    os.unlink(entry.path)
 
 
 def write_text(path: Path, text: str) -> None:

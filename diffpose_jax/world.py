@@ -73,6 +73,8 @@ def solve_roots(
         solved_rows.append(np.asarray(solve_root(some, seen, camera, level))[: len(parts[0])])
     found = np.concatenate(solved_rows)
     position, each = found[:, 0], found[:, 1:]
+    # A larger body with the same picture stands farther away: how far the hypotheses' own solutions lie apart is what
+    # their sizes and forms leave open.
     std = each.std(axis=1)
     solved = ((weights > 0).sum(axis=-1) >= _FEWEST) & (position[:, 2] > _NEAREST) & np.isfinite(std).all(axis=-1)
     return _bridge(Root(position, std), solved)
@@ -92,6 +94,8 @@ def _bridge(root: Root, solved: np.ndarray) -> Root:
 
 def add_height_spread(root: Root) -> Root:
     """The path of somebody whose height is not known: what people's heights leave open, along the line of sight."""
+    # A person larger by a factor stands farther away by that factor in the same picture: the root moves along its own
+    # line of sight, by a share of its position. Variances of independent errors add up.
     return Root(root.position, np.hypot(root.std, HEIGHT_SPREAD * np.abs(root.position)))
 
 
@@ -116,11 +120,15 @@ def smooth_path(values: np.ndarray, std: np.ndarray, times: np.ndarray, accelera
         The smoothed values and their standard deviations, of the same shape.
     """
     shape, count = values.shape, len(values)
+    # No value counts as known to less than a tenth of a millimetre, so that gains stay finite.
     noise = np.maximum(std.reshape(count, -1).astype(np.float64), 1e-4) ** 2
     seconds = np.maximum(np.diff(np.asarray(times, np.float64)), 1e-3)
     transition, process = _motion(seconds, acceleration)
     state, covariance, ahead, spread = _filter(values.reshape(count, -1).astype(np.float64), noise, transition, process)
     # Backwards: what the later rows say of each state, through the gains of all rows at once.
+    # With the covariance P of a row, the transition F and the covariance P' that is predicted for the next row, the
+    # gain G = P F^T P'^-1 is the regression of a state on the next one. The smoothed state is x + G (x_next - x_ahead),
+    # its covariance P + G (P_next - P') G^T (Rauch, Tung and Striebel 1965).
     back = covariance[:-1] @ np.swapaxes(transition, -1, -2) @ np.linalg.inv(spread[1:])
     for row in range(count - 2, -1, -1):
         state[row] += (back[row] @ (state[row + 1] - ahead[row + 1])[..., None])[..., 0]
@@ -151,6 +159,8 @@ def _filter(
         forward = transition[row - 1, 0]
         ahead[row] = state[row - 1] @ forward.T
         spread[row] = forward @ covariance[row - 1] @ forward.T + process[row - 1]
+        # Only positions are measured, H = (1, 0): Kalman's gain P' H^T / (H P' H^T + r) is the first column of P' over
+        # the variance of a measured position, and P' - gain H P' is what remains.
         gain = spread[row, :, :, 0] / (spread[row, :, 0, 0] + noise[row])[:, None]
         state[row] = ahead[row] + gain * (measured[row] - ahead[row, :, 0])[:, None]
         covariance[row] = spread[row] - gain[:, :, None] * spread[row, :, None, 0, :]
@@ -160,6 +170,8 @@ def _filter(
 def _motion(seconds: np.ndarray, acceleration: float) -> tuple[np.ndarray, np.ndarray]:
     """Transition and process noise of position and velocity over times `[R]`, `[R, 1, 2, 2]` each."""
     one, zero = np.ones_like(seconds), np.zeros_like(seconds)
+    # An acceleration a over the time t moves the position by a t^2 / 2 and the velocity by a t. With a ~ N(0, sigma^2)
+    # the process noise is sigma^2 e e^T for e = (t^2 / 2, t), of rank one; the ridge makes it invertible.
     effect = np.stack([seconds**2 / 2, seconds], axis=-1)[:, None]
     transition = np.stack([one, seconds, zero, one], axis=-1).reshape(-1, 1, 2, 2)
     return transition, acceleration**2 * effect[..., :, None] * effect[..., None, :] + 1e-10 * np.eye(2)
@@ -181,6 +193,7 @@ def hold_bone_lengths(poses: np.ndarray, lengths: np.ndarray, skeleton: Skeleton
             child, parent = bone
             direction = poses[..., child, :] - poses[..., parent, :]
             size = np.maximum(np.linalg.norm(direction, axis=-1, keepdims=True), 1e-6)
+            # Directions are those of the pose as it was given; only places move, from the root outwards.
             held[child] = held[parent] + length[bone] * direction / size
             waiting.remove(bone)
     return np.stack([held[joint] for joint in range(skeleton.num_joints)], axis=-2).astype(poses.dtype)
@@ -205,6 +218,7 @@ def standing_height(lengths: np.ndarray, skeleton: Skeleton) -> float:
 
 def scale_to_height(lengths: np.ndarray, skeleton: Skeleton, height: float) -> float:
     """The factor by which bone lengths `[bones]` m have to grow for a person of this height, m."""
+    # Skull and sole lie beyond the joints and are taken for the same in everybody: only the rest is scaled.
     beside = SKULL + ANKLE
     return (height - beside) / (standing_height(lengths, skeleton) - beside)
 
@@ -230,6 +244,7 @@ def level_world(up: np.ndarray) -> np.ndarray:
     """
     z = np.asarray(up, np.float64) / np.linalg.norm(up)
     x = np.array([1.0, 0.0, 0.0]) - z[0] * z
+    # The level part of the camera's x axis is as long as the cosine of the angle by which that axis is out of level.
     if np.linalg.norm(x) < 0.5:
         x = np.cross([0.0, 0.0, 1.0], z)
     x /= np.linalg.norm(x)
@@ -238,6 +253,7 @@ def level_world(up: np.ndarray) -> np.ndarray:
 
 def find_floor(heights: np.ndarray) -> float:
     """The height of the floor, m, from the heights of ankles `[T, ...]` along the world's z axis, m."""
+    # A quantile of the frames' lowest ankles, because a single bad frame would decide their minimum.
     lowest = heights.reshape(len(heights), -1).min(axis=1)
     return float(np.quantile(lowest, _FLOOR_SHARE)) - ANKLE
 

@@ -57,7 +57,9 @@ makes products exact, as the parity tests do; cameras, metrics and mixtures are 
 The same training command continues, bit for bit as if it had never stopped. SIGTERM and SIGINT save a checkpoint first;
 the program then exits with 143 or 130. One program trains in a work directory at a time: a second one ends and names
 the first. A checkpoint holds its step, the config and a digest of every leaf; one that is damaged gives way to the one
-before it. Steps whose loss or gradient is not finite are skipped and counted (`training.non_finite`); after many of
+before it. Files are written under a temporary name and appear when they are whole; what a killed process left under
+such a name, `.results.1a2b3c4d-4711-5e6f7081.part.json`, is removed by the next one on its machine that writes to the
+folder. Steps whose loss or gradient is not finite are skipped and counted (`training.non_finite`); after many of
 them training ends, and goes on in the same work directory with another `training.learning_rate` or
 `training.clip_norm`. With more `training.steps` (or `epochs`) it goes on beyond its end, as if it had been asked for
 them at first; not with

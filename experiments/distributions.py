@@ -180,7 +180,7 @@ def _draw(trained: Trained, clips: ClipSet, frames: np.ndarray, plan: Plan | Non
 
 
 def _row(measured: Measured, name: str, hypotheses: np.ndarray) -> dict[str, Any]:
-    found = measure_hypotheses(measured, hypotheses)
+    found = measure_hypotheses(measured, [hypotheses])
     row = distribution_row(measured, name, name, found)
     energy = SCORES["energy_score"].scale * found[SCORED][:, list(SCORES).index("energy_score")]
     row |= {"energy": np.round(energy, 3).tolist(), "subjects": measured.subjects}

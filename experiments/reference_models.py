@@ -91,7 +91,7 @@ def _rows(trained: Trained, model: str, condition: str, given: argparse.Namespac
 
 
 def _row(measured: Measured, name: str, hypotheses: np.ndarray, trained: Trained | None) -> dict[str, Any]:
-    row = distribution_row(measured, name, name, measure_hypotheses(measured, hypotheses))
+    row = distribution_row(measured, name, name, measure_hypotheses(measured, [hypotheses]))
     truth, mean = np.asarray(measured.frames.poses), hypotheses.mean(axis=1)
     error = 1000 * np.linalg.norm(mean - truth, axis=-1)
     seen = measured.clips.seen[measured.indices]

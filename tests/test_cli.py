@@ -117,6 +117,30 @@ def test_bugs_keep_their_traceback(bug):
         cli.run(main, ["program"], flags.FlagValues())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--workdir=a", "--workdir=b"], ["--workdir", "a", "--workdir", "a"], ["--workdir", "a", "-workdir=b"]],
+)
+def test_a_flag_that_is_given_twice_is_one_line(program, arguments):
+    code, error = program(*arguments)
+    assert (code, error) == (2, "error: --workdir: expected once, found 2 times\n")
+
+
+def test_config_keys_may_be_overridden_again_and_flags_parsed_again(tmp_path):
+    (tmp_path / "config.py").write_text(
+        "from ml_collections import ConfigDict\nget_config = lambda: ConfigDict({'a': 1})\n"
+    )
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    arguments = ["program", f"--config={tmp_path / 'config.py'}", "--config.a=2", "--config.a=3"]
+    cli.parse(arguments, values)
+    assert values.config.a == 3
+    for _ in range(2):
+        cli.parse(["program", "--workdir=a"], values)
+    assert values.workdir == "a"
+
+
 def test_exit_code_of_main_is_the_programs(program):
     assert program(main=lambda _: 3)[0] == 3
 

@@ -142,7 +142,7 @@ def test_scores_of_the_distribution_are_those_of_its_hypotheses(results, workdir
     job, frames = Job(Sampling(3), ("all",)), np.arange(clips.num_frames)
     drawn = predict_frames("test", trained.lifter, trained.variables, clips, frames, job)["all"]
     measured = Measured.of(clips, 1, "standard")
-    expected = distribution_row(measured, "x", "x", measure_hypotheses(measured, drawn))
+    expected = distribution_row(measured, "x", "x", measure_hypotheses(measured, [drawn]))
     row = results["distributions"][0]
     assert len(results["distributions"]) == 1  # the supervised baseline has no hypotheses
     for name, value in expected["scores"].items():
@@ -169,7 +169,7 @@ def test_the_files_say_how_it_was_measured(results, workdir):
     assert {name: written[name] for name in results} == results
     assert {"version", "commit", "device"} <= set(written["made"])
     table = (workdir / "results.md").read_text()
-    for text in ("protocol `standard`", "no flips", "3 hypotheses", "18 frames (every frame), 3 clips",
+    for text in ("protocol standard", "no flips", "3 hypotheses", "18 frames (every frame), 3 clips",
                  "2 subjects (S11, S9)", "mean of 3", "split test"):  # fmt: skip
         assert text in table
     assert (workdir / "figures" / "test.png").stat().st_size > 1000
@@ -192,7 +192,7 @@ def test_another_protocol_is_printed_with_its_name_and_stride_flip_and_noise_are
     found = evaluate(workdir, protocol="backprojection_release", stride=2, flip="average", noise="clip",
                      aggregations=("mean",), hypotheses=2, output=tmp_path, figure=False)  # fmt: skip
     table = (tmp_path / "results.md").read_text()
-    assert "protocol `backprojection_release`" in table
+    assert "protocol backprojection_release" in table
     assert "GROUND-TRUTH" in table
     assert "flip averaging; DDPM, 3 of 3 steps, one noise per clip" in table
     assert "frames (one frame in 2, from a drawn one of each clip)" in table

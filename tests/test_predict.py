@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.tracks import Reading
-from diffpose_jax.model import Result, add_pinhole
-from diffpose_jax.predict import predict, save_result
+from diffpose_jax.model import Lifting, Result, add_pinhole
+from diffpose_jax.predict import predict
+from diffpose_jax.prediction_files import save_lifting, save_result
 from diffpose_jax.skeleton import get_skeleton
 
 SKELETON = get_skeleton("h36m17")
@@ -85,6 +87,75 @@ def test_radii_are_in_the_files_where_there_are_any(result, tmp_path):
     npz, *_ = save_result(result, tmp_path, json_too=False)
     with np.load(npz, allow_pickle=False) as arrays:
         assert "radius_90_mm" not in arrays
+
+
+def _in_parts(result: Result, frames: int, hypotheses: int, size: int) -> Lifting:
+    """A prediction of `frames` frames in parts of `size`: the first frame's, again and again."""
+    clips = result.clips
+    keypoints = np.repeat(clips.keypoints[:1], frames, axis=0)
+    many = ClipSet.build([Clip(keypoints, None, None, "S1", "walk")], SKELETON)
+
+    def parts():
+        for first in range(0, frames, size):
+            rows = np.zeros(min(size, frames - first), int)
+            arrays = {name: values[rows] for name, values in result.arrays().items()}
+            drawn = np.repeat(arrays["hypotheses"][:, :1], hypotheses, axis=1)
+            yield result._replace(clips=many, **{**arrays, "hypotheses": drawn})
+
+    return Lifting(many, hypotheses, result.settings, parts())
+
+
+def test_what_is_written_in_parts_is_what_is_written_at_once(result, tmp_path):
+    once, parts = tmp_path / "once", tmp_path / "parts"
+    save_result(result, once)
+    rows = (result.rows(slice(first, first + 4)) for first in (0, 4))
+    saved = save_lifting(Lifting(result.clips, 4, result.settings, rows), parts)
+    assert saved.has_json
+    assert (parts / "predictions.json").read_text() == (once / "predictions.json").read_text()
+    with np.load(once / "predictions.npz") as expected, np.load(parts / "predictions.npz") as found:
+        assert set(found.files) == set(expected.files)
+        for name in expected.files:
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize(("json_too", "most"), [(False, 1000), (True, 70)])
+def test_memory_of_writing_does_not_grow_with_the_hypotheses_of_all_frames(
+    result, tmp_path, monkeypatch, json_too, most
+):
+    monkeypatch.setattr("diffpose_jax.prediction_files._draw", lambda frame, clips: None)
+    monkeypatch.setattr("diffpose_jax.prediction_files.save_figure", lambda figure, path: None)
+
+    def measure(frames: int) -> int:
+        tracemalloc.start()
+        save_lifting(_in_parts(result, frames, 25, 10), tmp_path, json_too)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    few, many = measure(20), measure(most)
+    # The hypotheses of 50 frames are 0.25 MB as numbers, 0.5 MB as text and 2 MB as numbers of Python.
+    assert many - few < 2e5 + 1e3 * most
+    assert np.load(tmp_path / "predictions.npz")["hypotheses"].shape == (most, 25, 17, 3)
+
+
+def test_a_large_json_file_is_only_written_where_it_is_asked_for(result, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffpose_jax.prediction_files.MAX_JSON_VALUES", 1000)
+    saved = save_lifting(_in_parts(result, 5, 100, 5), tmp_path / "large")
+    assert not saved.has_json
+    assert not (tmp_path / "large" / "predictions.json").exists()
+
+
+def test_a_prediction_that_fails_halfway_leaves_the_files_before(result, tmp_path):
+    save_result(result, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail():
+        yield result.rows(slice(0, 3))
+        raise UserError("the second part cannot be lifted")
+
+    with pytest.raises(UserError, match="second part"):
+        save_lifting(Lifting(result.clips, 4, result.settings, fail()), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_an_archive_is_lifted_too_and_gives_the_same_as_its_keypoints(diffupose_workdir, result, tmp_path):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -137,3 +141,19 @@ def test_hostile_files_are_refused_and_run_nothing(prepare_program, tmp_path, ki
     files = {"humaneva": "data_3d_humaneva15.npz", "mpi_inf_3dhp": "data_test_3dhp.npz"}
     assert files.get(kind, "data_3d_h36m.npz") in error
     assert not sentinel.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [0.0, 0.6])
+def test_an_interrupt_ends_it_without_a_word_and_leaves_nothing(tmp_path, pause):
+    command = [sys.executable, "-m", "diffpose_jax.prepare", "synthetic", "--output", str(tmp_path / "a.npz")]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert "reading synthetic" in run.stdout.readline()
+    time.sleep(pause)
+    run.send_signal(signal.SIGINT)
+    _, error = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "Traceback" not in error
+    assert "Fatal" not in error
+    assert not list(tmp_path.iterdir())

@@ -58,6 +58,55 @@ def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+_HOLD = """
+import sys, time
+from pathlib import Path
+from diffpose_jax.whole_files import write_whole
+with write_whole(Path(sys.argv[1])) as part:
+    part.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one_and_what_a_living_one_writes_is_not(tmp_path):
+    paths = [tmp_path / "a.npz", tmp_path / "b.json"]
+    killed, living = (
+        subprocess.Popen([sys.executable, "-c", _HOLD, str(path)], stdout=subprocess.PIPE, text=True) for path in paths
+    )
+    try:
+        for process in (killed, living):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "writing\n"
+        killed.kill()
+        killed.wait()
+        (mine,), (theirs,) = tmp_path.glob(".a.*.part.npz"), tmp_path.glob(".b.*.part.json")
+        foreign = f".a.{'0' * 8}-{killed.pid}-{'0' * 8}.part.npz"  # of another machine
+        others = [tmp_path / foreign, tmp_path / mine.name.removeprefix(".")]
+        for other in others:
+            other.write_text("of somebody else")
+        write_text(tmp_path / "c.md", "whole")
+        assert not mine.exists()
+        assert theirs.exists()
+        assert all(other.exists() for other in others)
+    finally:
+        living.kill()
+        living.wait()
+        assert living.stdout is not None
+        assert killed.stdout is not None
+        living.stdout.close()
+        killed.stdout.close()
+    write_text(tmp_path / "c.md", "whole")
+    assert not theirs.exists()
+    assert (tmp_path / "c.md").read_text() == "whole"
+
+
+def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path):
+    path = tmp_path / f"{'x' * 240}.json"
+    write_text(path, "whole")
+    assert path.read_text() == "whole"
+
+
 def test_a_record_comes_back_and_a_changed_one_is_refused(tmp_path):
     path = tmp_path / "folds.json"
     write_record(path, "folds", {"folds": [["S1"], ["S2"]], "rate": 0.1})

@@ -18,7 +18,7 @@ import numpy as np
 from diffpose_jax.data.clips import FRAME_ARRAYS, LARGEST, VISIBILITY, ClipSet, frame_shapes, mark_missing
 from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
-from diffpose_jax.formats.npz import DAMAGE, check_members
+from diffpose_jax.formats.npz import DAMAGE, open_arrays
 from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import Skeleton, get_skeleton
 from diffpose_jax.whole_files import write_whole
@@ -26,6 +26,9 @@ from diffpose_jax.whole_files import write_whole
 FORMAT = "diffpose_jax clips 1"
 _CLIP_ARRAYS = ("clip_start", "clip_length", "camera", "fps")
 _OLD_NAMES = {"visibility": "evidence"}  # as archives of version 0.1 name the array
+
+# Arrays that other arrays are indexed with.
+_INDICES = ("activity", "clip_start", "clip_length", "camera")
 
 
 def save_archive(path: str | os.PathLike, splits: Mapping[str, ClipSet]) -> None:
@@ -83,8 +86,7 @@ def _open_archive(path: str | os.PathLike) -> Iterator[tuple[Mapping[str, np.nda
     if not path.is_file():
         raise UserError(f"{path}: expected an archive made by `python -m diffpose_jax.prepare`, found no such file")
     try:
-        check_members(path)
-        with np.load(path, allow_pickle=False) as archive:
+        with open_arrays(path) as archive:
             meta = json.loads(str(archive["meta"]))
             if meta.get("format") != FORMAT:
                 raise UserError(f"{path}: expected format '{FORMAT}', found {meta.get('format')!r}")
@@ -125,7 +127,7 @@ def _check_split(clips: ClipSet, frames: int) -> None:
         array = getattr(clips, name)
         if array is None and name in FRAME_ARRAYS and name != "keypoints":
             continue
-        kinds = {"valid_frame": "b", "activity": "i", "visibility": "u"}.get(name, "fi")
+        kinds = {"valid_frame": "b", "visibility": "u"}.get(name, "i" if name in _INDICES else "fi")
         if array is None or array.shape != shape or array.dtype.kind not in kinds:
             raise ValueError(f"{name} that is not {shape} numbers")
         if not np.isfinite(array).all():
@@ -138,7 +140,7 @@ def _check_split(clips: ClipSet, frames: int) -> None:
     if (length < 1).any() or ends[-1:].sum() != frames or (ends - length != clips.clip_start).any():
         raise ValueError("clips that do not add up to the frames")
     cameras = 0 if clips.cameras is None else _count_cameras(clips.cameras)
-    if len(clips.action) != count or (clips.camera >= cameras).any():
+    if len(clips.action) != count or (clips.camera >= cameras).any() or (clips.camera < -1).any():
         raise ValueError("clips without an action or a camera")
 
 

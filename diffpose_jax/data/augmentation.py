@@ -79,6 +79,7 @@ def _film(key: Array, camera: Camera, root: Array) -> Filmed:
     middle = root[len(root) // 2]
     standing = quaternions.rotate(camera.rotation, middle) + camera.translation
     distance, size = (jnp.exp(_uniform(k, np.log(ends))) for k, ends in zip(keys[:2], (DISTANCE, SIZE), strict=True))
+    # A metre at this distance is focal / distance wide in the picture, so that the focal length follows from the size.
     focal = jnp.clip(size * distance, *FOCAL)
     azimuth = _uniform(keys[2], np.array([-np.pi, np.pi]))
     # A camera that would stand farther above or below the root than it is away from it looks along 60 degrees.
@@ -86,6 +87,7 @@ def _film(key: Array, camera: Camera, root: Array) -> Filmed:
     elevation = jnp.arcsin(jnp.clip(slope, -np.sqrt(0.75), np.sqrt(0.75)))
     roll = jax.random.normal(keys[4]) * jnp.where(jax.random.bernoulli(keys[5], IN_HAND), ROLL_IN_HAND, ROLL)
     away = jnp.stack([jnp.cos(elevation) * jnp.cos(azimuth), jnp.cos(elevation) * jnp.sin(azimuth), jnp.sin(elevation)])
+    # `away` is the unit vector from the root to the camera.
     # Columns: the axes, in the world, of a camera that looks at the root.
     facing = _roll(_look_level(-away), jnp.deg2rad(roll))
     reach = jnp.maximum(np.array(PLACE) - focal / distance / 2, 0.0)
@@ -113,11 +115,13 @@ def vary_bodies(keys: Array, batch: Batch, skeleton: Skeleton, spread: float) ->
         skeleton: Their joints.
         spread: Standard deviation of the logarithm of a bone's factor.
     """
+    # A joint and its partner share the draw of the one of lower index.
     partner = np.minimum(np.arange(skeleton.num_joints), skeleton.flip_order)
     drawn = jax.vmap(lambda key: jax.random.truncated_normal(key, -2.5, 2.5, (skeleton.num_joints,)))(keys)
     factor = jnp.exp(spread * drawn[:, partner])[:, None, :, None]
     parents = np.where(np.array(skeleton.parents) < 0, skeleton.root, skeleton.parents)
     bones = (batch.poses - batch.poses[..., parents, :]) * factor
+    # A joint lies where the bones on the way to it from the root add up to.
     return batch._replace(poses=jnp.einsum("ji,bfic->bfjc", _paths(skeleton), bones, precision="highest"))
 
 
@@ -143,6 +147,8 @@ def cross_over(keys: Array, batch: Batch, others: Batch, skeleton: Skeleton, sha
     other = jnp.einsum("bcd,bfjd->bfjc", from_other, others.poses, precision="highest")
     drawn = jax.vmap(jax.random.uniform)(keys)[:, None, None, None]
     for place, (anchor, across, joints) in enumerate(_find_parts(skeleton)):
+        # One draw decides for both parts: below half of the share it is the upper body, above it the arms, and never
+        # both.
         taken = (drawn >= place * share / 2) & (drawn < (place + 1) * share / 2)
         angle = _heading(own, across) - _heading(other, across)
         turned = _turn(other - other[:, :, anchor, None], angle) + own[:, :, anchor, None]
@@ -168,6 +174,7 @@ def _find_parts(skeleton: Skeleton) -> list[tuple[int, tuple[int, int], np.ndarr
 
 def _heading(poses: Array, across: tuple[int, int]) -> Array:
     """The angle about the vertical, `[B]` rad, of the line between two joints, the mean over a window's frames."""
+    # The sum of vectors, of which the angle is taken, has no jump at half a turn, as a mean of angles would have.
     line = jnp.sum(poses[:, :, across[1]] - poses[:, :, across[0]], axis=1)
     return jnp.arctan2(line[:, 1], line[:, 0])
 

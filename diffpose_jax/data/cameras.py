@@ -144,6 +144,7 @@ def random_cameras(rng: np.random.Generator, count: int) -> Camera:
     cos, sin = np.cos(roll)[:, None], np.sin(roll)[:, None]
     axes = np.stack([cos * right + sin * down, cos * down - sin * right, forward], axis=-1)
     camera = Camera(
+        # Human3.6M's are 1145 to 1150 pixels in images 1000 wide, twice that share in normalised image units.
         focal=2.29 * rng.uniform(0.97, 1.03, (count, 1)) * rng.uniform(0.998, 1.002, (count, 2)),
         centre=rng.normal(0, 0.02, (count, 2)),
         radial=rng.uniform(-1, 1, (count, 3)) * [0.1, 0.05, 0.005],
@@ -180,6 +181,7 @@ def follow(path: np.ndarray, radius: float, fps: float) -> np.ndarray:
     seconds = 8.0
     while np.linalg.norm(path - centre, axis=-1).max() > radius:
         reach = int(4 * seconds * fps)
+        # Cut at 4 standard deviations a Gaussian lacks 0.006 % of its weight, which the division restores.
         kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (seconds * fps)) ** 2)
         padded = np.pad(path, ((reach, reach), (0, 0)), mode="edge")
         centre = np.stack([np.convolve(axis, kernel / kernel.sum(), mode="valid") for axis in padded.T], axis=-1)

@@ -215,11 +215,13 @@ class ClipSet:
         """The index of every frame's clip, `[N]` int32."""
         return np.repeat(np.arange(self.num_clips, dtype=np.int32), self.clip_length)
 
-    def frame_camera(self) -> Camera | None:
-        """The camera of every frame, leading axis `[N]`, or None where any clip's camera is unknown."""
+    def frame_camera(self, frames: slice = slice(None)) -> Camera | None:
+        """The camera of every frame, or of some, leading axis `[N]`, or None where any clip's camera is unknown."""
         if self.cameras is None or (self.camera < 0).any():
             return None
-        return Camera(*(np.asarray(field)[self.camera[self.frame_clip()]] for field in self.cameras))
+        rows = np.arange(*frames.indices(self.num_frames))
+        chosen = self.camera[np.searchsorted(self.clip_start, rows, side="right") - 1]
+        return Camera(*(np.asarray(field)[chosen] for field in self.cameras))
 
 
 # The largest keypoints (half widths of the image), poses and roots (m) that are taken for real: squares stay finite.

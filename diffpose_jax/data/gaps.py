@@ -55,6 +55,8 @@ def measure_gaps(clips: ClipSet) -> np.ndarray:
     for start, length, fps in zip(clips.clip_start, clips.clip_length, clips.fps, strict=True):
         seen = clips.seen[start : start + length]
         rows = np.arange(length)[:, None]
+        # The last frame up to each one that shows the joint, and the first one from it on; infinitely far where there
+        # is none.
         before = np.maximum.accumulate(np.where(seen, rows, -np.inf), axis=0)
         after = np.minimum.accumulate(np.where(seen, rows, np.inf)[::-1], axis=0)[::-1]
         gaps[start : start + length] = np.minimum(rows - before, after - rows) / fps

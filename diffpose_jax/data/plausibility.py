@@ -168,6 +168,7 @@ def _middle(keypoints: np.ndarray, skeleton: Skeleton, names: str) -> np.ndarray
 
 
 def _bin_roll(roll: np.ndarray) -> np.ndarray:
+    # Bins are centred on multiples of 1 / 24 of a turn, so that people who stand upright fall into one.
     return np.floor(roll * _ROLL_BINS + 0.5).astype(np.int64) % _ROLL_BINS
 
 
@@ -185,6 +186,8 @@ def _side_features(keypoints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     flat, other = (part.reshape(len(part), -1) for part in (keypoints, keypoints[:, list(skeleton.flip_order)]))
     weights = rng.standard_normal((flat.shape[1], _FEATURES)) / np.sqrt(flat.shape[1])
     offset = rng.uniform(-1, 1, _FEATURES)
+    # g(x) - g(x exchanged) changes its sign where left and right are exchanged, whatever g is. Here g are rectified
+    # random projections of order one (random features, Rahimi and Recht 2007).
     return np.maximum(flat @ weights + offset, 0) - np.maximum(other @ weights + offset, 0)
 
 
@@ -198,6 +201,8 @@ def _fit_sides(frames: _Frames, half: np.ndarray, skeleton: Skeleton) -> tuple[n
         rows = features[np.tile(chosen, 2)]
         gram = rows.T @ rows
         ridge = 1e-2 * np.trace(gram) / len(gram) + 1e-12
+        # Ridge regression to the target 1 for every frame. That of the exchanged frame, -1, follows from the sign of
+        # the features.
         return np.linalg.solve(gram + ridge * np.eye(len(gram)), rows.sum(axis=0))
 
     means = []
@@ -275,6 +280,7 @@ def _judge_exchange(parts: list[_Frames], record: KeypointRecord, skeleton: Skel
             verdicts += [float(piece.mean()) for piece in np.array_split(of_frames, -(-len(of_frames) // _PIECE))]
     mean, std = record.verdict
     # The logarithm of how much likelier Gaussian verdicts of this mean are than of the opposite one.
+    # For verdicts v ~ N(m, s^2) against N(-m, s^2): sum((v + m)^2 - (v - m)^2) / (2 s^2) = 2 m sum(v) / s^2.
     evidence = 2 * mean * np.sum(verdicts) / std**2
     if mean <= 0 or evidence > -np.log(_EVIDENCE):
         return ""

@@ -6,6 +6,9 @@ middle of the seen joints; its keypoints are divided by their size. Both are exa
 camera about its centre is a homography of the image that needs no depth, and poses are turned by the same rotation.
 Without known intrinsics the focal length is assumed (`ASSUMED_FOCAL`): an error of it turns the poses of a person who
 stands at the edge of the picture, and leaves those of a person in its middle unchanged.
+
+Why no depth is needed: a point at depth Z on the ray r = (u, v, 1) of the real camera is Z r. In the axes of the
+virtual one, the columns of a rotation R, it is Z R^T r, and lies on the ray R^T r whatever Z is.
 """
 
 from __future__ import annotations
@@ -60,10 +63,13 @@ def find_view(keypoints: Array, mask: Array, camera: Camera) -> View:
     Returns:
         The views `[B]`; of a window without any seen joint, that of the real camera.
     """
+    # The direction is the sum of unit vectors. Rays (u, v, 1) as they are get longer towards the edge of the picture,
+    # and joints there would count for more.
     rays = _to_rays(keypoints, camera)
     seen = mask[..., None].astype(rays.dtype)
     total = jnp.sum(jnp.where(seen > 0, seen * rays / jnp.linalg.norm(rays, axis=-1, keepdims=True), 0), axis=(1, 2))
     rotation = look_along(total.at[:, 2].add(1e-6))  # a window without joints looks straight ahead
+    # A root mean square over all joints: the size of a box would follow a single hand.
     radius = jnp.sum(jnp.square(_turn(rays, rotation)), axis=-1)
     count = jnp.maximum(jnp.sum(seen, axis=(1, 2, 3)), 1.0)
     mean = jnp.sum(jnp.where(seen[..., 0] > 0, seen[..., 0] * radius, 0), axis=(1, 2)) / count
@@ -79,6 +85,7 @@ def encode_keypoints(keypoints: Array, mask: Array, view: View) -> Array:
 
 def encode_poses(poses: Array, view: View) -> Array:
     """Poses `[B, F, J, 3]` (m) from the real camera's axes to those of the virtual camera."""
+    # A row vector times R is R^T applied to the column: coordinates along the columns of R, the virtual camera's axes.
     return jnp.einsum("bfjc,bcd->bfjd", poses, view.rotation, precision="highest")
 
 
@@ -97,6 +104,7 @@ def encode_mixture(mixture: Mixture, view: View) -> Mixture:
     def see(points: Array) -> Array:
         return _see(points, view)
 
+    # The derivatives along u and along v are the two columns of D.
     columns = [jax.jvp(see, (means,), (jnp.broadcast_to(axis, means.shape),)) for axis in jnp.eye(2)]
     derivative = jnp.stack([column for _, column in columns], axis=-1)
     covariances = jnp.asarray(mixture.covariances)

@@ -117,6 +117,7 @@ def _cameras(clips: ClipSet) -> tuple[Camera | None, jax.Array | None]:
 
 def centred_windows(clips: ClipSet, frames: int, stride: int = 1) -> Windows:
     """One window around every `stride`-th frame of each clip, as VideoPose3D's generator makes them."""
+    # An even F has one frame more before the middle one than after it.
     return _windows(clips, [np.arange(0, length, stride) - frames // 2 for length in clips.clip_length])
 
 
@@ -144,6 +145,7 @@ def overlapping_windows(clips: ClipSet, frames: int) -> Windows:
     A clip shorter than a window is padded at its end.
     """
     spare = np.maximum(clips.clip_length - frames, 0)
+    # As many windows as it takes for starts to be half a window apart or less.
     counts = -(-spare // max(1, frames // 2)) + 1
     return _windows(
         clips, [np.rint(np.linspace(0, last, count)).astype(int) for last, count in zip(spare, counts, strict=True)]
@@ -202,6 +204,7 @@ def draw_starts(keys: jax.Array, windows: Windows, frames: int, *, release: bool
     """
     # The first frame of a window that fits is one of low, ..., high + 1 - F.
     fitting = windows.high - windows.low + 2 - frames
+    # A clip shorter than a window has one start, its first frame, and is padded at its end.
     choices = jnp.maximum(fitting - 1 if release else fitting, 1)
     offset = jax.vmap(lambda key, count: jax.random.randint(key, (), 0, count))(keys, choices)
     return windows._replace(start=windows.low + offset)
@@ -250,6 +253,7 @@ def gather(clips: DeviceClips, windows: Windows, ids: jax.Array, frames: int) ->
     mask = jnp.ones(keypoints.shape[:-1], keypoints.dtype) if clips.scores is None else _take(clips.scores, index)
     camera, root = None, None if clips.root is None else _take(clips.root, index)
     if clips.cameras is not None and clips.camera is not None:
+        # All frames of a window are of one clip, and a clip has one camera.
         chosen = _take(clips.camera, index[:, 0])
         camera = jax.tree.map(lambda field: field[chosen], clips.cameras)
     fold = None if clips.fold is None else _take(clips.fold, index[:, 0])

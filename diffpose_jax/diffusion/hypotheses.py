@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from diffpose_jax.errors import UserError
 from diffpose_jax.keys import fold_in
 
+# Axes of errors [H, B, F, J] that are averaged before the least one is searched, counted from the end.
 _UNIT_AXES = {"joint": (), "pose": (-1,), "clip": (-2, -1), "batch": (-3, -2, -1)}
 
 
@@ -69,6 +70,8 @@ def hypothesis_keys(key: Array, num_hypotheses: int) -> Array:
 
 def mean(hypotheses: Array) -> Array:
     """Average hypotheses: `[H, B, F, J, 3] -> [B, F, J, 3]` (P-Agg)."""
+    # It estimates the posterior mean, the pose of least expected squared error. It is not a sample: where hypotheses
+    # point a bone in different directions, the bone of their mean is shorter than theirs are on average.
     return jnp.mean(hypotheses, axis=0)
 
 
@@ -110,7 +113,9 @@ def select_by_error(hypotheses: Array, errors: Array, per: str = "pose") -> Arra
     Raises:
         UserError: for an unknown unit.
     """
+    # Of equal errors argmin takes the first. The root, zero in all hypotheses, has equal errors in 3D.
     best = jnp.argmin(_pool(errors, per), axis=0, keepdims=True)[..., None]
+    # Per joint, the two ends of a bone may come from different hypotheses: its length is then that of neither.
     best = jnp.broadcast_to(best, (1, *hypotheses.shape[1:-1], 1))
     return jnp.take_along_axis(hypotheses, best, axis=0)[0]
 
@@ -129,6 +134,7 @@ def reprojection(hypotheses: Array, errors: Array, per: str = "joint") -> Array:
     Returns:
         Poses `[B, F, J, 3]`.
     """
+    # What moves a joint along its line of sight changes no error in the image: the choice says little of its depth.
     return select_by_error(hypotheses, errors, per)
 
 
@@ -161,6 +167,8 @@ def oracle_best(hypotheses: Array, target: Array, per: str = "pose") -> Array:
 
     Per 'joint' it is J-Best, per 'batch' the P-Best that the release of Shan et al. 2023 computes over each batch.
     """
+    # The least error of H falls with H for any distribution that spreads, also for one that ignores the input. Such
+    # figures can be compared at equal H and equal spread only.
     return select_by_error(hypotheses, jnp.linalg.norm(hypotheses - target[None], axis=-1), per)
 
 

@@ -58,9 +58,13 @@ def space_timesteps(total: int, steps: int, spacing: str = "linspace") -> tuple[
     if not 1 <= steps <= total:
         raise UserError(f"sampler steps: expected 1 to {total}, found {steps}")
     if spacing == "linspace":
+        # The releases take linspace(-1, total - 1, steps + 1), cut off to integers, without its first entry -1. Entry i
+        # is total i / steps - 1. The integer division is exact, where a float linspace lands one lower for some numbers
+        # of steps.
         return tuple(total * i // steps - 1 for i in range(steps, 0, -1))
     if spacing == "even":
         return tuple(reversed(range(0, total, total // steps)))
+    # Squares lie closer together near the clean end, where a step changes the noise by a larger factor.
     # (i sqrt(0.8 total) / (steps - 1))^2 in integers, where truncation is exact.
     gaps = max(steps - 1, 1)
     return tuple(4 * total * i * i // (5 * gaps * gaps) for i in range(steps - 1, -1, -1))
@@ -86,8 +90,14 @@ def ddpm_plan(schedule: Schedule, steps: int | Sequence[int] | None = None, mean
         raise UserError(f"sampler mean: expected one of x0, eps, found {mean!r}")
     timesteps = range(schedule.num_steps - 1, -1, -1) if steps is None else steps
     jump = _transitions(schedule, _choose_timesteps(schedule, timesteps, "linspace", None))
+    # Seen from x_k', what is known is x_k' ~ N(sqrt(abar') x0, 1 - abar') and x_k ~ N(sqrt(alpha) x_k', beta).
+    # Precisions add: 1 / (1 - abar') + alpha / beta = (1 - abar) / (beta (1 - abar')), because beta + alpha (1 - abar')
+    # = 1 - abar. The mean is the variance times sqrt(abar') x0 / (1 - abar') + sqrt(alpha) x_k / beta.
     # q(x_k' | x_k, x0) is a Gaussian with the variance beta (1 - abar') / (1 - abar): equation 7.
     std = np.sqrt(jump.beta * jump.one_minus_next / jump.one_minus)
+    # The last jump ends at clean data, 1 - abar' = 0: its std is 0 and its mean x0_hat, so that no noise is left in the
+    # sample. Ho et al. also try the variance beta, which is optimal for x0 ~ N(0, I); this one is optimal for a single
+    # x0, and it is the one that Choi et al. and Rommel et al. take.
     zero = np.zeros_like(std)
     if mean == "x0":
         # Its mean is (sqrt(abar') beta x0 + sqrt(alpha) (1 - abar') x_k) / (1 - abar), equation 7 too.
@@ -96,6 +106,7 @@ def ddpm_plan(schedule: Schedule, steps: int | Sequence[int] | None = None, mean
         return _stack(jump.timestep, on_x, on_x0, zero, std)
     # With x0 = (x_k - sqrt(1 - abar) eps) / sqrt(abar) it is (x_k - beta / sqrt(1 - abar) eps) / sqrt(alpha): equation
     # 11.
+    # The two terms in x_k add up to 1 / sqrt(alpha), because beta + alpha (1 - abar') = 1 - abar.
     on_x = 1.0 / np.sqrt(jump.alpha)
     return _stack(jump.timestep, on_x, zero, -on_x * jump.beta / np.sqrt(jump.one_minus), std)
 
@@ -127,6 +138,9 @@ def ddim_plan(
     if not 0.0 <= eta <= 1.0:
         raise UserError(f"sampler eta: expected 0 to 1, found {eta}")
     jump = _transitions(schedule, _choose_timesteps(schedule, steps, spacing, num_timesteps))
+    # For every sigma the next state has the marginal of the forward process, N(sqrt(abar') x0, 1 - abar'): the noise
+    # that is kept has the variance 1 - abar' - sigma^2 and the fresh noise sigma^2. So one trained network serves every
+    # eta and every choice of timesteps.
     # x_next = sqrt(abar') x0_hat + sqrt(1 - abar' - sigma^2) eps_hat + sigma z, with
     # sigma^2 = eta^2 beta (1 - abar') / (1 - abar).
     variance = eta**2 * jump.beta * jump.one_minus_next / jump.one_minus
@@ -162,6 +176,8 @@ def _transitions(schedule: Schedule, timesteps: Sequence[int]) -> _Transitions:
     one_minus = np.append(0.0, schedule.one_minus_alpha_bar.astype(np.float64))
     return _Transitions(
         timestep=k,
+        # q(x_k | x_k') = N(sqrt(alpha) x_k', beta): the product of the alphas between two timesteps is a quotient of
+        # abars.
         alpha=alpha_bar[k + 1] / alpha_bar[k_next + 1],
         beta=-np.expm1(log_alpha_bar[k + 1] - log_alpha_bar[k_next + 1]),
         one_minus=one_minus[k + 1],

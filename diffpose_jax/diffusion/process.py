@@ -20,6 +20,7 @@ PREDICTION_KINDS = ("eps", "x0", "v")
 
 def draw_timesteps(key: Array, batch: int, num_steps: int) -> Array:
     """Draw timesteps for training, `[B]` int32, uniform over 0 .. num_steps - 1, from one key or a key per example."""
+    # Uniform, as in DDPM's simple objective (equation 14): every timestep counts the same in expectation.
     if key.ndim == 0:
         return jax.random.randint(key, (batch,), 0, num_steps)
     return jax.vmap(lambda example_key: jax.random.randint(example_key, (), 0, num_steps))(key)
@@ -54,6 +55,7 @@ def diffuse(schedule: Schedule, x0: Array, k: Array, noise: Array, mean: Array |
     std = jnp.sqrt(at_step(schedule.one_minus_alpha_bar, k, x0))
     if mean is None:
         return signal * x0 + std * noise
+    # As abar goes to 0 this becomes the mean plus the noise, a draw of the distribution that sampling starts from.
     return mean + signal * (x0 - mean) + std * noise
 
 
@@ -91,6 +93,9 @@ def target(kind: str, x0: Array, noise: Array, alpha_bar_k: Array | None = None)
     if alpha_bar_k is None:
         raise ValueError("the target of kind 'v' needs alpha_bar_k")
     alpha_bar_k = align(alpha_bar_k, x0)
+    # With cos(phi) = sqrt(abar) the state is x_k = cos(phi) x0 + sin(phi) eps, and v is its derivative by phi. x0 and
+    # eps follow from x_k and v by a rotation, without a division by a number that is near zero at one end of the
+    # schedule.
     return jnp.sqrt(alpha_bar_k) * noise - jnp.sqrt(1.0 - alpha_bar_k) * x0
 
 
@@ -111,8 +116,11 @@ def predictions(kind: str, output: Array, x_k: Array, alpha_bar_k: Array) -> tup
     """
     _check_kind(kind)
     if kind == "eps":
+        # An error of eps is multiplied by sqrt((1 - abar) / abar) in x0, which is large at the noisy end of the
+        # schedule. Clipping x0 bounds it (`samplers.clip_x0`).
         return to_x0(x_k, output, alpha_bar_k), output
     if kind == "x0":
+        # An error of x0 is multiplied by sqrt(abar / (1 - abar)) in eps, which is large at the clean end.
         return output, to_eps(x_k, output, alpha_bar_k)
     # (x_k, v) is (x0, eps) turned by the angle whose cosine is sqrt(abar): turning back gives x0 and eps.
     aligned = align(alpha_bar_k, x_k)
@@ -126,6 +134,9 @@ def snr_weight(schedule: Schedule, clip: float = 2.0, release: bool = False) -> 
     `k_t = sqrt(abar / (1 - abar))` is the root of the signal-to-noise ratio. The release has `abar / sqrt(1 - abar)`,
     which `release=True` gives.
     """
+    # At one x_k the noise that x0_hat implies is off by k_t times the error of x0_hat (equation 9). The squared error
+    # of the noise would therefore weigh that of x0 by k_t^2, without bound as abar goes to 1. The paper takes k_t
+    # instead, clips it, and adds 1 so that the noisy timesteps keep a weight.
     alpha_bar, one_minus = (values.astype(np.float64) for values in (schedule.alpha_bar, schedule.one_minus_alpha_bar))
     k_t = (alpha_bar if release else np.sqrt(alpha_bar)) / np.sqrt(one_minus)
     return (1.0 + np.minimum(k_t, clip)).astype(np.float32)

@@ -87,6 +87,8 @@ def _scan_plan(
 
     def step(x: Array, inputs: tuple) -> tuple[Array, Any]:
         index, k, (a, b, c, s), given_noise = inputs
+        # A network in bfloat16 gives predictions with a relative precision of 1/256. The state is kept in its own type,
+        # so that this rounding is not applied to it in every step.
         x0_hat, eps_hat = (prediction.astype(x.dtype) for prediction in denoiser(x, k))
         x = a * x + b * x0_hat + c * eps_hat
         if draws_noise:
@@ -97,6 +99,7 @@ def _scan_plan(
     table = jnp.asarray(plan.table, x_init.dtype)
     index = jnp.arange(table.shape[0], dtype=jnp.uint32)
     inputs = (index, jnp.asarray(plan.step, jnp.int32), tuple(table.T), noise)
+    # A scan compiles one step, whatever their number.
     return lax.scan(step, x_init, inputs)
 
 
@@ -120,6 +123,8 @@ def clip_x0(
     def clipped(x: Array, k: Array) -> tuple[Array, Array]:
         x0_hat, eps_hat = denoiser(x, k)
         x0_hat = jnp.clip(x0_hat, low, high)
+        # A DDIM step goes along both predictions. With eps_hat recomputed they explain the state, x = sqrt(abar) x0_hat
+        # + sqrt(1 - abar) eps_hat, so that the next state is x0_hat diffused by the same noise to a lower level.
         return x0_hat, to_eps(x, x0_hat, at_step(alpha_bar, k, x)) if recompute_eps else eps_hat
 
     return clipped
@@ -135,6 +140,7 @@ def eps_without_root_release(denoiser: Denoiser, alpha_bar: np.ndarray | Array) 
     def estimated(x: Array, k: Array) -> tuple[Array, Array]:
         x0_hat, _ = denoiser(x, k)
         alpha_bar_k = at_step(alpha_bar, k, x)
+        # At the noisiest timestep abar and its root are both nearly 0, and the difference shows in later steps only.
         return x0_hat, (x - alpha_bar_k * x0_hat) / jnp.sqrt(1.0 - alpha_bar_k)
 
     return estimated

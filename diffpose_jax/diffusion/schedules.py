@@ -72,6 +72,8 @@ def from_betas(beta: np.ndarray) -> Schedule:
 
 def linear(steps: int, start: float = 1e-4, end: float = 0.02) -> Schedule:
     """Space betas evenly from `start` to `end`, both included (DDPM; Gong et al. 2023: 51 steps, 1e-4 to 1e-3)."""
+    # With 1000 steps the defaults end at an alpha_bar of 4e-5, nearly pure noise. The 51 steps of Gong et al. end at
+    # 0.97, still close to the pose: their sampling starts from an estimate, not from noise.
     return from_betas(np.linspace(start, end, _positive(steps)))
 
 
@@ -97,9 +99,15 @@ def cosine(steps: int, s: float = 0.008, max_beta: float = 0.999) -> Schedule:
     the product of what remains after the limit, not g. Choi et al., Shan et al. and Zhou et al. 2023 take 0.999 as the
     limit, Rommel et al. 2023 take 0.5.
     """
+    # The offset s keeps the first betas from being too small. Nichol and Dhariwal chose 0.008 by the size of a pixel's
+    # bin; the methods for poses took the value over.
     u = np.arange(_positive(steps) + 1) / steps
+    # alpha_bar would be g(u) / g(0): near the ends it is flat and between them it falls almost linearly, where that of
+    # the linear schedule is nearly 0 long before the end.
     # g(1) = 0 would make the last beta 1, which destroys the signal altogether and divides by 0 in the reverse process.
     g = np.cos((u + s) / (1.0 + s) * np.pi / 2.0) ** 2
+    # With 50 steps and the limit 0.5 alpha_bar ends at 0.001: the forward process still has 3 % of the pose at its end,
+    # which the N(0, 1) that sampling starts from lacks.
     return from_betas(np.minimum(1.0 - g[1:] / g[:-1], max_beta))
 
 

@@ -53,6 +53,8 @@ class Aggregate(NamedTuple):
 # wide, so that hypotheses whose errors differ by less have nearly equal weights.
 _WEIGHTED = {"per": "joint", "temperature": 0.01}
 
+# Single poses for different purposes: the mean has the least expected squared error, medians are robust to outlying
+# hypotheses, a medoid is a pose that was sampled, reprojection uses the keypoints once more.
 AGGREGATES: dict[str, Aggregate] = {
     "first": Aggregate("first", "one hypothesis", single=True),
     "mean": Aggregate("mean", "mean"),
@@ -122,9 +124,17 @@ def reduce_hypotheses(
 def reprojection_errors(hypotheses: Array, keypoints: Array, camera: Camera | None, seen: Array | None = None) -> Array:
     """The distance of every projected joint to its keypoint, `[H, B, F, J]` in normalised image units.
 
-    hypotheses `[H, B, F, J, 3]` in m, keypoints `[B, F, J, 2]` in normalised image units, camera `[B]`. The position of
-    the root is solved from the keypoints for every hypothesis and frame: no ground truth. Of joints that were not seen,
-    `[B, F, J]`, the keypoints are not used, and their errors are 0. Raises UserError without a camera.
+    The position of the root is solved from the keypoints for every hypothesis and frame: no ground truth is used.
+
+    Args:
+        hypotheses: `[H, B, F, J, 3]`, root-relative metres in the camera's frame.
+        keypoints: `[B, F, J, 2]`, normalised image units.
+        camera: The cameras `[B]`; None where they are not known.
+        seen: Which joints were seen, `[B, F, J]`; the keypoints of others are not used, and their errors are 0. None:
+            all.
+
+    Raises:
+        UserError: without a camera.
     """
     if camera is None:
         raise UserError("aggregation reprojection: expected data with known cameras, found none")

@@ -59,6 +59,7 @@ def nearest_neighbours(
     """
     assert train.poses is not None
     root = train.skeleton.root
+    # Neighbouring frames are nearly equal, so that every n-th one stands for the others.
     step = max(1, -(-train.num_frames // max_train_frames))
     known = normalise_keypoints(jnp.asarray(train.keypoints[::step]), root)
     count = min(count, len(known))

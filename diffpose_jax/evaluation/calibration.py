@@ -103,6 +103,7 @@ def _excess(draws: Draws, factors: Array, labels: Array, count: int) -> Array:
     ranks = mahalanobis_rank(*draws.scaled(factors))
     low, high = ranks[..., 0], ranks[..., 1]
     excess = sum(jnp.clip((level - low) / (high - low), 0, 1) - level for level in LEVELS)
+    # The excess over the nominal coverage, averaged within each label.
     total = jax.ops.segment_sum(jnp.ravel(excess), jnp.ravel(labels), count)
     return total / jnp.maximum(jax.ops.segment_sum(jnp.ones(labels.size, total.dtype), jnp.ravel(labels), count), 1)
 
@@ -125,6 +126,7 @@ def fit_scales(draws: Draws, labels: np.ndarray, count: int) -> np.ndarray:
         factors = np.exp(middle)[labels].astype(np.float32)
         narrow = np.asarray(_excess(draws, jnp.asarray(factors), jnp.asarray(labels), count)) < 0
         low, high = np.where(narrow, middle, low), np.where(narrow, high, middle)
+    # Where hypotheses agree no factor changes anything, and bisection would end at one of its bounds.
     spread = np.asarray(jnp.std(draws.hypotheses, axis=0).max(axis=-1))
     moving = np.bincount(labels.ravel(), weights=(spread > 1e-6).ravel(), minlength=count) > 0
     return np.where(moving, np.exp((low + high) / 2), 1.0)

@@ -89,6 +89,7 @@ def segment_std_of_frames(poses: Array, window: Array, bones: Bones, *, unbiased
     # Two passes: the mean length of each window first, then squared differences from it. The difference of mean square
     # and squared mean would lose the millimetres of a std against lengths of half a metre in float32.
     lengths, inside = bone_lengths(poses, bones.joints), window >= 0
+    # Frames outside whole windows are summed in a slot of their own, which nothing reads.
     slot = jnp.where(inside, window, len(poses))
 
     def window_sum(values: Array) -> Array:

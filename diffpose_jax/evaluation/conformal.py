@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.intervals import bound_new_subject
 
 # Added to the spread, m, so that hypotheses that agree, of a deterministic lifter say, have a region too.
 FLOOR = 0.010
@@ -36,6 +37,8 @@ def nonconformity(mean: np.ndarray, spread: np.ndarray, target: np.ndarray) -> n
         spread: Their standard deviation `[M, J]`, m (`metrics.spread`).
         target: The truth `[M, J, 3]`, m.
     """
+    # Balls grow with the spread, so that they are large where the hypotheses disagree. The guarantee does not need the
+    # spread to be right: it comes from the quantiles of these scores alone.
     return np.linalg.norm(np.asarray(target, np.float64) - mean, axis=-1) / (np.asarray(spread, np.float64) + FLOOR)
 
 
@@ -79,6 +82,7 @@ def fit_visible_and_hidden(
         UserError: A subject with too few frames for a level.
     """
     names, moving = np.asarray(subjects), scores.max(axis=0) > 0
+    # The root's score is 0 whether it was seen or not; it is no sample of hidden joints.
     hidden = ~seen & moving
     if np.bincount(np.unique(names, return_inverse=True)[1], weights=hidden.sum(axis=1)).min() < ENOUGH_HIDDEN:
         return fit_factors(scores, subjects, levels), None
@@ -87,8 +91,15 @@ def fit_visible_and_hidden(
     ]
     # Joints have one factor in common: each is hidden too seldom, and the spread is its own already.
     rows, joints = np.nonzero(hidden)
-    common = fit_factors(scores[rows, joints, None], list(names[rows]), levels).values[:, 0]
-    return Factors(np.concatenate([one.values for one in by_joint], axis=1), by_joint[0].guarantee), common
+    factors, people = scores[rows, joints, None], list(names[rows])
+    common = fit_factors(factors, people, levels)
+    if common.guarantee == MOST_SUBJECTS:
+        # Where hidden joints are depends on what a person does, and a few people do little of what people do: beyond
+        # the largest of theirs, which the guarantee needs, there is a reserve. Regions stay nested.
+        bounds = [bound_new_subject(subject_frame_quantiles(factors, people, level)) for level in sorted(levels)]
+        order = np.argsort(np.argsort(levels))
+        common = common._replace(values=np.maximum.accumulate(np.stack(bounds))[order])
+    return Factors(np.concatenate([one.values for one in by_joint], axis=1), by_joint[0].guarantee), common.values[:, 0]
 
 
 def subject_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray | None:
@@ -102,6 +113,9 @@ def subject_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) 
     names, person, frames = np.unique(np.asarray(subjects), return_inverse=True, return_counts=True)
     if len(names) < level * (len(names) + 1) - 1e-9:
         return None
+    # People are exchangeable, the frames of one person are not. A random frame of a random one of K + 1 people, of whom
+    # one is new, is a known score with a probability of 1 / ((K + 1) times the frames of that person), and unknown, so
+    # at worst infinite, with 1 / (K + 1).
     order = np.argsort(scores, axis=0, kind="stable")
     weights = (1 / ((len(names) + 1) * frames))[person][order]
     # The sum of a million weights is off by less than this.
@@ -115,8 +129,13 @@ def largest_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) 
     A new subject's own quantile is, with a probability of at least K / (K + 1), not larger than all of theirs: then at
     least the share `level` of its frames is inside. Quantiles of all frames pooled would promise nothing.
     """
+    return np.max(subject_frame_quantiles(scores, subjects, level), axis=0)
+
+
+def subject_frame_quantiles(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray:
+    """Each of the K subjects' own `frame_quantile` of scores `[M, J]`, `[K, J]`."""
     names = np.asarray(subjects)
-    return np.max([frame_quantile(scores[names == name], level) for name in np.unique(names)], axis=0)
+    return np.stack([frame_quantile(scores[names == name], level) for name in np.unique(names)])
 
 
 def frame_quantile(scores: np.ndarray, level: float) -> np.ndarray:
@@ -124,6 +143,9 @@ def frame_quantile(scores: np.ndarray, level: float) -> np.ndarray:
 
     Frames of other people are not. Raises UserError with fewer frames than that rank.
     """
+    # Of M + 1 exchangeable scores the new one has every rank with the same probability: with a probability of at least
+    # r / (M + 1) it is not larger than the r-th smallest of the others. The small number is for products that rounding
+    # puts just above a whole number.
     rank = int(np.ceil((len(scores) + 1) * level - 1e-9))
     if rank > len(scores):
         needed = int(np.ceil(level / (1 - level) - 1e-9))
@@ -135,4 +157,5 @@ def frame_quantile(scores: np.ndarray, level: float) -> np.ndarray:
 
 def subjects_needed(level: float) -> int:
     """How many subjects a guarantee by subjects of this level needs."""
+    # K / (K + 1) >= level, solved for K.
     return int(np.ceil(level / (1 - level) - 1e-9))

@@ -49,12 +49,12 @@ _FLIPS = {"none": "no flips", "half": "every second hypothesis from the mirrored
 
 def describe_job(trained: Trained, job: Job, sampling_steps: int | None) -> dict[str, Any]:
     """The lifter and how its hypotheses are drawn; `sampling_steps` in place of the config's reverse steps."""
-    diffusion, stochastic, sampling = trained.config.diffusion, trained.lifter.stochastic, job.sampling
-    steps = sampling_steps or diffusion.sampling_steps or diffusion.steps
+    diffusion, lifter, sampling = trained.config.diffusion, trained.lifter, job.sampling
+    stochastic, steps = lifter.stochastic, sampling_steps or diffusion.sampling_steps or diffusion.steps
     calibrated = "" if trained.calibration is None else f", {trained.calibration.describe()}"
     count = f"{sampling.hypotheses} hypothes{'es' if sampling.hypotheses > 1 else 'is'} per frame"
     noise = ", one noise per clip" if sampling.noise == "clip" else ""
-    sampler = f"; {diffusion.sampler.upper()}, {steps} of {diffusion.steps} steps{calibrated}{noise}"
+    sampler = f"; {diffusion.sampler.upper()}, {steps} of {diffusion.steps} steps" if lifter.diffuses else ""
     return {
         "lifter": trained.config.lifter.name,
         "step": trained.step,
@@ -64,8 +64,8 @@ def describe_job(trained: Trained, job: Job, sampling_steps: int | None) -> dict
         "flip_text": _FLIPS[sampling.flip if stochastic or sampling.flip == "none" else "average"],
         "noise": sampling.noise,
         "temperature": trained.temperature,
-        "sampling_steps": steps if stochastic else None,
-        "sampling_text": sampler if stochastic else "",
+        "sampling_steps": steps if lifter.diffuses else None,
+        "sampling_text": sampler + calibrated + noise if stochastic else "",
         "seed": job.seed,
         "occlusion": job.occlusion,
     }

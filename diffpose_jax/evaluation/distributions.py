@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from diffpose_jax.data.clips import VISIBILITY
 from diffpose_jax.evaluation.aggregation import RANK, SCORED, SPREAD, reduce_hypotheses
@@ -53,6 +54,7 @@ def shares_by_visibility(measured: Measured, inside: Mapping[float, np.ndarray])
         counted = where & moving
         if not counted.any():
             continue
+        # What does not count is NaN, which the mean and the bootstrap leave out alike.
         values = {str(level): np.where(counted, one, np.nan) for level, one in inside.items()}
         shares[name] = {level: float(np.nanmean(one)) for level, one in values.items()}
         intervals[name] = {level: _interval(one, measured) for level, one in values.items()}
@@ -112,19 +114,26 @@ def _interval(values: np.ndarray, measured: Measured) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
-def measure_hypotheses(measured: Measured, hypotheses: np.ndarray) -> dict[str, np.ndarray]:
+def measure_hypotheses(measured: Measured, drawn: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """The `OUTPUTS` of hypotheses that no lifter drew, such as those of a baseline: `{output: [M, ...]}`.
 
     Args:
         measured: The frames.
-        hypotheses: `[M, H, J, 3]`, root-relative m.
+        drawn: `[m, H, J, 3]` of consecutive frames, root-relative m: all at once, `[array]`, or in parts.
     """
-    parts = []
-    for first in range(0, len(hypotheses), _HOST_FRAMES):
-        rows = slice(first, first + _HOST_FRAMES)
-        keypoints, poses = measured.frames.keypoints[rows], measured.frames.poses[rows]
-        count = jnp.arange(len(poses), dtype=jnp.int32)
-        batch = Batch(keypoints[:, None], poses[:, None], jnp.ones((len(poses), 1, poses.shape[1])), count)
-        drawn = jnp.moveaxis(jnp.asarray(hypotheses[rows]), 1, 0)[:, :, None]
-        parts.append(reduce_hypotheses(OUTPUTS, drawn, batch, measured.clips.skeleton))
-    return {name: np.concatenate([np.asarray(part[name])[:, 0] for part in parts]) for name in OUTPUTS}
+    parts, done = [], 0
+    for hypotheses in drawn:
+        for first in range(0, len(hypotheses), _HOST_FRAMES):
+            part = hypotheses[first : first + _HOST_FRAMES]
+            rows = slice(done, done + len(part))
+            found = _measure_part(measured.frames.keypoints[rows], measured.frames.poses[rows], part, measured)
+            parts.append({name: np.asarray(array)[:, 0] for name, array in found.items()})
+            done = rows.stop
+    return {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
+
+
+def _measure_part(keypoints: Array, poses: Array, hypotheses: np.ndarray, measured: Measured) -> dict[str, Array]:
+    index = jnp.arange(len(poses), dtype=jnp.int32)
+    batch = Batch(keypoints[:, None], poses[:, None], jnp.ones((len(poses), 1, poses.shape[1])), index)
+    drawn = jnp.moveaxis(jnp.asarray(hypotheses), 1, 0)[:, :, None]
+    return reduce_hypotheses(OUTPUTS, drawn, batch, measured.clips.skeleton)

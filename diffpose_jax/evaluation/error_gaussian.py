@@ -6,6 +6,7 @@ input. Coverage of single joints cannot tell the two apart; limb lengths and the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from diffpose_jax.errors import UserError
 
 Dependence = Literal["joint", "pose"]
+_PART_FRAMES = 256
 
 
 class ErrorGaussian(NamedTuple):
@@ -28,12 +30,21 @@ class ErrorGaussian(NamedTuple):
 
     def draw(self, estimates: np.ndarray, hypotheses: int, seed: int = 0) -> np.ndarray:
         """Hypotheses `[M, H, J, 3]` around estimates `[M, J, 3]`, root-relative m."""
-        rng, frames, joints = np.random.default_rng(seed), len(estimates), estimates.shape[1]
-        noise = rng.standard_normal((frames, hypotheses, len(self.factor)), np.float32) @ self.factor.T.astype(
-            np.float32
-        )
+        return np.concatenate(list(self.draw_parts(estimates, hypotheses, seed)))
+
+    def draw_parts(self, estimates: np.ndarray, hypotheses: int, seed: int = 0) -> Iterator[np.ndarray]:
+        """The same for consecutive frames after each other, so that those of all frames need not fit into memory."""
+        rng = np.random.default_rng(seed)
+        for first in range(0, len(estimates), _PART_FRAMES):
+            yield self._draw(rng, np.asarray(estimates[first : first + _PART_FRAMES], np.float32), hypotheses)
+
+    def _draw(self, rng: np.random.Generator, estimates: np.ndarray, hypotheses: int) -> np.ndarray:
+        frames, joints = estimates.shape[:2]
+        factor = self.factor.T.astype(np.float32)
+        # Rows z of standard normal noise times L^T are L z: their covariance is L L^T.
+        noise = rng.standard_normal((frames, hypotheses, len(factor)), np.float32) @ factor
         moving = np.delete(np.arange(joints), self.root)
-        poses = np.repeat(np.asarray(estimates, np.float32)[:, None], hypotheses, axis=1)
+        poses = np.repeat(estimates[:, None], hypotheses, axis=1)
         poses[:, :, moving] += noise.reshape(frames, hypotheses, joints - 1, 3)
         return poses
 
@@ -56,9 +67,12 @@ def fit_error_gaussian(
     frames, size = errors.shape
     if not enough_frames(estimates):
         raise UserError(f"covariance of errors: expected at least {2 * size} frames, found {frames}")
+    # The second moment around zero, covariance plus bias bias^T: the Gaussian is centred on the estimate, which has the
+    # bias.
     covariance = errors.T @ errors / frames
     if dependence == "joint":
         joint = np.arange(size) // 3
+        # What remains are blocks of three on the diagonal, which is positive semidefinite as the whole is.
         covariance = np.where(joint[:, None] == joint[None], covariance, 0.0)
     # A thousandth of the mean variance keeps the factor of joints that never err.
     covariance += 1e-3 * np.trace(covariance) / size * np.eye(size) + 1e-12 * np.eye(size)

@@ -205,10 +205,20 @@ def lift_windows(
     job: Job,
     cameras: WindowCameras | None = None,
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Lifts windows in chunks: the indices `[B]` of those of a chunk, and `{output: [B, F, ...]}`.
+    """Lifts windows in chunks: the indices `[B]` of the windows of each chunk, and its outputs `{output: [B, F, ...]}`.
 
     In a cluster all processes have to call it with the same arguments; they share the work, and get all of it.
-    Arguments and errors are those of `predict_windows`.
+
+    Args:
+        lifter: The method, without the wrappers of flips and occlusion that the job asks for.
+        variables: Its variables.
+        clips: The frames of a set, on the device.
+        windows: The windows to lift.
+        job: How they are lifted and what is kept.
+        cameras: Those of the windows; needed for outputs by reprojection.
+
+    Raises:
+        UserError: An output does not exist, or needs cameras that are not known.
     """
     check_aggregates([name for name in job.outputs if name not in MEASURES])
     count, devices = len(windows.start), parallel.local_device_count()
@@ -216,6 +226,7 @@ def lift_windows(
     parts = with_flips(lifter), job.occlusion, job.occlusion_rate or None
     clips, (windows, cameras) = pad_clips(clips), pad_windows(windows, cameras)
     data = JobData(clips, windows, cameras, jax.random.key(job.seed), job.sampling)
+    # Few windows of many hypotheses: devices share the hypotheses of every window, and one call is for all of them.
     each = -(-job.sampling.hypotheses // devices) if shared else job.sampling.hypotheses
     devices = 1 if shared else parallel.device_count()
     most = pad_batch(-(-count // devices), job.batch_size)

@@ -187,4 +187,5 @@ def spread(hypotheses: Any) -> Any:
     three have the same one.
     """
     centred = hypotheses - hypotheses.mean(axis=0, keepdims=True)
+    # Divided by H, not H - 1: with a single hypothesis the spread is 0 and not 0 / 0.
     return (centred**2).sum(axis=-1).mean(axis=0) ** 0.5

@@ -33,7 +33,7 @@ def gaussian_rows(
     if errors is None or CENTRE not in poses or measured.skeleton != measured.clips.skeleton:
         return []
     gaussian = ErrorGaussian(errors, measured.clips.skeleton.root)
-    drawn = gaussian.draw(poses[CENTRE], hypotheses)
+    drawn = gaussian.draw_parts(poses[CENTRE], hypotheses)
     label = "Gaussian around the mean of the hypotheses, no diffusion"
     return [distribution_row(measured, "error_gaussian", label, measure_hypotheses(measured, drawn))]
 
@@ -41,18 +41,38 @@ def gaussian_rows(
 def predict_measured(
     workdir: str | os.PathLike, trained: Trained, measured: Measured, job: Job
 ) -> dict[str, np.ndarray]:
-    """The outputs of a job for all measured frames, `{output: [M, ...]}`; `workdir` labels the progress."""
+    """Predicts the outputs of a job for all measured frames, `{output: [M, ...]}`.
+
+    Args:
+        workdir: The work directory; its name labels the progress.
+        trained: What was loaded from it.
+        measured: The frames.
+        job: How they are lifted and what is kept.
+    """
     label = locate(workdir).name
     return predict_frames(label, trained.lifter, trained.variables, measured.clips, measured.indices, job)
 
 
-def measure_workdir(measured: Measured, workdir: str, job: Job) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The rows of another work directory: of its poses, and of its distribution where it has hypotheses."""
-    trained = load_trained(workdir)
+def load_other(workdir: str, trained: Trained) -> Trained:
+    """Another lifter to measure beside one. Raises UserError where it cannot be loaded or has another layout."""
+    other, expected = load_trained(workdir), trained.lifter.skeleton
+    if other.lifter.skeleton != expected:
+        raise UserError(f"{workdir}: expected a lifter of layout {expected.name}, found {other.lifter.skeleton.name}")
+    return other
+
+
+def measure_other(
+    measured: Measured, workdir: str, trained: Trained, job: Job
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The rows of another lifter: of its poses, and of its distribution where it has hypotheses.
+
+    Args:
+        measured: The frames.
+        workdir: Its work directory, for the labels.
+        trained: What `load_other` gave.
+        job: How the lifter is evaluated that it stands beside.
+    """
     lifter = trained.lifter
-    if lifter.skeleton != measured.clips.skeleton:
-        raise UserError(f"{workdir}: expected a lifter of layout {measured.clips.skeleton.name}, "
-                        f"found {lifter.skeleton.name}")  # fmt: skip
     count, name = job.sampling.hypotheses if lifter.stochastic else 1, locate(workdir).name
     # The baseline samples with its own reverse steps and temperature; all else is that of the evaluation.
     sampling = job.sampling.replace(hypotheses=count, temperature=trained.temperature or 1.0, plan=None)

@@ -56,6 +56,7 @@ def select_frames(clips: ClipSet, indices: np.ndarray) -> Frames:
             "data: expected 3D poses to compare with, found 2D keypoints only; use `python -m diffpose_jax.predict`"
         )
     clip = clips.frame_clip()[indices]
+    # A velocity needs the frame before: not across clips, and not across frames that are left out.
     follows = np.concatenate([[False], (np.diff(indices) == 1) & (np.diff(clip) == 0)])[: len(indices)]
     camera = clips.frame_camera()
     return Frames(

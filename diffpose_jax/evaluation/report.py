@@ -140,7 +140,7 @@ def describe_conditions(results: Mapping[str, Any]) -> list[str]:
     data, setting = results["data"], results["setting"]
     stride = "every frame" if data["stride"] == 1 else f"one frame in {data['stride']}, from a drawn one of each clip"
     lines = [
-        f"protocol `{results['protocol']['name']}`: {results['protocol']['description']}",
+        f"protocol {results['protocol']['name']}: {results['protocol']['description']}",
         f"data: {data['source']}, split {data['split']}: {data['frames']} frames ({stride}), {data['clips']} clips, "
         f"{len(data['subjects'])} subjects ({', '.join(data['subjects'])})",
         f"2D input: {data['keypoints']}",

@@ -66,6 +66,9 @@ def energy_score(hypotheses: Array, target: Array) -> Array:
         return jnp.sum(_norm(hypotheses - one[None]), axis=0)
 
     count = len(hypotheses)
+    # Why it is proper: for independent X, X' of the hypotheses' distribution and Y, Y' of the truth's, the energy
+    # distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| is not negative, and 0 for equal distributions only. So
+    # E|X - Y| - E|X - X'| / 2 is least for the true distribution, where it is E|Y - Y'| / 2.
     among = jnp.sum(jax.lax.map(distances, hypotheses), axis=0) / (count * (count - 1))
     return jnp.mean(_norm(hypotheses - target[None]), axis=0) - among / 2
 
@@ -79,6 +82,8 @@ def crps(hypotheses: Array, target: Array, root: int = 0) -> Array:
 
     `mean_h |x_h - y| - 1/2 mean_{h != h'} |x_h - x_h'|`, `[...]` m: the energy score of one coordinate.
     """
+    # The score is the integral of (F(z) - [y <= z])^2 over z with the hypotheses' distribution function F, which is E|x
+    # - y| - E|x - x'| / 2 (Gneiting and Raftery 2007).
     # With the values in rising order, sum_{i < k} (x_k - x_i) = sum_i (2 i - H + 1) x_i for i = 0..H-1. Deviations from
     # the mean, which are smaller, lose less in that sum.
     count = len(hypotheses)
@@ -104,7 +109,13 @@ def best_at_equal_spread(hypotheses: Array, target: Array, root: int = 0, spread
 
     USES GROUND TRUTH to choose. The best of N falls with any spread; at equal spread it says whether hypotheses vary
     where the truth does. Deviations from the mean are multiplied by one factor per pose, so that the root mean square
-    over joints (without the root) and hypotheses is `spread` m. NaN where all hypotheses agree.
+    over joints (without the root) and hypotheses is `spread`. NaN where all hypotheses agree.
+
+    Args:
+        hypotheses: `[H, ..., J, 3]`, root-relative m.
+        target: `[..., J, 3]`, m.
+        root: The index of the root, which is zero by definition.
+        spread: The root mean square deviation that all poses are brought to, m.
     """
     mean = jnp.mean(hypotheses, axis=0, keepdims=True)
     deviations = hypotheses - mean

@@ -11,6 +11,7 @@ import numpy as np
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Windows, gather
 from diffpose_jax.evaluation.calibration import Draws, fit_scales
+from diffpose_jax.evaluation.intervals import bound_new_subject
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.scores import energy_score
 from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting, compare_with_truth, thin_out
@@ -22,6 +23,8 @@ from diffpose_jax.skeleton import Skeleton
 # Temperatures that are tried, and when one is found: the spread is right within this factor.
 TEMPERATURES = (1 / 8, 8.0)
 PRECISION, FEW_PRECISION = 1.03, 1.06
+# The temperature acts before the denoiser, so that wider hypotheses are still what the network makes of noise: people.
+# Scaled deviations lead straight away from the mean and change the lengths of bones, and are the second choice.
 # A sampler follows the temperature if the logarithm of the spread that is missing falls by at least this much with the
 # logarithm of the temperature; exactly by 1 where the spread is proportional to it.
 RESPONSE = 0.3
@@ -198,6 +201,7 @@ def _with_temperature(sample: _Sample, before: Lifted, calls: int, search: Searc
         missing = sample.missing(after)
         if abs(missing) < np.log(PRECISION) or attempt == _CORRECTIONS:
             break
+        # One more step of Newton's method in logarithms, with the slope that the search ended with.
         temperature = float(np.clip(temperature * np.exp(-missing / search.response), *TEMPERATURES))
     if abs(missing) > 3 * np.log(PRECISION):
         return _with_scales(sample, before, "no temperature gives all frames the right spread")
@@ -235,6 +239,7 @@ def _scales_of_kinds(
     factors, hidden = np.ones(len(KINDS)), np.ones(kinds.shape[1])
     if (counts >= _ENOUGH).sum() > 1:
         base = np.broadcast_to(np.exp(joints), kinds.shape)
+        # The last label takes the seen joints of people who are partly hidden; its factor is not used.
         labels = np.where(keypoints.whole | (kinds >= HIDDEN), kinds, len(KINDS))
         factors = fit_scales(draws.scaled(jnp.asarray(base, jnp.float32)), labels, len(KINDS) + 1)[:-1]
         # A kind that is rare here has the factor of the next better known one.
@@ -251,11 +256,12 @@ def _scales_of_kinds(
 def _scales_of_hidden(draws: Draws, keypoints: _Keypoints, skeleton: Skeleton) -> np.ndarray:
     """The factors `[J]` of hidden joints on top of that of their kind, left and right alike.
 
-    The largest of those that the subjects need. Where a hidden limb is depends on what a person does, and people differ
-    in that more than in anything that is seen: hypotheses that are right for the average of a few people are too sure
-    for most of the others. The largest of K is enough for K in K + 1 of them.
+    What nine in ten new subjects need no more than, by what the subjects need. Where a hidden limb is depends on what a
+    person does, and people differ in that more than in anything that is seen: hypotheses that are right for the average
+    of a few people are too sure for most of the others.
     """
     moving = np.delete(np.arange(skeleton.num_joints), skeleton.root)
+    # Both sides of the body have one label, the lower index of the pair.
     pairs = np.minimum(moving, np.asarray(skeleton.flip_order)[moving])
     hidden, factors = keypoints.kinds >= HIDDEN, np.ones(len(moving))
     found = []
@@ -265,7 +271,7 @@ def _scales_of_hidden(draws: Draws, keypoints: _Keypoints, skeleton: Skeleton) -
         fitted = fit_scales(draws, np.where(own, pairs, skeleton.num_joints), skeleton.num_joints + 1)[:-1]
         found.append(np.where(counts >= _ENOUGH_HIDDEN, fitted, np.nan)[pairs])
     known = ~np.isnan(found).all(axis=0)
-    factors[known] = np.nanmax(np.array(found)[:, known], axis=0)
+    factors[known] = bound_new_subject(np.array(found)[:, known])
     return factors
 
 

@@ -60,7 +60,7 @@ def choose_steps(trained: Trained, clips: ClipSet, job: Job, limit: Limit) -> di
         UserError: A lifter without reverse steps.
     """
     config = trained.config
-    if not trained.lifter.stochastic:
+    if not trained.lifter.diffuses:
         raise UserError(f"calibrate --steps: expected a method with reverse steps, found {config.lifter.name}")
     on_device, windows = pad_clips(device_clips(clips)), sample_windows(trained.lifter, clips, _FRAMES)
     trial = _Trial(trained, clips, on_device, windows, job.replace(outputs=(ALL,)))

@@ -176,6 +176,8 @@ def sample_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
         own = own[np.unique(np.linspace(0, len(own) - 1, min(each, len(own))).astype(int))]
         ids.append(rng.permutation(own))
         turns.append((np.arange(len(own)) + 0.5) / len(own))
+    # Window i of a subject's n has the place (i + 1/2) / n in 0..1: sorted by it, every beginning has the same share of
+    # each subject's windows.
     order = np.argsort(np.concatenate(turns), kind="stable")
     chosen = np.concatenate(ids)[order].astype(np.int32)
     return windows.take(chosen)

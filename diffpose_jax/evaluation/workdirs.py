@@ -20,7 +20,7 @@ from diffpose_jax.evaluation.distributions import coverage_by_visibility, distri
 from diffpose_jax.evaluation.hiding import hide_for
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.measure import Measured, aggregation_row, baseline_rows
-from diffpose_jax.evaluation.other_rows import gaussian_rows, measure_workdir, predict_measured
+from diffpose_jax.evaluation.other_rows import gaussian_rows, load_other, measure_other, predict_measured
 from diffpose_jax.evaluation.prepared import Prepared, choose_aggregations, needed_outputs
 from diffpose_jax.evaluation.protocols import default_protocol, get_protocol
 from diffpose_jax.evaluation.report import write_results
@@ -94,6 +94,7 @@ class Evaluation:
         self.check(trained)  # names a mistake before anything is written or loaded
         if self.output is None and is_shipped(self.workdir):
             raise UserError(f"output: expected a directory for the results of {self.workdir}, found none")
+        baselines = {other: load_other(other, trained) for other in self.baseline_workdirs}
         output = writable_directory(self.output or self.workdir)
         clips, train = self._load(trained.config)
         train = None if train is None else fill_gaps(train)
@@ -103,7 +104,7 @@ class Evaluation:
         poses = predict_measured(self.workdir, trained, measured, job)
         rows = [aggregation_row(measured, name, job.sampling.hypotheses, poses[name]) for name in chosen]
         rows += [] if train is None else baseline_rows(measured, train)
-        others = [measure_workdir(measured, other, job) for other in self.baseline_workdirs]
+        others = [measure_other(measured, *other, job) for other in baselines.items()]
         rows += [row for row, _ in others]
         results = {
             "title": f"Evaluation of {self.workdir}",
@@ -173,6 +174,7 @@ class Evaluation:
         found["distributions"] += [row for row in others if row is not None]
         if trained.calibration is not None and SPREAD in poses:
             if self.uncalibrated and RANK in poses:
+                # Calibration is in two places: its scales are part of the lifter, its temperature of the job.
                 plain = load_trained(self.workdir, calibrated=False)
                 plain_job = job.replace(sampling=job.sampling.replace(temperature=1.0), outputs=(RANK,))
                 ranks = predict_measured(f"{self.workdir} not calibrated", plain, measured, plain_job)[RANK]
@@ -231,6 +233,7 @@ class Evaluation:
         """The split to measure and the split that was trained on, None where that is missing or has no poses."""
         data = self.data_section(config)
         if data.source == config.data.source:
+            # The baselines read keypoints and poses of the training split alone, and fitting mixtures takes long.
             parts = load_dataset(data, sorted({"train", self.split}), without_mixtures={"train"} - {self.split})
         else:
             parts = load_dataset(data, [self.split])

@@ -31,6 +31,8 @@ def compute_angles(positions: np.ndarray) -> np.ndarray:
     lower_trunk, upper_trunk = at["spine"] - at["pelvis"], at["thorax"] - at["spine"]
     pelvis = _axes(at["left_hip"] - at["right_hip"], lower_trunk, exact="left")
     trunk = _axes(at["left_shoulder"] - at["right_shoulder"], upper_trunk, exact="up")
+    # The pelvis in the axes of the world: about the vertical, about its own left axis, about its own forward axis. The
+    # trunk is then taken in the axes of the pelvis, R = P^T T.
     rotation, tilt, lean_right = _cardan(pelvis)
     twist, flexion, bending = _cardan(np.swapaxes(pelvis, -1, -2) @ trunk)
     whole = at["thorax"] - at["pelvis"]
@@ -55,6 +57,8 @@ def summarise_angles(read: Callable[[slice], np.ndarray], frames: int) -> tuple[
     means, stds = [], []
     for start in range(0, frames, _CHUNK):
         angles = compute_angles(read(slice(start, min(start + _CHUNK, frames))))
+        # The direction of the mean of unit vectors: 179 and -179 degrees have the mean 180, not 0. Deviations are taken
+        # the shorter way round.
         mean = np.angle(np.exp(1j * angles).mean(axis=1))
         away = (angles - mean[:, None] + np.pi) % (2 * np.pi) - np.pi
         means.append(mean)
@@ -68,6 +72,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def _axes(left: np.ndarray, up: np.ndarray, exact: str) -> np.ndarray:
     """A segment's axes f, l, u as the columns of `[..., 3, 3]`; one of the two vectors is kept exactly."""
+    # Gram and Schmidt: the part of the second vector along the first is taken off.
     first, second = (_unit(left), up) if exact == "left" else (_unit(up), left)
     second = _unit(second - np.sum(second * first, axis=-1, keepdims=True) * first)
     left, up = (first, second) if exact == "left" else (second, first)
@@ -77,6 +82,8 @@ def _axes(left: np.ndarray, up: np.ndarray, exact: str) -> np.ndarray:
 def _cardan(rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The angles a, b, c of R = R_z(a) R_y(b) R_x(c)."""
     return (
+        # The first column of R is (cos a cos b, sin a cos b, -sin b), its last row (-sin b, cos b sin c, cos b cos c).
+        # At b of plus or minus 90 degrees a and c turn about the same axis and only their sum or difference is known.
         np.arctan2(rotation[..., 1, 0], rotation[..., 0, 0]),
         np.arcsin(np.clip(-rotation[..., 2, 0], -1, 1)),
         np.arctan2(rotation[..., 2, 1], rotation[..., 2, 2]),
@@ -89,6 +96,8 @@ def _limb(frame: np.ndarray, upper: np.ndarray, lower: np.ndarray, sign: float, 
     With R_y(-flexion) R_x(sign abduction) R_z(-sign inward) a hanging limb, along -u, comes to its place; then the
     lower bone is (fold sin h, 0, -cos h) turned by that, h the flexion of the hinge.
     """
+    # R_x turns (0, 0, -1) to (0, sin t, -cos t) for t = sign abduction, and R_y(-flexion) that to (sin f cos t, sin t,
+    # -cos f cos t): flexion and abduction can be read off.
     x, y, z = np.moveaxis(np.einsum("...ji,...j->...i", frame, _unit(upper)), -1, 0)
     flexion, abduction = np.arctan2(x, -z), np.arcsin(np.clip(sign * y, -1, 1))
     fx, fy, fz = np.moveaxis(np.einsum("...ji,...j->...i", frame, _unit(lower)), -1, 0)
@@ -97,5 +106,6 @@ def _limb(frame: np.ndarray, upper: np.ndarray, lower: np.ndarray, sign: float, 
     forward, up = cosine * fx + sine * fz, -sine * fx + cosine * fz
     side = np.cos(abduction) * fy + np.sin(sign * abduction) * up
     inward = np.arctan2(-sign * fold * side, fold * forward)
+    # The angle between the bones by its sine and its cosine: the cosine alone says little of an angle near zero.
     normal = np.linalg.norm(np.cross(_unit(upper), _unit(lower)), axis=-1)
     return [flexion, abduction, inward, np.arctan2(normal, np.sum(_unit(upper) * _unit(lower), axis=-1))]

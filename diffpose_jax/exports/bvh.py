@@ -28,6 +28,8 @@ def write_bvh(stream: TextIO, rig: Rig, frame_time: float) -> None:
     stream.write("HIERARCHY\n")
     order: list[int] = []
     _write_node(stream, rig, 0, order)
+    # Angles run on beyond 180 degrees, or programs that interpolate between frames would turn joints the long way
+    # round.
     angles = np.degrees(np.unwrap(to_euler_zxy(rig.rotations[:, order]), axis=0)).reshape(len(rig.root), -1)
     stream.write(f"MOTION\nFrames: {len(rig.root)}\nFrame Time: {frame_time:.9g}\n")
     np.savetxt(stream, np.concatenate([rig.root, angles], axis=1), fmt="%.6f")

@@ -28,6 +28,7 @@ from diffpose_jax.exports.angles import summarise_angles
 from diffpose_jax.exports.arrays import write_arrays
 from diffpose_jax.exports.bvh import write_bvh
 from diffpose_jax.exports.c3d import write_c3d
+from diffpose_jax.exports.frame_lists import MAX_JSON_VALUES
 from diffpose_jax.exports.opensim import write_mot, write_trc
 from diffpose_jax.exports.rig import fit_rig, measure_lengths
 from diffpose_jax.exports.tables import count_json_values, write_csv, write_json
@@ -37,7 +38,6 @@ from diffpose_jax.skeleton import H36M_17, convert_layout
 from diffpose_jax.whole_files import write_whole
 
 FORMATS = ("bvh", "trc", "mot", "csv", "npz", "json", "c3d")
-MAX_JSON_VALUES = 4_000_000  # about 30 MB; a larger JSON file is only written where it is asked for
 
 
 def save_exports(
@@ -125,6 +125,7 @@ def _find_positions(video: LiftedVideo, person: LiftedPerson) -> np.ndarray:
 
 def turn_y_up(positions: np.ndarray) -> np.ndarray:
     """Positions `[..., 3]` with z up in axes with y up: (x, y, z) -> (x, z, -y)."""
+    # A quarter turn about x, which keeps left and right; exchanging y and z alone would be a mirror image.
     return np.stack([positions[..., 0], positions[..., 2], -positions[..., 1]], axis=-1)
 
 

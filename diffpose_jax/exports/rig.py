@@ -113,6 +113,7 @@ def fit_rig(positions: np.ndarray, lengths: np.ndarray) -> Rig:
     parents = tuple(_INDEX[node.parent] if node.parent else -1 for node in NODES)
     world = np.stack([turned[name] for name in names], axis=1)
     local = world.copy()
+    # The rotation of a node in the world is that of its parent times its own.
     for index, parent in enumerate(parents):
         if parent >= 0:
             local[:, index] = np.swapaxes(world[:, parent], -1, -2) @ world[:, index]
@@ -178,6 +179,8 @@ def _align(rest: np.ndarray, direction: np.ndarray, rest_second: np.ndarray, sec
     """Rotations `[T, 3, 3]` that take axis `rest` to `direction` exactly, and `rest_second` towards `second`."""
     first = _unit(np.where(np.linalg.norm(direction, axis=-1, keepdims=True) > _SMALL, direction, rest))
     other = _reject(second, first)
+    # The rotation takes three axes of the rest pose, the columns of A, to three of the world, the columns of B: it is B
+    # A^T.
     world = np.stack([first, other, np.cross(first, other)], axis=-1)
     return world @ np.stack([rest, rest_second, np.cross(rest, rest_second)])
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 import numpy as np
 
+from diffpose_jax.exports.frame_lists import round_numbers, write_frame_lists
 from diffpose_jax.people import LiftedPerson, LiftedVideo
 
 COLUMNS = ("frame", "time", "person", "joint", "x", "y", "z", "std", "radius_50", "radius_90", "seen", "u", "v")
@@ -42,29 +43,29 @@ def count_json_values(video: LiftedVideo) -> int:
 
 
 def write_json(stream: TextIO, video: LiftedVideo) -> None:
-    """Writes everything, frame by frame, so that no more than one frame stands in memory as text."""
+    """Writes everything, frame by frame."""
     header: dict[str, Any] = {
         "format": JSON_FORMAT,
         "source": video.source,
         "image_size": [int(size) for size in video.image_size],
         "focal": float(video.focal),
-        "world": _round(video.world, 8),
+        "world": round_numbers(video.world, 8),
         "floor": round(float(video.floor), 5),
         "units": {"positions": "metres", "std": "metres", "times": "seconds", "keypoints": "pixels"},
         "frame_of_positions": "world: x level, z up, the floor at z = 0; `world` rotates the camera's axes to it",
         "settings": video.settings,
-        "times": _round(video.times, 6),
+        "times": round_numbers(video.times, 6),
     }
-    stream.write(json.dumps(header, default=str)[:-1] + ',\n"people": [')
-    for number, person in enumerate(video.people):
-        skeleton = person.skeleton
-        about = {"name": person.name, "layout": skeleton.name, "joints": skeleton.joints, "parents": skeleton.parents}
-        stream.write((",\n" if number else "\n") + json.dumps(about)[:-1] + ', "frames": [')
-        for index in range(len(person.frames)):
-            stream.write(",\n" if index else "\n")
-            json.dump(_frame(video, _take(person, index)), stream, separators=(",", ":"))
-        stream.write("\n]}")
-    stream.write("\n]}\n")
+    write_frame_lists(stream, header, "people", ((_describe(one), _frames(video, one)) for one in video.people))
+
+
+def _describe(person: LiftedPerson) -> dict[str, Any]:
+    skeleton = person.skeleton
+    return {"name": person.name, "layout": skeleton.name, "joints": skeleton.joints, "parents": skeleton.parents}
+
+
+def _frames(video: LiftedVideo, person: LiftedPerson) -> Iterator[dict[str, Any]]:
+    return (_frame(video, _take(person, index)) for index in range(len(person.frames)))
 
 
 def _take(person: LiftedPerson, index: int) -> LiftedPerson:
@@ -80,22 +81,14 @@ def _frame(video: LiftedVideo, person: LiftedPerson) -> dict[str, Any]:
     found: dict[str, Any] = {
         "frame": int(person.frames[0]),
         "time": round(float(person.times[0]), 6),
-        "positions": _round(video.in_world(person)[0], 4),
-        "std": _round(person.spread[0], 4),
+        "positions": round_numbers(video.in_world(person)[0], 4),
+        "std": round_numbers(person.spread[0], 4),
         "seen": person.seen[0].tolist(),
-        "keypoints": _round(person.keypoints[0], 2),
-        "root_std": _round(person.root_std[0], 4),
-        "hypotheses": _round(video.in_world(person, hypotheses=True)[0], 4),
+        "keypoints": round_numbers(person.keypoints[0], 2),
+        "root_std": round_numbers(person.root_std[0], 4),
+        "hypotheses": round_numbers(video.in_world(person, hypotheses=True)[0], 4),
     }
     for name, radius in (("radius_50", person.radius_50), ("radius_90", person.radius_90)):
         if radius is not None:
-            found[name] = _round(radius[0], 4)
+            found[name] = round_numbers(radius[0], 4)
     return found
-
-
-def _round(values: np.ndarray, decimals: int) -> Any:
-    """Nested lists of rounded numbers; None in place of what is not finite, which JSON has no number for."""
-    rounded = np.round(np.asarray(values, np.float64), decimals)
-    if np.isfinite(rounded).all():
-        return rounded.tolist()
-    return [_round(part, decimals) for part in rounded] if rounded.ndim else None

@@ -59,7 +59,17 @@ def parse_cells(path: Path, line: int, cells: Sequence[str]) -> list[float]:
 
 
 def check_widths(path: Path, rows: Sequence[Sequence[str]], first: int, width: int) -> None:
-    """Raises UserError for a row of another width; `first` is the row's number in the file."""
+    """Checks that all rows of a table have as many cells as its header.
+
+    Args:
+        path: The file, for the message.
+        rows: The cells of each row.
+        first: The number of the first of these rows in the file.
+        width: How many cells the header has.
+
+    Raises:
+        UserError: for a row of another width, with its number in the file.
+    """
     for line, row in enumerate(rows, start=first):
         if len(row) != width:
             raise UserError(f"{path}: row {line}: expected {width} cells as in the header, found {len(row)}")

@@ -77,7 +77,17 @@ def read_keypoint_file(
 
 
 def parse_recordings(path: Path, recordings: list[Any], layout: str | None, min_score: float) -> list[KeypointClip]:
-    """The clips of the recordings in a file that has been read; as `read_keypoint_file`."""
+    """Checks the recordings of a file that has been read, and gives their clips, one per person of each.
+
+    Args:
+        path: The file, for names and messages.
+        recordings: The entries of each recording.
+        layout: Name of the joint order; needed where the entries name none.
+        min_score: A joint of a lower score, or of 0, was not seen.
+
+    Raises:
+        UserError: as `parse_recording`.
+    """
     clips = []
     for index, entries in enumerate(recordings):
         where = str(path) if len(recordings) == 1 else f"{path}, clip {index}"
@@ -152,7 +162,17 @@ def _read_recordings(path: Path) -> list[Any]:
 
 
 def parse_array(where: str, entries: Mapping[str, Any], key: str, ndims: tuple[int, ...]) -> np.ndarray | None:
-    """An entry as float64 of one of these numbers of dimensions; None where there is none. Raises UserError."""
+    """An entry as a float64 array; None where there is none.
+
+    Args:
+        where: What an error names.
+        entries: The entries of a recording, arrays or nested lists; a `null` in lists is NaN.
+        key: The entry's name.
+        ndims: The numbers of dimensions that it may have.
+
+    Raises:
+        UserError: for text, lists of unequal length, or another number of dimensions.
+    """
     if key not in entries:
         return None
     try:

@@ -15,6 +15,8 @@ import yaml
 from diffpose_jax.errors import UserError
 from diffpose_jax.grid.units import Comparison, Grid, Unit
 
+_DEEPEST = 20
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -57,6 +59,21 @@ def read_job(path: str | os.PathLike) -> Job:
         raise UserError(f"{path}: {error}") from error
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values, nested as deep as a grid's fields are and little more: deeper ones take minutes to refuse."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self._depth > _DEEPEST:
+            raise yaml.YAMLError("lists or fields nested too deeply")
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
 def _run_python(path: Path) -> Any:
     try:
         names = runpy.run_path(str(path))
@@ -72,7 +89,7 @@ def _run_python(path: Path) -> Any:
 
 def _read_yaml(path: Path) -> list[Grid]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a safe one
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         raise UserError(f"expected YAML, found {error}") from error
     known = {field.name for field in dataclasses.fields(Grid)}

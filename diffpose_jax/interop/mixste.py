@@ -49,6 +49,7 @@ def diff3dhpe_backbone_variables(entries: Mapping[str, np.ndarray]) -> Variables
 
 def transformer_block(source: StateDict, prefix: str) -> Variables:
     """A transformer block, with its own layer for the timestep embedding if it has one."""
+    # The fused layer of the release has queries, keys and values side by side, head after head in each, as ours has.
     block = {
         "attention_norm": layer_norm(source, f"{prefix}.norm1"),
         "attention": {"qkv": linear(source, f"{prefix}.attn.qkv"), "project": linear(source, f"{prefix}.attn.proj")},

@@ -68,6 +68,11 @@ class Lifter(Protocol):
         return True
 
     @property
+    def diffuses(self) -> bool:
+        """Whether hypotheses come from reverse steps, those of its `plan`."""
+        return hasattr(self, "plan")
+
+    @property
     def averages_flips(self) -> bool:
         """Whether `sample` averages over the mirrored input itself where `sampling.flip` is 'average'.
 

@@ -37,6 +37,8 @@ class CrossFitted(Wrapper):
         return {"full": full, "folds": jax.tree.map(lambda leaf: jnp.stack([leaf] * self.folds), full)}
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]` (m) by the versions of the folds. For the arguments see `Lifter.sample`."""
+
         def lift(own: Variables) -> Array:
             return jnp.moveaxis(self.lifter.sample(own, key, batch, sampling), 1, 0)
 

@@ -53,6 +53,7 @@ class D3DP(Lifter):
     """
 
     options_type: ClassVar[type[D3DPOptions]] = D3DPOptions
+    # The published figures have 10 reverse steps with eta = 1 and the clamp of 1.1.
     diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(
         steps=1000, predict="x0", sampler="ddim", sampling_steps=10, eta=1.0, clip=1.1
     )
@@ -66,6 +67,7 @@ class D3DP(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> D3DP:
+        """D3DP with a MixSTE that predicts x0 and is given the timestep once. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = MixSTE(**options.network_fields(skeleton), step="once")
         return cls(network, skeleton, *make_process(config, "x0"), options, clip_bound(config))
@@ -85,10 +87,14 @@ class D3DP(Lifter):
         x_k = diffuse(self.schedule, self.options.signal_scale * batch.poses, k, noise)
         x = self.network_input(visible_keypoints(batch, self.options.visibility), x_k)
         poses, batch_stats = apply_in_training(self.network, variables, key, batch.index, x, k)
+        # The mean distance is least at a joint's geometric median given the noisy pose, the squared error at its mean,
+        # which is what the derivation of DDIM calls x0_hat. Where errors are near to symmetric both are close.
+        # Predictions are clamped in sampling only. In training a coordinate beyond the clamp would have no gradient.
         total = mpjpe(poses, batch.poses)
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]` (m) by stochastic DDIM from noise. For the arguments see `Lifter.sample`."""
         check_batch(batch, self.skeleton, self.frames)
         keypoints = visible_keypoints(batch, self.options.visibility)
         denoiser = sampling.wrap(self.denoiser(variables, keypoints, sampling.averages_flips))
@@ -96,6 +102,8 @@ class D3DP(Lifter):
         def draw_one(keys: Array) -> Array:
             noise = sampling.draw_noise(keys, batch.poses.shape)
             x0 = sample(keys, denoiser, noise, sampling.plan or self.plan)
+            # The root is set to zero and not subtracted, as in the release: what the network says of it moves no other
+            # joint.
             return zero_root(x0 / self.options.signal_scale, self.skeleton)
 
         return draw_hypotheses(draw_one, key, batch.index, sampling)
@@ -117,4 +125,6 @@ class D3DP(Lifter):
     def network_input(self, keypoints: Array, x_k: Array) -> Array:
         """The network's input `[B, F, J, 5 or 6]`: the keypoints, then the noisy poses, clamped and in metres."""
         limit = self.clip * self.options.signal_scale
+        # At the noisy end the state is close to N(0, 1), and a quarter of its values lie beyond the default clamp of
+        # 1.1, where hardly a coordinate of a pose lies.
         return jnp.concatenate([keypoints, jnp.clip(x_k, -limit, limit) / self.options.signal_scale], axis=-1)

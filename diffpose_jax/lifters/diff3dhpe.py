@@ -78,6 +78,7 @@ class Diff3DHPE(Lifter):
     """Diff3DHPE around `network(x [B, F, J, 5], k [B]) -> [B, F, J, 3]`, `[B, 1, J, 3]` for the middle frame alone."""
 
     options_type: ClassVar[type[Diff3DHPEOptions]] = Diff3DHPEOptions
+    # The published figures have 5 to 9 reverse steps, chosen for each data set and length; eta is 0.
     diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(steps=1000, predict="x0", sampler="ddim", sampling_steps=5)
 
     network: nn.Module
@@ -89,6 +90,7 @@ class Diff3DHPE(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> Diff3DHPE:
+        """Diff3DHPE with the network that `backbone` names. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         fields = options.network_fields(skeleton)
         fields |= {"pde": options.pde, "step": "blocks" if options.step_embedding else "none"}
@@ -116,13 +118,17 @@ class Diff3DHPE(Lifter):
         x0, keys = self.clean_poses(batch), example_keys(key, batch.index)
         k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
         keypoints = visible_keypoints(batch, self.options.visibility)
+        # Unlike D3DP's network this one is given the noisy poses as they are, not clamped.
         x = network_input(keypoints, diffuse(self.schedule, x0, k, initial_noise(keys, x0.shape)))
         output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x, k)
+        # A weight for each timestep does not move the minimum, which is the mean of x0 given x_k for every k: it says
+        # which timesteps the network's capacity goes to.
         weight = snr_weight(self.schedule, self.options.k_clip, release=self.options.weight_release)
         total = weighted_square(output, x0, at_step(weight, k, x0))
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F or 1, J, 3]` (m) by DDIM from noise. For the arguments see `Lifter.sample`."""
         check_batch(batch, self.skeleton, self.frames)
         keypoints = visible_keypoints(batch, self.options.visibility)
         denoiser = sampling.wrap(self.denoiser(variables, keypoints, sampling.averages_flips))
@@ -149,6 +155,7 @@ class Diff3DHPE(Lifter):
 
     def clean_poses(self, batch: Batch) -> Array:
         """What is diffused: poses `[B, F, J, 3]`, or the middle one `[B, 1, J, 3]`, in units of `scale`."""
+        # One length for all coordinates of all poses: bones keep their directions and their proportions.
         middle = self.frames // 2
         return (batch.poses[:, middle : middle + 1] if self.middle_frame else batch.poses) / self.options.scale
 

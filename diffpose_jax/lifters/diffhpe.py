@@ -98,6 +98,7 @@ class DiffHPE(Lifter):
     """
 
     options_type: ClassVar[type[DiffHPEOptions]] = DiffHPEOptions
+    # Betas are limited to 0.5, and x0 is not clipped.
     diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(steps=50, max_beta=0.5, clip=0.0)
 
     network: nn.Module
@@ -114,6 +115,7 @@ class DiffHPE(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffHPE:
+        """DiffHPE-2D, or with a context DiffHPE-Wrapper. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         names = ("frames", "width", "num_layers", "step_width", "dropout", "non_local")
         denoiser = CSDIGCN(
@@ -140,10 +142,15 @@ class DiffHPE(Lifter):
         noise = initial_noise(keys, batch.poses.shape)
         condition = self.encode(variables, batch).condition
         if self.options.p_uncond:
+            # Guidance needs the same network's noise without a condition (Ho and Salimans 2022). It learns that from
+            # the examples whose condition is zeroed; the release draws once for a whole batch, here every example has a
+            # draw.
             kept = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 0), 1 - self.options.p_uncond))(
                 keys
             )
             condition = condition * align(kept, condition)
+        # Poses in metres have a standard deviation of 0.2 to 0.4: at every timestep their signal-to-noise ratio is 6 to
+        # 25 times lower than that of data of unit variance.
         x_k = diffuse(self.schedule, batch.poses, k, noise)
         predicted, batch_stats = apply_in_training(self.network, variables, key, batch.index, x_k, condition, k)
         total = denoising_loss(predicted, noise)
@@ -151,6 +158,8 @@ class DiffHPE(Lifter):
 
     def valid_loss(self, variables: Variables, key: Array, batch: Batch) -> Array:
         """The same error at every tenth timestep, without dropout: what the release's plateau judges."""
+        # The release divides the sum of the errors by all of its 50 timesteps and not by the 5 that are visited. The
+        # plateau's threshold is relative, so that a constant factor makes no difference.
         keys, condition = example_keys(key, batch.index), self.encode(variables, batch).condition
 
         def error_at(k: Array) -> Array:
@@ -161,12 +170,16 @@ class DiffHPE(Lifter):
         return jnp.mean(jax.lax.map(error_at, jnp.arange(0, self.schedule.num_steps, _VALID_STRIDE, dtype=jnp.int32)))
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]` (m) by ancestral sampling. For the arguments see `Lifter.sample`."""
+        # The condition does not depend on the timestep. The release computes it anew in every step of every hypothesis,
+        # with the same result.
         encoded = self.encode(variables, batch)
         denoiser = sampling.wrap(self.denoiser(variables, encoded.condition))
 
         def draw_one(keys: Array) -> Array:
             start = sampling.draw_noise(keys, batch.poses.shape) if encoded.pose is None else encoded.pose
             poses = sample(keys, denoiser, start, sampling.plan or self.plan)
+            # The root is diffused like any joint, and ends near zero and not at it.
             return poses if self.options.root_release else subtract_root(poses, self.skeleton)
 
         return draw_hypotheses(draw_one, key, batch.index, sampling)
@@ -181,6 +194,9 @@ class DiffHPE(Lifter):
                 given, state = jnp.concatenate([condition, jnp.zeros_like(condition)]), jnp.concatenate([x, x])
             eps = apply_network(self.network, variables, state, given, k).astype(x.dtype)
             if guidance:
+                # The noise is -sqrt(1 - abar) times the score of the noisy distribution. So this is the noise of the
+                # distribution p(x | condition)^(1 + g) / p(x)^g, which follows the condition more closely and varies
+                # less.
                 # Classifier-free guidance (Ho and Salimans 2022, equation 6).
                 with_condition, without = jnp.split(eps, 2)
                 eps = (1 + guidance) * with_condition - guidance * without

@@ -90,6 +90,7 @@ class DiffuPose(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffuPose:
+        """DiffuPose with the denoiser that `variant` names. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         sizes = {name: getattr(options, name) for name in ("width", "num_layers", "dropout")}
         network = DENOISERS[options.variant](
@@ -108,6 +109,7 @@ class DiffuPose(Lifter):
         keys = example_keys(key, batch.index)
         k = draw_timesteps(keys, len(keys), self.schedule.num_steps)
         x0, noise = batch.poses / self.options.scale, initial_noise(keys, batch.poses.shape)
+        # The root, which is zero, is diffused and denoised like every other joint.
         x_k = diffuse(self.schedule, x0, k, noise)
         keypoints = visible_keypoints(batch, self.options.visibility)
         output, batch_stats = apply_in_training(self.network, variables, key, batch.index, x_k, keypoints, k)
@@ -118,6 +120,7 @@ class DiffuPose(Lifter):
         return total, Aux({"loss": total, "loss_unweighted": displayed}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, 1, J, 3]` (m) by ancestral sampling from noise. For the arguments see `Lifter.sample`."""
         check_batch(batch, self.skeleton, self.frames)
         denoiser = sampling.wrap(self.denoiser(variables, visible_keypoints(batch, self.options.visibility)))
 
@@ -132,9 +135,13 @@ class DiffuPose(Lifter):
         """The denoiser of keypoints `[B, 1, J, 2]`, or with the channel of `visibility` `[B, 1, J, 3]`."""
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
+            # The reconstructed keypoints serve the loss only.
             output = apply_network(self.network, variables, x, keypoints, k)[..., :3]
             return predictions(self.predict, output.astype(x.dtype), x, at_step(self.schedule.alpha_bar, k, x))
 
+        # At the noisiest of 100 cosine timesteps sqrt(abar) is 0.0005: an error of 0.01 in eps is one of 20 in x0.
+        # Without the clip the first reverse steps would carry samples away. Its price is that a raised wrist, which can
+        # be farther than 1 m from the hip along one axis, is cut off there.
         limit = self.clip / self.options.scale
         return clip_x0(predict, self.schedule.alpha_bar, -limit, limit)
 
@@ -159,6 +166,8 @@ def denoising_loss(
         weight_2d: Weight of the keypoints.
         norm: Whether errors are taken absolute or squared.
     """
+    # The absolute error is least at the median of the noise given the state, the squared one at its mean, which the
+    # sampler's derivation takes it for.
     channels = jnp.array([1.0, 1.0, 1.0, weight_2d, weight_2d], output.dtype)
     wanted = jnp.concatenate([pose_target, keypoints], axis=-1)
     error = output - wanted

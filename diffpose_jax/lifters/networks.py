@@ -22,6 +22,7 @@ def apply_in_training(
         index: The identity of the examples `[B]`, from which each one's dropout derives.
         *inputs: What the network takes.
     """
+    # Networks are pure functions: new batch statistics are an output, which the training step keeps.
     own, rngs = network_variables(variables), {"dropout": key}
     output, updates = network.apply(own, *inputs, train=True, index=index, rngs=rngs, mutable=["batch_stats"])
     found: Any = output

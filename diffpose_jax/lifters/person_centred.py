@@ -33,6 +33,7 @@ class PersonCentred(Wrapper):
         return self.lifter.loss(variables, key, encode(batch)[0])
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]` (m) in the real camera's frame. For the arguments see `Lifter.sample`."""
         batch, view = encode(batch)
         return decode_poses(self.lifter.sample(variables, key, batch, sampling), view)
 

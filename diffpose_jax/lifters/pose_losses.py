@@ -14,6 +14,8 @@ PoseLoss = Callable[[jax.Array, jax.Array], jax.Array]
 def distance(difference: jax.Array) -> jax.Array:
     """The length of vectors `[..., 3]`, `[...]`, with gradient 0 where it is 0 instead of NaN."""
     square = jnp.sum(jnp.square(difference), axis=-1)
+    # The root has an infinite derivative at 0. The outer `where` alone would not do: the gradient of the branch that is
+    # not taken is 0 times infinity, which is NaN, so that the argument of the root is replaced too.
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 

@@ -69,6 +69,8 @@ class Sampling:
 
     def draw_noise(self, keys: Array, shape: tuple[int, ...]) -> Array:
         """The noise `[B, ...]` that hypotheses start from, by one key per example `[B]`."""
+        # Only the noise at the start is scaled. That which a stochastic sampler adds in its steps keeps the variance
+        # that the plan says.
         return self.temperature * initial_noise(keys, shape)
 
     def wrap(self, denoiser: Denoiser) -> Denoiser:

@@ -74,5 +74,6 @@ def keypoint_kinds(batch: Batch, skeleton: Skeleton) -> Array:
 
 def scale_hypotheses(hypotheses: Array, factors: Array) -> Array:
     """Hypotheses `[H, ..., J, 3]` whose deviations from their mean are multiplied by factors `[..., J]`."""
+    # The mean, which is the estimate, stays where it is. Covariances grow by the square of the factor.
     mean = jnp.mean(hypotheses, axis=0, keepdims=True)
     return mean + factors[None, ..., None] * (hypotheses - mean)

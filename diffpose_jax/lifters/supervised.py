@@ -73,6 +73,7 @@ class Supervised(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> Supervised:
+        """A supervised lifter of the network that the options describe. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         return cls(options.make_network(skeleton, axis_name), skeleton, options)
 
@@ -90,15 +91,19 @@ class Supervised(Lifter):
     def loss(self, variables: Variables, key: Array, batch: Batch) -> tuple[Array, Aux]:
         check_batch(batch, self.skeleton, self.frames)
         poses, batch_stats = apply_in_training(self.network, variables, key, batch.index, self.network_input(batch))
+        # The loss is of the network's output as it is: that the root is zero is learned, and only `sample` subtracts
+        # it.
         middle = self.frames // 2
         target = batch.poses[:, middle : middle + 1] if self.middle_frame else batch.poses
         total = self.options.pose_loss(self.skeleton)(poses, target)
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """The one pose of each frame H times, `[H, B, F or 1, J, 3]` (m). For the arguments see `Lifter.sample`."""
         check_batch(batch, self.skeleton, self.frames)
         poses = apply_network(self.network, variables, self.network_input(batch))
         poses = subtract_root(poses, self.skeleton) if self.options.root_relative else poses
+        # The posterior of a deterministic lifter is a single pose, so that all hypotheses agree.
         return jnp.broadcast_to(poses[None], (sampling.hypotheses, *poses.shape))
 
     def network_input(self, batch: Batch) -> Array:

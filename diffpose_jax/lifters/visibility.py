@@ -100,6 +100,8 @@ def widen_unseen(poses: Array, gap: Array, key: Array, clip: Array, skeleton: Sk
         parent = skeleton.parents[joint]
         bone = poses[..., joint, :] - poses[..., parent, :]
         length = jnp.linalg.norm(bone, axis=-1, keepdims=True)
+        # Normal noise on the direction, then back to the bone's length: a small deviation turns the bone by about as
+        # much, with a large one it may point anywhere.
         turned = bone + length * std[..., joint, :] * turns[..., joint, :]
         turned = turned * length / jnp.maximum(jnp.linalg.norm(turned, axis=-1, keepdims=True), 1e-6)
         moved[joint] = jnp.where(std[..., joint, :] > 0, moved[parent] + turned, moved[joint])

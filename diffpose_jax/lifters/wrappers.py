@@ -60,6 +60,7 @@ class Flipped(Wrapper):
     """
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """What poses are made of, `Drawn.averaged` `[H, B, F, J, 3]` (m). For the arguments see `Lifter.sample`."""
         return self.draw(variables, key, batch, sampling).averaged
 
     def draw(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Drawn:
@@ -67,11 +68,13 @@ class Flipped(Wrapper):
         flip, count = sampling.flip, sampling.hypotheses
         if flip == "half" and not self.lifter.stochastic:
             flip = "average"
+        # The lifter within is asked for averages only where it takes them inside its reverse steps.
         each = sampling.replace(flip="average" if flip == "average" and self.lifter.averages_flips else "none")
         if flip == "none" or each.averages_flips:
             samples = self.lifter.sample(variables, key, batch, each)
             return Drawn(samples, samples)
         if flip == "half":
+            # Of an odd number the input as it is has one more.
             straight = self._view(variables, key, batch, each.replace(hypotheses=count - count // 2))
             if count < 2:
                 return Drawn(straight, straight)
@@ -81,6 +84,8 @@ class Flipped(Wrapper):
             samples = jnp.concatenate([straight, mirrored])[turns]
             return Drawn(samples, samples)
         straight = self._view(variables, key, batch, each)
+        # An error to one side changes its sign with the mirror and cancels, and independent errors halve their
+        # variance.
         averaged = (straight + self._view(variables, key, batch, each, mirrored=True)) / 2
         return Drawn(straight if self.lifter.stochastic else averaged, averaged)
 
@@ -114,6 +119,7 @@ class Occluded(Wrapper):
         return self.lifter.loss(variables, key, self._hide(key, batch))
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]` (m) of input with hidden joints. For the arguments see `Lifter.sample`."""
         return self.lifter.sample(variables, key, self._hide(key, batch), sampling)
 
     def _hide(self, key: Array, batch: Batch) -> Batch:
@@ -151,6 +157,7 @@ class Scaled(Flipped):
     scales: Scales
 
     def draw(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Drawn:
+        """The hypotheses `[H, B, F, J, 3]` (m), spread out from their mean. For the arguments see `Lifter.sample`."""
         drawn = super().draw(variables, key, batch, sampling)
         factors = self.scales.factors(keypoint_kinds(lifted_part(self.lifter, batch), self.lifter.skeleton))
         samples = scale_hypotheses(drawn.samples, factors)

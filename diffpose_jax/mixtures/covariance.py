@@ -61,6 +61,8 @@ def cholesky(matrices: Any, smallest: float | Array = 0.0) -> Any:
     """
     xp: Any = jnp if isinstance(matrices, Array) else np
     size = matrices.shape[-1]
+    # With a pivot raised to the floor, L L^T is still S in all entries but that one of the diagonal, which grows: the
+    # factor is that of S plus a diagonal matrix.
     floor = xp.maximum(xp.asarray(smallest, matrices.dtype), xp.finfo(matrices.dtype).tiny)
     floor = xp.broadcast_to(floor, matrices.shape[:-2])
     if size > UNROLLED:

@@ -88,13 +88,23 @@ def initialise(key: Array, problem: Problem, num_components: int) -> Parameters:
     centres = jnp.concatenate([first[None], others])
     nearest = jnp.argmin(jnp.sum((problem.points[None] - centres[..., None]) ** 2, axis=1), axis=0)
     own = nearest[None] == jnp.arange(num_components, dtype=nearest.dtype)[:, None]
+    # One M step with the responsibilities 0 and 1 of k-means: it gives the clusters' weights and covariances too.
     return maximise(problem, jnp.where(own, problem.weights[None], 0))
 
 
 def select_initialisation(key: Array, problem: Problem, num_components: int, initialisations: int) -> Parameters:
     """Draw initialisations and select the one of highest likelihood after a few EM steps (Biernacki et al. 2003).
 
-    A sixth of them goes on after each selection, for twice as many steps. The means are `[M, D]`.
+    A sixth of them goes on after each selection, for twice as many steps.
+
+    Args:
+        key: One key.
+        problem: The points.
+        num_components: M.
+        initialisations: How many are drawn; 1 is taken as it is, without a step of EM.
+
+    Returns:
+        The parameters that are left, means `[M, D]`.
     """
     if initialisations == 1:
         return initialise(key, problem, num_components)
@@ -103,6 +113,8 @@ def select_initialisation(key: Array, problem: Problem, num_components: int, ini
     steps = SCREENING_STEPS
     while initialisations > 1:
         parameters, log_likelihood = jax.vmap(lambda now, n=steps: run_steps(problem, now, n))(parameters)
+        # The likelihood after few steps ranks initialisations only roughly, so that several go on: of the default 32,
+        # after 5 steps each, 6 take 10 more before one is left.
         initialisations, steps = math.ceil(initialisations / 6), 2 * steps
         parameters = _take(parameters, jax.lax.top_k(log_likelihood, initialisations)[1])
     return _take(parameters, 0)
@@ -142,6 +154,9 @@ def run_until_converged(
         now, log_likelihood = run_step(problem, now)
         return now, log_likelihood, log_likelihood - last, done + 1
 
+    # An E step gives the likelihood of the parameters before it: what a step gained is known after the next one. Until
+    # then the gain counts as infinite. EM itself never lowers the likelihood; where the floor of the variances or
+    # rounding do, the loop ends too.
     unknown = jnp.asarray(-jnp.inf, problem.points.dtype)
     carry = parameters, unknown, -unknown, jnp.int32(0)
     now, log_likelihood, _, done = jax.lax.while_loop(unfinished, advance, carry)
@@ -170,6 +185,7 @@ def relocate_component(problem: Problem, parameters: Parameters, log_likelihood:
     narrow = math.sqrt(RELOCATED_VARIANCE) * narrow
 
     def relocate(index: Array) -> tuple[Parameters, Array]:
+        # The relocated component gets an average weight; those of the others keep their ratios.
         weights = parameters.weights.at[index].set(1 / count)
         means, factors = parameters.means.at[index].set(lowest), parameters.factors.at[index].set(narrow)
         return run_steps(problem, Parameters(weights / jnp.sum(weights), means, factors), RELOCATION_STEPS)
@@ -183,6 +199,9 @@ def relocate_component(problem: Problem, parameters: Parameters, log_likelihood:
 
 def run_step(problem: Problem, parameters: Parameters) -> tuple[Parameters, Array]:
     """Run one EM step by moments; return also the mean log-likelihood of a point before it, a scalar."""
+    # For any r_kp with the sum 1 over k, sum_p c_p sum_k r_kp log(w_k N_k(x_p) / r_kp) is a lower bound of the
+    # log-likelihood. The E step makes it equal at the present parameters, the M step maximises it: the likelihood never
+    # falls (Dempster et al. 1977).
     responsibilities, log_likelihood = expect(problem, parameters)
     return maximise(problem, responsibilities), log_likelihood
 
@@ -208,6 +227,8 @@ def maximise(problem: Problem, responsibilities: Array) -> Parameters:
     size = len(problem.points)
     # GPUs multiply matrices in reduced precision by default, which differences of moments do not survive.
     moments = jnp.einsum("mp,fp->mf", responsibilities, problem.monomials, precision="highest")
+    # The first monomial is 1, so that the first moment of a component is its weight. An empty component has moments of
+    # zero: it gets the mean of all points, which is 0, and the floor as its covariance, where 0 / 0 would be NaN.
     weights = moments[:, 0]
     moments = moments[:, 1:] / jnp.maximum(weights, jnp.finfo(weights.dtype).tiny)[:, None]
     means, second = moments[:, :size], moments[:, size:]
@@ -252,6 +273,7 @@ def maximise_around_means(problem: Problem, responsibilities: Array) -> Paramete
     # The covariance is rounded too, in units of its largest entries, and must stay positive definite.
     floor = jnp.maximum(problem.floor, 8 * jnp.finfo(weights.dtype).eps * jnp.trace(covariances, axis1=1, axis2=2))
     covariances = covariances + floor[:, None, None] * jnp.eye(size, dtype=means.dtype)[None]
+    # Without rounding no pivot would be below the floor that was added. Half of it is left for rounding.
     return Parameters(weights, means, cholesky(covariances, floor / 2))
 
 
@@ -262,7 +284,9 @@ def is_degenerate(problem: Problem, parameters: Parameters) -> Array:
     # The points count as 1 / sum c_p^2 points of equal weight (Kish's effective sample size).
     tiny = jnp.finfo(problem.weights.dtype).tiny
     counts = parameters.weights / jnp.maximum(jnp.sum(problem.weights**2), tiny)
+    # A component on a single point has the floor for a variance; up to twice that standard deviation counts.
     narrow = jnp.min(pivots) ** 2 < 4 * problem.floor
+    # D + 1 points in general position are the fewest whose covariance has full rank. A diagonal one needs two points.
     return narrow | (jnp.min(counts) < (2 if problem.diagonal else size + 1))
 
 

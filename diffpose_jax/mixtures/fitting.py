@@ -64,7 +64,18 @@ def fit_mixture(
     options: FitOptions = FitOptions(),
     point_weights: Array | None = None,
 ) -> Mixture:
-    """Fit a mixture of Gaussians to points `[P, D]`: what `maximise_likelihood` finds, with the same arguments."""
+    """Fit a mixture of Gaussians to one set of points: what `maximise_likelihood` finds, without how the fit went.
+
+    Args:
+        key: One key.
+        points: `[P, D]`, of a floating type.
+        num_components: M, at least 1.
+        options: How to fit.
+        point_weights: How much each point counts, `[P]`, not negative. None: all equally.
+
+    Raises:
+        ValueError: as `maximise_likelihood`.
+    """
     return maximise_likelihood(key, points, num_components, options, point_weights).mixture
 
 
@@ -121,11 +132,15 @@ def _standardise(points: Array, weights: Array | None, options: FitOptions) -> t
     """Subtract the mean `[D]` from points `[P, D]` and divide them by the root of their mean variance, a scalar."""
     equal = jnp.full(len(points), 1 / len(points), points.dtype)
     if weights is not None:
+        # A heatmap without any mass would have weights of 0 / 0; all its cells count equally then.
         total = jnp.sum(weights)
         weights = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), equal)
     weights = equal if weights is None else weights
     centre = jnp.sum(weights[:, None] * points, axis=0)
     variance = jnp.mean(jnp.sum(weights[:, None] * (points - centre[None]) ** 2, axis=0))
+    # EM commutes with shifts and with one scale for all dimensions, so that the fit to standardised points is that to
+    # the points. Floors and tolerances then mean the same in every unit. A scale for each dimension would also commute
+    # with EM, but change the distances that k-means++ draws by.
     scale = jnp.sqrt(jnp.where(variance > jnp.finfo(points.dtype).tiny, variance, 1))
     diagonal = options.covariance == "diagonal"
     problem = em.prepare_problem((points - centre[None]) / scale, weights, diagonal, options.variance_floor)
@@ -165,6 +180,7 @@ def _fit_by_sklearn(key: Array, points: Array, num_components: int, options: Fit
     from sklearn.mixture import GaussianMixture
 
     problem, centre, scale = _standardise(points, None, options)
+    # Tolerance and floor are those of standardised points here too, so that both backends read the options alike.
     model = GaussianMixture(
         num_components,
         covariance_type="diag" if problem.diagonal else "full",
@@ -220,6 +236,7 @@ def fit_mixtures(
         chosen = None if weights is None else weights[index]
         return jax.tree.map(np.asarray, fit(key, index, flat[index], chosen))
 
+    # A compiled call runs outside of Python's lock, so that threads run several side by side.
     threads = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
     with ThreadPoolExecutor(threads) as pool:
         parts = list(pool.map(fit_chunk, range(0, count, chunk)))
@@ -232,6 +249,7 @@ def _compile_fits(num_components: int, options: FitOptions) -> Callable[..., Mix
     """Compile the fits to sets of points `[n, P, D]` with the indices `[n]`, once for these options."""
 
     def fit(key: Array, index: Array, points: Array, weights: Array | None) -> MixtureFit:
+        """Fit one set of points `[P, D]`; for the arguments see `fit_mixtures`."""
         return maximise_likelihood(fold_in(key, index), points, num_components, options, weights)
 
     return jax.jit(jax.vmap(fit, in_axes=(None, 0, 0, 0)))

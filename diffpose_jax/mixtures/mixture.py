@@ -45,6 +45,7 @@ class Mixture(NamedTuple):
 
         `key` is one key or a key per example `[B]`. The draw is the sum of the two.
         """
+        # A component by its weight, then a draw of that Gaussian: both together are a draw of the mixture.
         component_key, noise_key = split(key)
         index = draw_component(component_key, log_weights(self.weights))
         mean, factor = take_component(self.means, index), take_component(self.factors(), index)

@@ -148,10 +148,14 @@ class SelfAttention(nn.Module):
         # [3, N, heads, T, C / heads]; keys are transposed once here, so that both products of attention and those of
         # its gradient are batched products of matrices that lie as they are needed.
         query, key, value = jnp.transpose(fused, (2, 0, 3, 1, 4))
+        # The product of a query and a key of d channels of unit variance has the variance d. Divided by sqrt(d) it does
+        # not grow with the width of a head, and softmax does not saturate (Vaswani et al. 2017, section 3.2.1).
         query, key = query * head_width**-0.5, jnp.swapaxes(key, -1, -2)
         scores = jnp.matmul(query, key, preferred_element_type=jnp.float32)
         if mask is not None:
             attended = jnp.broadcast_to(mask, x.shape[:-1]).reshape(-1, 1, 1, tokens)
+            # A finite number: where no token may be attended to, all have the same weight, while minus infinity would
+            # give NaN.
             scores = jnp.where(attended, scores, -1e9)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         if train and self.dropout:
@@ -163,6 +167,7 @@ class SelfAttention(nn.Module):
             # dv/dt = (A(v) - I) v, eq. 16. The skip connection around the layer makes one explicit Euler step of it,
             # v + (A - I) v up to the layer's projections. Tokens that are all alike get nothing added, which is what
             # counters over-smoothing: A V would add the common value.
+            # Rows of A sum to 1, so that a bias of the values cancels and gets no gradient.
             y = y - value
         return Linear(width, dtype=self.dtype, name="project")(jnp.swapaxes(y, 1, 2).reshape(x.shape))
 

@@ -62,6 +62,7 @@ class ContextGraFormer(nn.Module):
             `[B, F, J, out_channels]`, float32.
         """
         if features is not None:
+            # Any lifter may be the context, with features of any scale.
             features = LayerNorm(name="feature_norm")(features.astype(jnp.float32))
             features = Linear(self.feature_width, dtype=self.dtype, name="features")(features)
             x = jnp.concatenate([x, features.astype(x.dtype)], axis=-1)

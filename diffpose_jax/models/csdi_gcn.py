@@ -62,6 +62,7 @@ class ResidualBlock(nn.Module):
         kaiming = functools.partial(Linear, kernel_init=KAIMING, dtype=self.dtype)
         step = Linear(channels, dtype=self.dtype, name="step")(step)
         y = h + (step[None, None, None] if step.ndim == 1 else step[None, :, None])
+        # Of a single frame there is nothing to mix along time, and the release leaves the layer out.
         if frames > 1:
             y = GraphLayer(*options, name="time")(y.swapaxes(2, 3), index, train=train).swapaxes(2, 3)
         y = GraphLayer(*options, name="feature")(y, index, train=train)
@@ -130,6 +131,7 @@ class CSDIGCN(nn.Module):
             raise UserError(f"CSDI-GCN: expected sequences of {self.frames} frames, found {x.shape[1]}")
         index = jnp.arange(len(x), dtype=jnp.int32) if index is None else index
         kaiming = functools.partial(Linear, kernel_init=KAIMING, dtype=self.dtype)
+        # Joints first, [J, B, F, C], as the graph layers take them.
         h = jax.nn.relu(kaiming(self.width, name="input")(jnp.moveaxis(x, 2, 0)))
         step = StepTableEmbedding(self.num_steps, self.step_width, self.dtype, name="step")(k)
         blocks = nn.scan(
@@ -141,6 +143,7 @@ class CSDIGCN(nn.Module):
         )(self.skeleton, self.dropout, self._pair_joints(), self.axis_name, self.dtype, name="blocks")
         (_, total), _ = blocks((h, jnp.zeros_like(h)), step, index, train)
         y = jax.nn.relu(kaiming(self.width, name="mix")(total / math.sqrt(self.num_layers)))
+        # The kernel starts at zero, so that the first prediction is the bias, the same for all inputs: nearly no noise.
         y = Linear(3, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(y)
         return jnp.moveaxis(y, 0, 2).astype(jnp.float32)
 

@@ -101,6 +101,8 @@ class StepModulation(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, step: jax.Array) -> jax.Array:
         channels = x.shape[-1]
+        # Feature-wise linear modulation (Perez et al. 2018). With 1 + scale a layer whose outputs are small changes
+        # little.
         both = Linear(2 * channels, dtype=self.dtype, name="project")(jax.nn.silu(step))
         scale, shift = (jnp.broadcast_to(part, (x.shape[1], channels))[None] for part in jnp.split(both, 2, axis=-1))
         return jax.nn.silu(x * (1 + scale) + shift)

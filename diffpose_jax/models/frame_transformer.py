@@ -64,6 +64,8 @@ class FrameTransformer(nn.Module):
         """
         batch, frames, joints = x.shape[:3]
         count = frames // self.frames_per_token
+        # One group of tokens per example: all joints and channels of a token's frames, frame after frame, are one
+        # vector.
         tokens = Linear(self.width, dtype=self.dtype, name="input")(x.reshape(batch, 1, count, -1))
         positions = self.param(
             "positions", nn.initializers.normal(0.02), (self.frames // self.frames_per_token, self.width)

@@ -98,6 +98,8 @@ class ChebyshevBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, index: jax.Array, step: jax.Array | None, *, train: bool) -> jax.Array:
         channels = x.shape[-1]
+        # The release applies ReLU once more after each dropout, which changes nothing: the values are not negative any
+        # more.
         y = jax.nn.relu(ChebyshevConv(channels, self.skeleton, self.dtype, name="conv_1")(x))
         y = Dropout(GRAPH_DROPOUT, name="dropout_1")(y, index, train=train)
         if step is not None:
@@ -177,6 +179,7 @@ class GraFormer(nn.Module):
             attention = AttentionLayer(self.num_heads, self.dropout, self.dtype, name=f"attention_{layer}")
             h = attention(h, index, mask, train=train)
             h = ChebyshevBlock(self.skeleton, self.dtype, name=f"block_{layer}")(h, index, step, train=train)
+        # Each sub-layer normalises its input, and nothing normalises the sum of all of them, as released.
         y = ChebyshevConv(self.out_channels, self.skeleton, self.dtype, name="output")(h)
         return from_joint_major(h if features else y, leading)
 
@@ -191,6 +194,7 @@ class GraFormer(nn.Module):
         """Return the activated embedding `[N, E]`, or `[1, E]` for one timestep; None in a network without one."""
         sizes = (self.width, 4 * self.width, self.dtype)
         if self.step:
+            # Every block of the release applies this SiLU to the same embedding.
             step = jax.nn.silu(StepEmbedding(*sizes, activation="silu", name="step")(k))
             return step[None] if step.ndim == 1 else jnp.repeat(step, leading[1], axis=0)
         if self.release_dead_embedding:

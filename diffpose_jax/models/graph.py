@@ -26,12 +26,14 @@ GAIN = 1.414  # the releases' Xavier gain, a rounded sqrt(2)
 def build_affinity(adjacency: np.ndarray) -> np.ndarray:
     """Return the fixed affinity `[J, J]` of a binary `adjacency [J, J]`: rows over their degree, diagonal one."""
     normalised = adjacency / adjacency.sum(axis=1, keepdims=True)
+    # Set after the division, as in the release: rows sum to 2, a joint itself and the mean of its neighbours.
     np.fill_diagonal(normalised, 1)
     return normalised.astype(np.float32)
 
 
 def normalise_rows(adjacency: np.ndarray) -> np.ndarray:
     """Return a binary `adjacency [J, J]` with self-loops, rows divided by their sums: stochastic, not symmetric."""
+    # A joint with d neighbours gets the mean of d + 1 features.
     looped = adjacency + np.eye(len(adjacency), dtype=np.float32)
     return (looped / looped.sum(axis=1, keepdims=True)).astype(np.float32)
 

@@ -81,6 +81,8 @@ class MixSTE(nn.Module):
         Returns:
             `[B, F, J, out_channels]`, with one frame if `middle_frame`, float32.
         """
+        # Tables of positions start at zero, as in the release: at first joints and frames are told apart by their
+        # content alone.
         zeros = nn.initializers.zeros
         spatial_position = self.param("spatial_position", zeros, (self.num_joints, self.width))
         temporal_position = self.param("temporal_position", zeros, (self.frames, self.width))
@@ -124,4 +126,6 @@ class MixSTE(nn.Module):
 
 def mix_frames(layer: Linear, x: jax.Array) -> jax.Array:
     """Sum the frames of `x [B, F, ...]` with the weights of a linear layer `[F] -> [1]`, giving `[B, 1, ...]`."""
+    # The weights are free: neither positive nor of the sum 1, and drawn at random at first, as in the releases of
+    # PoseFormer and Diff3DHPE. One bias serves all channels.
     return jnp.moveaxis(layer(jnp.moveaxis(x, 1, -1)), -1, 1)

@@ -45,6 +45,7 @@ class GraphUnit(nn.Module):
     def __call__(self, x: jax.Array, index: jax.Array, *, train: bool) -> jax.Array:
         options = (self.features, self.skeleton, self.modulation, self.dtype)
         x = ModulatedGraphConv(*options, normalised=True, name="conv")(x)
+        # The release applies ReLU once more after dropout, which changes nothing.
         x = jax.nn.relu(BatchNorm(self.axis_name, dtype=self.dtype, name="norm")(x, train=train))
         return Dropout(self.dropout, name="dropout")(x, index, train=train)
 
@@ -212,7 +213,9 @@ class StepModulatedGCN(nn.Module):
             raise UserError(f"StepModulatedGCN width: expected a multiple of 16, at least 32, found {self.width}")
         leading = x.shape[:-2]
         index = index_rows(index, leading)
+        # A sinusoid of an eighth of the width and an embedding of half of it, as released.
         step = StepEmbedding(self.width // 8, self.width // 2, self.dtype, name="step")(k)
+        # Rows are frames, and every frame of an example has the example's timestep.
         if k.ndim:
             step = jnp.repeat(step, leading[1], axis=0)
         h = to_joint_major(jnp.concatenate([x, cond], axis=-1))
@@ -230,6 +233,7 @@ class StepModulatedGCN(nn.Module):
         h = StepModulation(self.dtype, name="modulation_1")(h, step)
         h = EmbeddedGaussianNonLocal(self.axis_name, self.dtype, name="non_local")(h, train=train)
         h = StepModulation(self.dtype, name="modulation_2")(h, step)
+        # Creates the parameters; the result is unused, so nothing of it remains in the compiled program.
         if self.release_dead_block:
             StepModulation(self.dtype, name="modulation_unused")(h, step)
         return from_joint_major(ModulatedGraphConv(5, self.skeleton, dtype=self.dtype, name="output")(h), leading)

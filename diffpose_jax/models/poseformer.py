@@ -75,12 +75,14 @@ class PoseFormer(nn.Module):
         spatial_position = self.param("spatial_position", zeros, (self.num_joints, self.joint_width))
         temporal_position = self.param("temporal_position", zeros, (self.frames, frame_width))
         step = None
+        # One embedding serves both stages; each block brings it to its own width.
         if self.step == "blocks":
             step = StepEmbedding(self.joint_width, 2 * self.joint_width, self.dtype, name="step")(k)
 
         x = Linear(self.joint_width, dtype=self.dtype, name="embed")(x)
         x = add_bias(x, spatial_position)
         x = self._apply_stage("spatial", x, step, train, index)
+        # Joint after joint, as in the release: channel = joint * joint_width + channel of the joint.
         # One group per example, whose tokens are the frames: stochastic depth now drops whole examples, not frames.
         x = x.reshape(batch, 1, self.frames, frame_width)
         x = add_bias(x, temporal_position)

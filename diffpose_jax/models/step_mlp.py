@@ -81,6 +81,7 @@ class StepBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, step: jax.Array, index: jax.Array, *, train: bool) -> jax.Array:
         modulation = Linear(2 * self.features, SMALL, dtype=self.dtype, name="modulation")(jax.nn.silu(step))
+        # Adaptive layer normalisation. The modulation starts small, so that a block first works alike at all timesteps.
         scale, shift = jnp.split(modulation, 2, axis=-1)
         hidden = LayerNorm(name="norm")(x) * (1 + scale) + shift
         hidden = jax.nn.relu(Linear(self.features, KAIMING, None, self.dtype, name="linear_1")(hidden))

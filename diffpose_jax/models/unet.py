@@ -82,8 +82,11 @@ class UNetDenoiser(nn.Module):
                 h = block(h, channels, f"down_{level}_{place}")
                 skips.append(h)
         h = block(h, widths[-1], "bottom_1")
+        # 17 joints have become 3 positions here by default, so that attention joins the whole body at little cost.
         h = PositionAttention(self.dtype, name="attention")(h)
         h = block(h, widths[-1], "bottom_2")
+        # Two blocks of each resolution left an input here on the way down; the way up takes them from the last to the
+        # first.
         for level in reversed(range(self.num_layers)):
             for place in (1, 2):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), widths[level], f"up_{level}_{place}")
@@ -145,6 +148,8 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        # 17 joints have 9, 5 and 3 positions at the lower resolutions. A position of padding completes the last pair of
+        # an odd number; on the way up it is cut off again.
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0)))
         return Linear(self.features, dtype=self.dtype, name="merge")(x.reshape(len(x), -1, 2 * x.shape[-1]))
 

@@ -92,6 +92,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Summary:
 def _train(config: ConfigDict, given: TrainingOptions, workdir: str | os.PathLike) -> Summary:
     data_options = read_options(DataOptions, config.data, "data")
     config, context = resolve_context(config, workdir)
+    # Only with the section of its context, which was just filled in, can a method be built.
     path, lifter = open_workdir(workdir, config), build_lifter(config, AXIS)
     before = read_config(path) if is_trained(path) else config
     splits = _load_splits(config)

@@ -36,6 +36,7 @@ def count_skips(finite: jax.Array) -> Skips:
     """The counts of a dispatch from whether loss and gradient of its steps were finite, `[S]` bool."""
     steps = len(finite)
     order = jnp.arange(steps, dtype=jnp.int32)
+    # What follows the last finite step; all S steps where none was.
     last = steps - 1 - jnp.max(jnp.where(finite, order, -1))
     first = jnp.min(jnp.where(finite, steps, order))
     return Skips(*(part.astype(jnp.int32) for part in (jnp.sum(~finite), last, first)))
@@ -88,9 +89,16 @@ class SkippedSteps:
         self.total, self.in_a_row = 0, 0
 
     def add(self, done: int, skips: Skips, epoch: np.ndarray, position: np.ndarray) -> None:
-        """Takes what the dispatch that ended at step `done` says, with its examples `[S, B]`, and reads the one before.
+        """Takes what the dispatch that ended at step `done` says, and reads the one before.
 
-        Raises UserError as `settle` does.
+        Args:
+            done: The step that the dispatch ended at.
+            skips: What it says of the steps that it skipped, scalars on the device.
+            epoch: The epochs of its examples, `[S, B]`.
+            position: Their places in these epochs, `[S, B]`.
+
+        Raises:
+            UserError: as `settle`.
         """
         self.settle()
         self._pending = done, skips, {"epoch": epoch, "position": position}

@@ -118,6 +118,8 @@ def make_optimizer(training: TrainingOptions) -> optax.GradientTransformation:
     scale = optax.scale_by_amsgrad() if training.optimizer == "amsgrad" else optax.scale_by_adam()
     decay = [optax.add_decayed_weights(training.weight_decay)] if training.weight_decay else []
     clip = [optax.clip_by_global_norm(training.clip_norm)] if training.clip_norm else []
+    # Decay before Adam is part of the gradient and divided by its root mean square, so that parameters with large
+    # gradients decay little. After it, decay is the same share of every parameter (Loshchilov and Hutter 2019).
     rule = [*decay, scale] if training.weight_decay_kind == "l2" else [scale, *decay]
     return optax.chain(*clip, *rule, optax.scale_by_learning_rate(learning_rate(training)))
 
@@ -156,8 +158,12 @@ def update_average(average: Any, latest: Any, step: jax.Array, training: Trainin
         training: The `ema_` options.
     """
     since = jnp.maximum(step - training.ema_start, 0).astype(jnp.float32)
+    # An average of decay d reaches back over about 1 / (1 - d) steps: here over (1 + n)^(2/3) of the last n, so that
+    # the first weights are soon forgotten.
     grown = jnp.minimum(1.0 - (1.0 + since) ** (-2.0 / 3.0), training.ema_decay)
+    # A decay of 0 copies the latest values.
     factor = grown if training.ema_kind == "grown" else jnp.where(since > 0, training.ema_decay, 0.0)
+    # The same as decay old + (1 - decay) new, with one product for each leaf.
     moved = jax.tree.map(lambda old, new: new + factor.astype(old.dtype) * (old - new), average, latest)
     if training.ema_every == 1:
         return moved

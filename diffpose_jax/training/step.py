@@ -105,6 +105,8 @@ def make_step(
         batch = film_examples(key, batch, lifter, data) if data.cameras == "random" else batch
         batch = flip_half(flip_key, batch, lifter) if data.flip else batch
         value, gradient, metrics, batch_stats = loss_and_gradient(state, loss_key, batch)
+        # L grad L is the gradient of L^2 / 2. Adam divides by the gradient's size, so that little of the factor is left
+        # but its changes from step to step.
         if training.scale_by_loss:
             gradient = scale_tree(gradient, value)
         norm = optax.tree.norm(gradient)
@@ -169,7 +171,7 @@ def gather_batch(data: TrainData, examples: Examples, frames: int, windows: str,
 
 
 def draw_partners(key: jax.Array, examples: Examples, count: int) -> Examples:
-    """For each of the examples `[b]` another of the `count` windows, drawn with a key of its index."""
+    """For each of the examples, arrays `[B]`, another of the `count` windows, drawn with a key of its index."""
     keys = example_keys(jax.random.fold_in(key, _PARTNER_STREAM), examples.index)
     return examples._replace(position=jax.vmap(lambda one: jax.random.randint(one, (), 0, count))(keys))
 
@@ -186,13 +188,28 @@ def _derive_start_keys(seed: int, epoch: jax.Array, position: jax.Array) -> jax.
 
 
 def cross_over_examples(key: jax.Array, batch: Batch, others: Batch, lifter: Lifter, data: DataOptions) -> Batch:
-    """Gives a share of the examples `[B, F, J, C]` parts of others, drawn with a key of their index (`cross_over`)."""
+    """Gives a share of the examples parts of others (`data.augmentation.cross_over`).
+
+    Args:
+        key: The key of a step; every example folds in its index.
+        batch: The examples, poses `[B, F, J, 3]`.
+        others: As many examples that they may be given parts of.
+        lifter: The method, for its joint layout.
+        data: The options of the data, of which `crossover` is the share.
+    """
     keys = example_keys(jax.random.fold_in(key, _CROSSOVER_STREAM), batch.index)
     return cross_over(keys, batch, others, lifter.skeleton, data.crossover)
 
 
 def film_examples(key: jax.Array, batch: Batch, lifter: Lifter, data: DataOptions) -> Batch:
-    """Films each example of a batch `[B, F, J, C]` with a camera, body and detector drawn with a key of its index."""
+    """Films each example with a camera, body and detector of its own (`data.augmentation.augment`).
+
+    Args:
+        key: The key of a step; every example folds in its index.
+        batch: The examples, poses `[B, F, J, 3]` m.
+        lifter: The method, for its joint layout.
+        data: The options of the data: how bodies vary, and how strong the detector's errors are.
+    """
     keys = example_keys(jax.random.fold_in(key, _AUGMENTATION_STREAM), batch.index)
     return augment(keys, batch, lifter.skeleton, data.bodies, data.detector_strength)
 

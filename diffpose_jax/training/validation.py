@@ -107,10 +107,18 @@ def _compile_loss(lifter: ValidatingLifter) -> Callable:
 
 
 def spread_batches(clips: DeviceClips, windows: Windows, frames: int, limit: int = 8192) -> Iterator[Batch]:
-    """Batches of one size from windows that are evenly spread over a split, about `limit` frames in all."""
+    """Batches of one size from windows that are evenly spread over a split.
+
+    Args:
+        clips: The split, on the device.
+        windows: Its windows.
+        frames: Frames F of a window.
+        limit: About how many frames there are in all batches together.
+    """
     count = min(max(1, limit // frames), len(windows.start))
     size = min(max(1, 512 // frames), count)
     ids = np.linspace(0, len(windows.start) - 1, count).astype(np.int32)
+    # Whole batches only, so that one compiled function serves all.
     for part in np.split(ids[: count // size * size], count // size):
         yield gather(clips, windows, jnp.asarray(part), frames)
 

@@ -240,4 +240,5 @@ def refine_points(points: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
 
 def logistic(logits: np.ndarray) -> np.ndarray:
     """The logistic function, for logits of any size."""
+    # 1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2, without an exponential that overflows.
     return 0.5 * (1 + np.tanh(0.5 * np.clip(logits, -100, 100)))

@@ -42,6 +42,7 @@ class Region(NamedTuple):
 
     def to_square(self, pixels: np.ndarray) -> np.ndarray:
         """Map pixels `[..., 2]` to places in the square; the inverse of `to_picture`."""
+        # The axes are orthogonal and one side long: the inverse of their matrix is its transpose over the side squared.
         return (pixels - self.centre) @ self.axes / self.side**2 + 0.5
 
     def covariance_to_picture(self, covariances: np.ndarray) -> np.ndarray:
@@ -64,6 +65,7 @@ def region_along(start: np.ndarray, end: np.ndarray, margin: float = 1.25) -> Re
         end: A point on the circle `[2]` pixels, on the side of the head.
         margin: Side of the square over the diameter of the circle.
     """
+    # y points down in pictures: the angle is 0 where the end lies straight above the start.
     across, down = np.asarray(end, float) - start
     return Region(np.asarray(start, float), 2 * margin * math.hypot(across, down), math.atan2(across, -down))
 

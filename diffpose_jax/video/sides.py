@@ -38,6 +38,8 @@ def exchanged_frames(keypoints: np.ndarray, scores: np.ndarray, times: np.ndarra
     duration = PRICE * np.concatenate([step[:1], step]) if count > 1 else np.full(count, PRICE)
     # The state of a frame is 0 for the detector's labels and 1 for exchanged ones; `change` is the price of unlike
     # states minus that of like ones.
+    # Dynamic programming (Viterbi 1967): `cost` holds the price of the cheapest labels up to a frame that end in each
+    # of the two states, `origin` the state before it, and the states are then read backwards.
     cost = np.array([0.0, duration[0]])
     origin = np.zeros((count, 2), int)
     for frame in range(1, count):

@@ -151,6 +151,7 @@ def _draw_flat(
     else:
         colours = np.tile(to_rgba(style.colour), (skeleton.num_joints, 1))
     colours[:, 3] = style.alpha * opacity
+    # The painter's algorithm: what is near is drawn over what is far.
     far_first = sorted(skeleton.bones, key=lambda bone: -(depth[bone[0]] + depth[bone[1]]))
     child, parent = np.array(far_first).T
     segments = list(np.stack([flat[parent], flat[child]], axis=1))

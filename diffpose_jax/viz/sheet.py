@@ -74,7 +74,14 @@ def draw_sample_sheet(
 
 
 def draw_comparison(poses: np.ndarray, truth: np.ndarray, skeleton: Skeleton, title: str = "") -> Figure:
-    """Draw M poses `[M, J, 3]` (m, camera frame) over the true ones in grey, from the camera and from the side."""
+    """Draw poses over the true ones in grey, from the camera and from the side.
+
+    Args:
+        poses: M poses `[M, J, 3]`, m, in the camera's frame.
+        truth: The true poses, likewise.
+        skeleton: The joints and bones.
+        title: The line above.
+    """
     step = 2.2 * float(np.abs(truth - truth.mean(axis=1, keepdims=True)).max())
     figure = Figure(figsize=(1.6 * len(poses) + 0.2, 3.6))
     axes = figure.add_axes((0, 0, 1, 0.92))

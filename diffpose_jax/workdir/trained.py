@@ -65,6 +65,7 @@ def load_trained(workdir: str | os.PathLike, *, calibrated: bool = True) -> Trai
     step, variables = read_release(path, template) if is_release(path) else _read_best(path, template, config)
     calibration = read_calibration(path, step, lifter.skeleton.num_joints) if calibrated else None
     if calibration is not None and calibration.diffusion:
+        # Chosen reverse steps change the plan, which is a field of the lifter: it is built anew before scales wrap it.
         config = copy_config(config, diffusion=calibration.diffusion)
         lifter = build_lifter(config)
     lifter = lifter if calibration is None else with_scales(lifter, calibration.scales)

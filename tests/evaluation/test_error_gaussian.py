@@ -50,6 +50,15 @@ def test_draws_depend_on_the_seed_alone(errors):
     assert np.abs(once - gaussian.draw(errors[:3], 2, seed=5)).max() > 0.001
 
 
+def test_parts_are_the_draws_of_all_frames_at_once(errors):
+    gaussian, estimates = fit_error_gaussian(errors, np.zeros_like(errors), ROOT), np.tile(errors, (2, 1, 1))
+    parts = list(gaussian.draw_parts(estimates, 3))
+    assert len(parts) > 1
+    noise = np.random.default_rng(0).standard_normal((800, 3, 9), np.float32) @ gaussian.factor.T.astype(np.float32)
+    drawn = np.concatenate(parts) - estimates[:, None]
+    np.testing.assert_allclose(np.delete(drawn, ROOT, axis=2).reshape(800, 3, 9), noise, atol=1e-6)
+
+
 def test_too_few_frames_are_named(errors):
     with pytest.raises(UserError, match="covariance of errors: expected at least 18 frames, found 17"):
         fit_error_gaussian(errors[:17], np.zeros_like(errors[:17]), ROOT)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffpose_jax.evaluation.intervals import format_interval, run_interval, subject_interval
+from diffpose_jax.evaluation.intervals import (
+    MOST_RESERVE,
+    bound_new_subject,
+    format_interval,
+    run_interval,
+    subject_interval,
+)
 
 
 def test_many_frames_of_few_people_do_not_make_a_figure_certain():
@@ -47,3 +53,16 @@ def test_runs_that_differ_widen_the_interval():
     assert same == pytest.approx((low, high))
     assert apart[0] < low - 0.4
     assert apart[1] > high + 0.4
+
+
+def test_nine_in_ten_new_subjects_do_not_exceed_the_bound():
+    logs = np.random.default_rng(0).normal(0.3, 0.1, (20_000, 4))
+    bounds = bound_new_subject(np.exp(logs[:, :3].T))
+    new = np.exp(logs[:, 3])
+    # The bound is at least the largest of three, which alone holds for three in four.
+    assert 0.90 < np.mean(new <= bounds) < 0.93
+    assert np.mean(new <= np.exp(logs[:, :3]).max(axis=1)) == pytest.approx(0.75, abs=0.01)
+
+
+def test_the_bound_of_one_subject_is_its_value_and_of_two_that_differ_it_is_limited():
+    assert bound_new_subject(np.array([[2.0, 1.0], [np.nan, 8.0]])) == pytest.approx([2.0, 8.0 * MOST_RESERVE])

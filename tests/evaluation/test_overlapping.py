@@ -10,8 +10,9 @@ import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import overlapping_windows
+from diffpose_jax.evaluation.frame_blocks import lift_blocks
 from diffpose_jax.evaluation.jobs import Job, predict_frames
-from diffpose_jax.evaluation.overlapping import blends_windows, predict_blended
+from diffpose_jax.evaluation.overlapping import blends_windows
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.skeleton import H36M_17
 
@@ -48,6 +49,12 @@ def job(hypotheses: int = 2, noise: str = "clip", outputs: tuple[str, ...] = ("a
     return Job(Sampling(hypotheses, noise=noise), outputs, 5)
 
 
+def lift(lifter: Lifter, clips: ClipSet, given: Job) -> dict[str, np.ndarray]:
+    """All frames in one block."""
+    (block,) = lift_blocks("x", lifter, {}, clips, given, 1000)
+    return block.outputs
+
+
 def step(poses: np.ndarray, clips: ClipSet) -> float:
     """The largest movement from frame to frame within a clip, m."""
     moved = np.abs(np.diff(poses, axis=0)).max(axis=tuple(range(1, poses.ndim)))
@@ -67,7 +74,7 @@ def test_windows_begin_and_end_with_their_clips_and_overlap_by_half(clips):
 
 
 def test_where_windows_agree_blending_changes_nothing(clips):
-    found = predict_blended("x", Drifting(), {}, clips, job())
+    found = lift(Drifting(), clips, job())
     np.testing.assert_allclose(found["all"], np.repeat(clips.poses[:, None], 2, axis=1), atol=1e-6)
     np.testing.assert_allclose(found["mean"], clips.poses, atol=1e-6)
 
@@ -75,7 +82,7 @@ def test_where_windows_agree_blending_changes_nothing(clips):
 def test_poses_step_at_the_borders_of_windows_side_by_side_and_not_when_blended(clips):
     lifter, frames = Drifting(drift=0.1), np.arange(clips.num_frames)
     beside = predict_frames("x", lifter, {}, clips, frames, job())
-    blended = predict_blended("x", lifter, {}, clips, job())
+    blended = lift(lifter, clips, job())
     assert step(beside["all"], clips) == pytest.approx(0.2, abs=1e-5)
     # From frame to frame a window drifts by 0.2 m / 7; the blend moves no faster.
     assert step(blended["all"], clips) < 0.2 / 7 + 1e-5
@@ -83,14 +90,14 @@ def test_poses_step_at_the_borders_of_windows_side_by_side_and_not_when_blended(
 
 
 def test_hypotheses_keep_the_spread_of_the_windows(clips):
-    blended = predict_blended("x", Drifting(noise=0.05), {}, clips, job(hypotheses=100))["all"]
+    blended = lift(Drifting(noise=0.05), clips, job(hypotheses=100))["all"]
     assert blended.std(axis=1).mean() == pytest.approx(0.05, rel=0.03)
     # Single frames too: where two windows of different noise meet in equal parts a plain average would have 0.035.
     np.testing.assert_allclose(np.sqrt(blended.var(axis=1).mean(axis=(1, 2))), 0.05, rtol=0.1)
 
 
 def test_one_hypothesis_has_no_spread_and_is_the_first(clips):
-    found = predict_blended("x", Drifting(noise=0.05), {}, clips, job(1, outputs=("all", "first", "mean")))
+    found = lift(Drifting(noise=0.05), clips, job(1, outputs=("all", "first", "mean")))
     np.testing.assert_array_equal(found["first"], found["all"][:, 0])
     np.testing.assert_allclose(found["mean"], found["first"], atol=1e-6)
 

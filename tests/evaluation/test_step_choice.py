@@ -30,6 +30,7 @@ class Improving(Lifter):
 
     enough: int = 1
     frames: int = 1
+    diffuses = True
     skeleton: Skeleton = H36M_17
 
     def sample(self, variables, key, batch, sampling):

@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, in a small setting."""
+"""The notebooks run from their first cells to their last, in small settings."""
 
 from __future__ import annotations
 
@@ -42,3 +42,16 @@ def test_the_quickstart_notebook_runs_top_to_bottom(tmp_path, monkeypatch, diffu
     assert (tmp_path / "lifted" / "poses.bvh").is_file() or (tmp_path / "lifted" / "poses_person_0.bvh").is_file()
     assert "hypotheses [M, H, J, 3] in metres" in printed
     assert (tmp_path / "run" / "results.json").is_file()
+
+
+@pytest.mark.repeats  # what tests of on_gpu.py do, in a notebook
+def test_the_notebook_of_an_accelerator_shows_the_tables_that_were_measured(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFPOSE_NOTEBOOK_OUTPUT", str(tmp_path))
+    monkeypatch.setenv("DIFFPOSE_NOTEBOOK_OPTIONS", "--quick --only curves")
+    notebook = nbformat.read(NOTEBOOK.with_name("accelerator.ipynb"), as_version=4)
+    folder = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    NotebookClient(notebook, timeout=300, resources=folder).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert "parity holds" in "".join(output.get("text", "") for output in outputs)
+    shown = [output["data"].get("text/markdown", "") for output in outputs if "data" in output]
+    assert shown == [(tmp_path / "on_gpu.md").read_text()]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.formats.npz import read_npz
+from diffpose_jax.formats.npz import open_array, read_npz, write_array
 from diffpose_jax.formats.pickles import parse_pickle
 
 DTYPES = [np.bool_, np.int8, np.uint16, np.int64, np.float16, np.float32, ">f8", "<c8", "<U3", "|S4"]
@@ -372,3 +372,31 @@ def test_the_unpicklers_of_python_and_numpy_are_not_called(archive, monkeypatch)
     monkeypatch.setattr(np, "load", forbidden)
     monkeypatch.setattr(builtins, "eval", forbidden)
     assert read_npz(archive)["positions_3d"]["S1"].shape == (50, 32, 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arrays_written_in_pieces_are_read_by_numpy_and_by_us(tmp_path, dtype):
+    path, values = tmp_path / "a.npz", np.arange(24).reshape(6, 2, 2).astype(dtype)
+    with zipfile.ZipFile(path, "w") as archive:
+        with open_array(archive, "pieces", values.shape, values.dtype) as write:
+            for first in range(0, 6, 4):
+                write(values[first : first + 4])
+        write_array(archive, "whole", values.T)
+        write_array(archive, "scalar", np.array(7))
+        write_array(archive, "nothing", values[:0])
+    expected = {"pieces": values, "whole": values.T, "scalar": np.array(7), "nothing": values[:0]}
+    with np.load(path, allow_pickle=False) as arrays:
+        for name, array in expected.items():
+            assert same(np.ascontiguousarray(arrays[name]), np.ascontiguousarray(array))
+    assert all(
+        same(np.ascontiguousarray(read_npz(path)[name]), np.ascontiguousarray(expected[name])) for name in expected
+    )
+
+
+def test_a_member_with_fewer_numbers_than_announced_is_an_error(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w") as archive,
+        pytest.raises(ValueError, match="6 numbers were announced, 4 written"),
+        open_array(archive, "a", (3, 2), np.float32) as write,
+    ):
+        write(np.zeros((2, 2)))

@@ -16,13 +16,16 @@ from diffpose_jax.data.archives import load_archive, save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.plausibility import load_record
 from diffpose_jax.data.sets.cmu import read_cmu
-from diffpose_jax.formats.asf_amc import read_asf
+from diffpose_jax.exports.arrays import read_arrays, write_arrays
+from diffpose_jax.formats.asf_amc import read_amc, read_asf
 from diffpose_jax.formats.bvh import read_bvh
 from diffpose_jax.formats.keypoint_tools import read_clips
 from diffpose_jax.formats.npz import read_npz
 from diffpose_jax.formats.torch_checkpoint import read_checkpoint
 from diffpose_jax.formats.tracks import Reading
+from diffpose_jax.grid.job_file import read_job
 from diffpose_jax.lifters.scales import KINDS
+from diffpose_jax.people import LiftedPerson, LiftedVideo
 from diffpose_jax.skeleton import H36M_17
 from diffpose_jax.workdir.calibration import read_calibration
 from diffpose_jax.workdir.folds import read_folds
@@ -76,6 +79,21 @@ ASF = """:version 1.10
     root lowerback
   end
 """
+JOB = """workdirs: [runs/a]
+data: [archive.npz]
+hypotheses: [1, 20]
+seeds: [0, 1]
+"""
+AMC = """#!OML:ASF one
+:FULLY-SPECIFIED
+:DEGREES
+1
+root 1 2 3 10 20 30
+lowerback 1 2 3
+2
+root 1 2 3 10 20 31
+lowerback 1 2 4
+"""
 # Pieces that have broken parsers before.
 PIECES = (
     *(b"NaN", b"1e30", b"-1", b"1e999", b"0", b"null", b"{}", b"[]", b'""', b"\xff\xfe", b"\x00", b"$\\frac{"),
@@ -111,6 +129,21 @@ def _read_calibration(path: Path) -> object:
     return read_calibration(path.parent, 7, 17)
 
 
+def _read_amc(path: Path) -> object:
+    skeleton = path.with_name("b.asf")
+    skeleton.write_text(ASF)
+    return read_amc(path, read_asf(skeleton))
+
+
+def _write_people(path: Path) -> None:
+    rows, joints = np.arange(2), np.zeros((2, 17), np.float32)
+    poses, path_of_root = np.zeros((2, 17, 3), np.float32), np.ones((2, 3), np.float32)
+    arrays = (joints[..., None].repeat(2, -1), joints > 0, poses, poses[:, None], joints, joints, joints)
+    person = LiftedPerson("person 0", rows, rows / 25.0, H36M_17, *arrays, path_of_root, path_of_root)
+    with path.open("wb") as file:
+        write_arrays(file, LiftedVideo("a.mp4", (960, 540), rows / 25.0, 900.0, np.eye(3), 0.0, (person,), {}))
+
+
 # For every parser the name of its file, how a good file is written, and the parser.
 Target = tuple[str, Callable[[Path], None], Callable[[Path], object]]
 
@@ -141,6 +174,9 @@ def targets() -> dict[str, Target]:
     return {
         "bvh": ("a.bvh", text(BVH), lambda path: read_bvh(path, 0.01)),
         "asf": ("a.asf", text(ASF), read_asf),
+        "amc": ("a.amc", text(AMC), _read_amc),
+        "lifted people": ("poses.npz", _write_people, read_arrays),
+        "job": ("job.yaml", text(JOB), read_job),
         "keypoints.json": ("a.json", text(json.dumps(ours)), read_clips),
         "coco": ("b.json", text(json.dumps(coco)), _read_sized),
         "keypoints.csv": ("a.csv", text(table), _read_sized),

@@ -161,6 +161,35 @@ def test_a_run_killed_at_a_random_moment_ends_with_identical_parameters(tiny_con
     _assert_same(continued.state, whole.state)
 
 
+_CONFIG = """
+from diffpose_jax.config import load_config
+def get_config():
+    return load_config({path!r})
+"""
+
+
+@pytest.mark.slow
+def test_three_interrupts_end_a_run_as_one_does(tiny_config, tmp_path):
+    tiny_config.training.update(steps=100_000, checkpoint_every=20, validate_every=100)
+    config, folder = tmp_path / "config.py", tmp_path / "run"
+    save_config(tiny_config, tmp_path / "config.json")
+    config.write_text(_CONFIG.format(path=str(tmp_path / "config.json")))
+    command = [sys.executable, "-m", "diffpose_jax.train", "--config", str(config), "--workdir", str(folder)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for(lambda: list((folder / "checkpoints").glob("[0-9]*")), run)
+    for pause in (0.0, 0.5, 0.0):
+        run.send_signal(signal.SIGINT)
+        time.sleep(pause)
+    _, error = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert "Traceback" not in error
+    assert "Fatal" not in error
+    # What was being saved is whole.
+    newest = max(int(path.name) for path in (folder / "checkpoints").glob("[0-9]*"))
+    tiny_config.training.steps = newest
+    assert train(tiny_config, folder).step == newest
+
+
 def _wait_for(condition, run: subprocess.Popen, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():

@@ -65,7 +65,8 @@ def test_a_record_of_other_variables_is_not_used(tmp_path, caplog):
     ("change", "message"),
     [
         ({"temperature": float("nan")}, "temperature: nan"),
-        ({"temperature": -1.0}, "temperature: -1.0"),
+        ({"temperature": -3.0}, "temperature: -3.0"),
+        ({"temperature": 1e30}, "temperature: 1e\\+30"),
         ({"temperature": "warm"}, "warm"),
         ({"scales": RECORD["scales"] | {"joints": [1.0, 0.0]}}, "scales: 0.0"),
         ({"scales": RECORD["scales"] | {"joints": [1.0] * 17}}, "scales of 17 joints instead of 2"),

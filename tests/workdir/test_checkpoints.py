@@ -61,6 +61,14 @@ def test_a_damaged_one_is_moved_aside_and_the_one_before_it_comes_back(checkpoin
     assert checkpoints.steps() == [3, 2]
 
 
+@pytest.mark.parametrize(("note", "used"), [("{}", 3), ("null", 2), ("[]", 2), ("", 2), ("[" * 100_000, 2)])
+def test_a_note_without_anything_in_it_is_one_of_before_and_what_is_none_is_damaged(checkpoints, tmp_path, note, used):
+    (tmp_path / "checkpoints" / "3" / "note" / "metadata").write_text(note)
+    step, tree, found = checkpoints.restore_newest(template_of(create))
+    assert (step, float(tree["weight"][0, 0])) == (used, used)
+    assert found == ({} if used == 3 else {"error": 1.0})
+
+
 def test_where_all_are_damaged_they_are_named_and_kept(checkpoints, tmp_path):
     for step in (2, 3):
         damage(tmp_path / "checkpoints" / str(step))

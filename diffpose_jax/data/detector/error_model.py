@@ -89,6 +89,8 @@ def visible_std(
         Standard deviations `[T, J]` in metres.
     """
     base = jnp.array([_by_name(_STD, _STD_OTHERWISE, name) for name in skeleton.joints], jnp.float32)
+    # Central differences, (x_{t+1} - x_{t-1}) fps / 2. At both ends the clip stands still, so that the speed is half of
+    # the one-sided difference there.
     padded = jnp.concatenate([plane[:1], plane, plane[-1:]])
     speed = jnp.linalg.norm(padded[2:] - padded[:-2], axis=-1) * fps / 2
     return base[None] + settings.blur * speed
@@ -130,6 +132,7 @@ def confusion_probability(
     Returns:
         Probabilities `[T]`.
     """
+    # A tenth of the rate remains far apart; the rest falls as a Gaussian of the distance, to 1 / e at 0.2 m.
     apart = jnp.mean(jnp.linalg.norm(plane[:, left] - plane[:, right], axis=-1), axis=-1)
     return settings.strength * settings.confusion * (0.1 + 0.9 * jnp.exp(-((apart / 0.2) ** 2)))
 

@@ -44,6 +44,8 @@ def read_gmm(path: str | os.PathLike) -> dict[tuple[str, str, int], np.ndarray]:
     found = {}
     for subject, actions in content.items():
         for action, views in actions.items():
+            if not isinstance(views, (list, tuple, np.ndarray)):
+                raise UserError(f"{path}: {subject}/{action}: expected a list of cameras, found {type(views).__name__}")
             for camera, view in enumerate(views):
                 found[str(subject), str(action), camera] = _check(f"{path}: {subject}/{action}/{camera}", view)
     if not found:
@@ -101,6 +103,7 @@ def _add_takes(clips: ClipSet, takes: Mapping[tuple[str, str, int], list[np.ndar
         name = (clip.subject, clip.action, clip.camera % CAMERAS)
         where = f"{path}: {clip.subject}/{clip.action}, camera {name[2]}"
         frames, joints = clip.keypoints.shape[:2]
+        # Detections may go on after the motion capture ended, as in VideoPose3D's files.
         fitting = [part[:frames] for part in takes.get(name, []) if len(part) >= frames and part.shape[1] == joints]
         if not fitting:
             found = ", ".join(f"{part.shape[:2]}" for part in takes.get(name, [])) or "none"

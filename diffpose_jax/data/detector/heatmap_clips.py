@@ -72,6 +72,7 @@ def simulate_clips(
     settings = ORDINARY._replace(detector=ORDINARY.detector._replace(strength=strength))
     for index in track(label, range(clips.num_clips), "clips"):
         key, frames, keypoints, poses, fps = pad_clip(clips, index, seed)
+        # Heatmaps and the points that are drawn from them have independent noise.
         key, drawing = jax.random.split(key)
         heatmaps = _simulate(key, keypoints, poses, clips.skeleton, settings, fps)
         yield drawing, frames, jax.tree.map(np.asarray, heatmaps)
@@ -158,6 +159,7 @@ def fit_heatmap_mixtures(
     key, done = jax.random.key(seed), 0
     packed, fits = [], []
     for index, group in enumerate(regroup((part for _, part in drawn), FITS_AT_ONCE)):
+        # Groups have one size whatever the clips are, so that the fits depend on the seed and the set alone.
         group_key = jax.random.fold_in(key, index)
         found = fit_mixtures(group_key, group, options.components, options.fit)
         packed.append(pack_mixture(found.mixture, detected.keypoints[done : done + len(group)]))

@@ -57,6 +57,7 @@ def simulate_detector(
     scale = image_scale(keypoints, poses)[:, None]
     plane = keypoints / scale[..., None]
     hidden = estimate_occlusion(plane, poses[..., 2], skeleton)
+    # A hidden joint is guessed from the rest of the body: three times the error of a visible one by default.
     std = visible_std(plane, skeleton, settings, fps) * (1 + settings.occlusion * hidden)
 
     # One draw for everything compiles several times faster than one for each purpose.

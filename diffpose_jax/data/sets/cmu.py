@@ -21,7 +21,7 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.motion import VALID_OF_CLIPS, Filming, Motion, film_splits, group_motions, hold_out_clips
 from diffpose_jax.data.sets.cmu_files import read_cmu_files
 from diffpose_jax.errors import UserError
-from diffpose_jax.formats.npz import DAMAGE, check_members
+from diffpose_jax.formats.npz import DAMAGE, open_arrays
 from diffpose_jax.skeleton import get_skeleton
 
 # What reading a file that is no archive, or a damaged one, can raise.
@@ -106,8 +106,7 @@ def read_cmu(path: str | os.PathLike) -> tuple[list[Motion], dict[str, str]]:
     if not path.is_file():
         raise UserError(f"{path}: expected the CMU archive (cmu_h36m17.npz), found no such file")
     try:
-        check_members(path)
-        with np.load(path, allow_pickle=False) as archive:
+        with open_arrays(path) as archive:
             meta = json.loads(str(archive["meta"])) if "meta" in archive else {}
             if not isinstance(meta, dict) or not {"clips", "splits", "fps", "scale_to_metres"} <= meta.keys():
                 raise UserError(f"{path}: expected the CMU archive or one of its form, found another kind of .npz file")

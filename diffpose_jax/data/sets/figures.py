@@ -114,7 +114,17 @@ def pose_h36m17(
 ) -> tuple[np.ndarray, float]:
     """Find the 17 joints where the recording has them: positions `[T, 17, 3]` metres, z up, and the toes' height (m).
 
-    Arguments and errors are those of `to_h36m17`.
+    Args:
+        recording: Joint angles of a figure.
+        path: What messages call the recording.
+        fps: Frames per second to interpolate to; None keeps those of the recording.
+        joint_names: The nodes of each joint, as for `to_h36m17`; None tries the known naming conventions.
+
+    Returns:
+        The positions, not moved to an origin, and the height of the lower toe in its 5th percentile, in the same frame.
+
+    Raises:
+        UserError: That lists the names found, or says that legs of this length need another unit.
     """
     places = _places(recording, path, joint_names)
     rest = _upright(_gather(recording.rest_positions(), places))
@@ -168,6 +178,7 @@ def _gather(nodes: np.ndarray, places: list[tuple[int, ...]]) -> np.ndarray:
 
 def _upright(points: np.ndarray) -> np.ndarray:
     """Turn y-up axes to z-up: (x, y, z) -> (x, -z, y)."""
+    # A quarter turn about x, which keeps left and right.
     return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from diffpose_jax.data.cameras import H36M_SUBJECTS, h36m_cameras
 from diffpose_jax.data.clips import SPLITS, Clip, ClipSet, check_valid_subjects
-from diffpose_jax.data.sets.videopose3d import Joints, Recordings, pair_view, read_recordings
+from diffpose_jax.data.sets.videopose3d import Joints, Recordings, list_views, pair_view, read_recordings
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import COCO_17, H36M_16, H36M_17, Skeleton, get_skeleton
@@ -83,10 +83,7 @@ def _subject_clips(found: Recordings, subject: str, target: Skeleton) -> list[Cl
         where = f"{found.path_2d}: {subject}/{name}"
         if name not in found.pixels[subject]:
             raise UserError(f"{found.path_2d}: expected keypoints of {subject}/{name}, found none")
-        views = list(found.pixels[subject][name])
-        if len(views) != CAMERAS:
-            raise UserError(f"{where}: expected {CAMERAS} cameras, found {len(views)}")
-        for index, view in enumerate(views):
+        for index, view in enumerate(list_views(where, found.pixels[subject][name], CAMERAS)):
             camera = Camera(*(field[index] for field in cameras))
             names = (f"{found.path_3d}: {subject}/{name}", f"{where}, camera {index}")
             clip = pair_view(names, positions, view, camera, (_MOCAP, found.layout, target))

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from diffpose_jax.data.clips import SPLITS, Clip, ClipSet
-from diffpose_jax.data.sets.videopose3d import Joints, Recordings, pair_view, read_recordings
+from diffpose_jax.data.sets.videopose3d import Joints, Recordings, list_views, pair_view, read_recordings
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import COCO_17, HUMANEVA_15
@@ -112,12 +112,7 @@ def _part_clips(found: Recordings, part: str) -> list[Clip]:
     cameras = humaneva_cameras(subject)
     for name, positions in found.world[part].items():
         where = f"{found.path_2d}: {part}/{name}"
-        views = found.pixels[part].get(name)
-        if not isinstance(views, (list, tuple, np.ndarray)) or len(views) != CAMERAS:
-            seen = "none" if views is None else type(views).__name__
-            seen = f"{len(views)}" if isinstance(views, (list, tuple, np.ndarray)) else seen
-            raise UserError(f"{where}: expected keypoints of {CAMERAS} cameras, found {seen}")
-        for index, view in enumerate(views):
+        for index, view in enumerate(list_views(where, found.pixels[part].get(name), CAMERAS)):
             camera = Camera(*(field[index] for field in cameras))
             names = f"{found.path_3d}: {part}/{name}", f"{where}, camera {index}"
             clip = pair_view(names, positions, view, camera, (_MOCAP, found.layout, HUMANEVA_15))

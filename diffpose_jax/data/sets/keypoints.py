@@ -33,7 +33,21 @@ def load_keypoints(
     min_score: float = MIN_SCORE,
     joint_names: Sequence[str] | None = None,
 ) -> dict[str, ClipSet]:
-    """Reads a keypoint file as a data set of one split, `test`, without 3D poses. See `read_keypoints`."""
+    """Reads a keypoint file as a data set of one split, `test`, without 3D poses; see `read_keypoints`.
+
+    Args:
+        path: The file, or a folder of them.
+        layout: The joint order, where the file does not name it.
+        target: The layout to convert to.
+        min_score: A joint of a lower score, or of 0, was not seen.
+        joint_names: The joints in the order of the file, where it is that of no layout.
+
+    Returns:
+        The split, with keypoints `[N, J, 2]` in normalised image units.
+
+    Raises:
+        UserError: The file cannot be read, does not say what is needed, or no joint was seen.
+    """
     clips = read_keypoints(path, layout=layout, target=target, min_score=min_score, joint_names=joint_names)
     return {"test": clips}
 

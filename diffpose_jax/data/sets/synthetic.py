@@ -85,6 +85,8 @@ def generate_motion(
         body = draw_body(np.random.default_rng([seed, 2, subject]))
         for action in actions:
             for take in range(takes):
+                # A generator for each subject, action and take: more of one changes none of the others. Python's own
+                # hash of a string would be another one in every process.
                 rng = np.random.default_rng([seed, 3, subject, zlib.crc32(action.encode()), take])
                 posture = PROGRAMMES[action](body, frames, rng)
                 enliven(rng, posture)

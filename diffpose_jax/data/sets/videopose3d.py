@@ -21,6 +21,8 @@ from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import Skeleton, convert_layout, convert_scores
 
 _to_camera = jax.jit(geometry.world_to_camera)
+# What the files hold the views of an action in.
+_LISTS = (list, tuple, np.ndarray)
 
 
 class Recordings(NamedTuple):
@@ -124,7 +126,17 @@ def _check_subjects(path: Path, content: Any, subjects: Sequence[str]) -> Mappin
         raise UserError(f"{path}: expected a dictionary of subjects and actions, found {type(content).__name__}")
     if missing := [subject for subject in subjects if subject not in content]:
         raise UserError(f"{path}: expected subjects {', '.join(subjects)}, found no {', '.join(missing)}")
+    if strange := [name for subject in subjects for name in content[subject] if not isinstance(name, str)]:
+        raise UserError(f"{path}: expected names of actions, found {strange[0]!r}")
     return content
+
+
+def list_views(where: str, views: Any, cameras: int) -> list[Any]:
+    """What a file holds of the cameras of an action. Raises UserError where it is no list, or of another length."""
+    found = len(views) if isinstance(views, _LISTS) else "none" if views is None else type(views).__name__
+    if found != cameras:
+        raise UserError(f"{where}: expected keypoints of {cameras} cameras, found {found}")
+    return list(views)
 
 
 def _find_layout(
@@ -132,7 +144,8 @@ def _find_layout(
 ) -> Skeleton:
     """Tell the layout of a 2D file by its number of joints and, where it says so, by its left and right joints."""
     labelled = [actions for subject, actions in pixels.items() if not subject.startswith("Unlabeled")]
-    first = next((view for actions in labelled for views in actions.values() for view in views), None)
+    listed = (views for actions in labelled for views in actions.values() if isinstance(views, _LISTS))
+    first = next((view for views in listed for view in views), None)
     joints = first.shape[1] if isinstance(first, np.ndarray) and first.ndim == 3 else 0
     sides = metadata.get("keypoints_symmetry") if isinstance(metadata, dict) else None
     try:

@@ -141,6 +141,7 @@ class Posture:
         )
         posture.ankles[:, :, 1] = [stance, -stance]
         posture.ankles[:, :, 2] = body.ankle
+        # Knees are not quite straight in standing.
         posture.pelvis[:, 2] = body.ankle + 0.985 * body.leg
         return posture
 
@@ -148,6 +149,7 @@ class Posture:
 def _turn(angle: np.ndarray, axis: int) -> np.ndarray:
     """Rotations `[..., 3, 3]` about a coordinate axis."""
     matrix = np.zeros((*np.shape(angle), 3, 3))
+    # In the plane of the other two axes, in cyclic order, it is [[cos, -sin], [sin, cos]].
     i, j = (axis + 1) % 3, (axis + 2) % 3
     matrix[..., axis, axis] = 1
     matrix[..., i, i] = matrix[..., j, j] = np.cos(angle)
@@ -180,6 +182,8 @@ def joint_rotations(body: Body, posture: Posture) -> np.ndarray:
     rotations[:, index("neck_nose")] = _trunk(posture.neck, "neck")
     for foot, (side, sign) in enumerate((("left", 1), ("right", -1))):
         flexion, abduction, inward, elbow = np.moveaxis(_limit(posture.arms[:, foot], "arms"), -1, 0)
+        # A positive turn about the left axis takes what hangs down backwards: right for a knee, and with a minus sign
+        # for the flexion of shoulders and elbows. The angles are those of `exports.angles`.
         arm = _turn_y(-flexion) @ _turn_x(sign * abduction) @ _turn_z(-sign * inward)
         rotations[:, index(f"{side}_shoulder")] = arm
         rotations[:, index(f"{side}_elbow")] = _turn_y(-elbow)

@@ -67,6 +67,7 @@ def stride(
 
         def plant(index: np.ndarray, offset: float = offset, side: int = side) -> tuple[np.ndarray, np.ndarray]:
             """Where the ankle stands in the cycle `index`, `[T, 3]`, and the foot's direction `[T]`."""
+            # The foot is put down where the pelvis will be when it passes over the foot.
             time = (index - offset + gait.ahead) * cycle
             angle = heading(time)
             across = np.stack([-np.sin(angle), np.cos(angle)], axis=-1)
@@ -88,6 +89,8 @@ def _roll(body: Body, standing: np.ndarray, angle: np.ndarray, length: np.ndarra
 
     By up to 48 degrees when the foot leaves, less in steps shorter than 1.4 m.
     """
+    # From the ball of the foot the ankle lies at (-ball, ankle), forward and up. Turned forwards by the angle r it lies
+    # at (-ball cos r + ankle sin r, ball sin r + ankle cos r); what has changed is below.
     rise = np.radians(55) * np.clip(length / 1.4, 0, 1) * ease((standing - 0.45) / 0.75)
     forward = body.ball * (1 - np.cos(rise)) + body.ankle * np.sin(rise)
     upward = body.ball * np.sin(rise) + body.ankle * (np.cos(rise) - 1)
@@ -150,6 +153,9 @@ def _trim(posture: Posture) -> Posture:
 def walk(body: Body, frames: int, rng: Rng) -> Posture:
     """Walk straight on or in a curve, at 0.6 to 2.0 m/s; cadence by the walk ratio (Sekiya et al. 1996)."""
     speed = rng.uniform(0.6, 2.0)
+    # The walk ratio r is step length over cadence, in m per step a minute, and hardly depends on speed. With 60 v =
+    # length times cadence the cadence is sqrt(60 v / r), and a cycle of two steps lasts 120 / cadence seconds. A leg
+    # swings like a pendulum: longer legs take longer, by the root.
     cycle = 120 / np.sqrt(60 * speed / rng.uniform(0.0058, 0.0070)) * np.sqrt(body.leg / 0.85)
     path, heading = _draw_route(rng, speed, rng.choice([0, rng.uniform(-0.6, 0.6)]))
     duty = np.clip(0.68 - 0.05 * speed, 0.58, 0.66)
@@ -171,6 +177,7 @@ def jog(body: Body, frames: int, rng: Rng) -> Posture:
     posture.arms[:, :, INWARD] += np.radians(15)
     posture.tilt += np.radians(6)
     posture.spine[:, 0] += np.radians(2)
+    # Two bounces in a cycle; the middle of a stance of 0.36 of the cycle is at 0.18.
     # Lowest in the middle of each stance, highest in flight.
     posture.pelvis[:, 2] -= 0.045 * body.leg + 0.04 * np.cos(2 * (phase - 2 * np.pi * 0.18))
     settle(body, posture, width=2)

@@ -91,6 +91,7 @@ def make_initial_distribution(
     # of the heatmap's, so that covariances add.
     metres = 1 / jnp.maximum(image_scale(keypoints, estimate), 1e-3)[..., None, None, None]
     offsets = metres * (means - keypoints[..., None, :])
+    # A heatmap says nothing of depth: the offset is zero there, and so is its part of the covariance.
     offsets = jnp.concatenate([offsets, jnp.zeros_like(offsets[..., :1])], axis=-1)
     plane = jnp.square(metres)[..., None] * covariances
     plane = jnp.pad(plane, [(0, 0)] * (plane.ndim - 2) + [(0, 1), (0, 1)])
@@ -136,6 +137,9 @@ def draw_gaussian(keys: Array, base: Mixture, poses: Array | None = None) -> Com
     logits = log_weights(base.weights)
     if poses is not None:
         densities = component_log_densities(0.0, base.means, base.factors(), poses[..., None])[..., 0]
+        # Bayes' rule: the probability of a component given the pose is proportional to its weight times its density.
+        # Where one component is drawn for all joints of a frame, the joints' densities multiply and their logarithms
+        # add up.
         logits = logits + (jnp.sum(densities, axis=2, keepdims=True) if logits.shape[2] == 1 else densities)
     index = draw_component(keys, logits)
     weight = jnp.broadcast_to(take_component(base.weights, index), base.means.shape[:3])
@@ -192,6 +196,7 @@ def measure_statistics(
 
     @jax.jit
     def squared_error(batch: Batch) -> Array:
+        # Around zero and not around their mean: a bias of the context is an error too.
         return jnp.mean(jnp.square(estimate_pose(context, frozen, batch) - batch.poses), axis=(0, 1))
 
     error = average_sides(np.mean([squared_error(batch) for batch in valid], axis=0))
@@ -200,10 +205,13 @@ def measure_statistics(
     statistics = {
         "spread": np.maximum(np.sqrt(error), _LEAST_STD),
         "depth_mean": mean,
+        # Averages of the first and second moments of two sides are the moments of both sides together, so that this is
+        # their variance, E[z^2] - E[z]^2.
         "depth_spread": np.sqrt(np.maximum(square - mean**2, _LEAST_STD**2)),
     }
     if hidden:
         found = average_sides(_measure_hidden(context, frozen, valid))
+        # A hidden joint is not known better than a seen one; where few were hidden, the sample may say otherwise.
         statistics["hidden_spread"] = np.maximum(np.sqrt(found), statistics["spread"])
     return {"context": frozen, **{name: jnp.asarray(value, jnp.float32) for name, value in statistics.items()}}
 
@@ -213,6 +221,7 @@ def _measure_hidden(context: Lifter, frozen: Variables, batches: Iterable[Batch]
 
     @jax.jit
     def sums(batch: Batch, index: Array) -> tuple[Array, Array]:
+        # At a rate of 0.99 nearly every example has hidden joints.
         shown = occlude(jax.random.fold_in(jax.random.key(0), index), batch, "partial", context.skeleton, 0.99)
         error = jnp.square(estimate_pose(context, frozen, shown) - batch.poses)
         gone = (shown.mask == 0)[..., None]
@@ -238,6 +247,7 @@ def _split_joints(mixture: Mixture, joints: int) -> Mixture:
     if mixture.diagonal:
         blocks = diagonal_matrix(covariances.reshape(*covariances.shape[:-1], joints, 2))
     else:
+        # Of a covariance over a whole pose the J blocks on the diagonal.
         blocks = covariances.reshape(*covariances.shape[:-2], joints, 2, joints, 2)
         blocks = jnp.moveaxis(jnp.diagonal(blocks, axis1=-4, axis2=-2), -1, -3)
     return Mixture(weights[..., None, :], means, jnp.moveaxis(blocks, -3, -4))

@@ -161,6 +161,7 @@ class DiffPose(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffPose:
+        """DiffPose around a context lifter, which it needs. For the arguments see `Lifter.build`."""
         assert isinstance(context, ContextLifter)  # `needs_context`
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = ContextGraFormer(**options.network_fields(skeleton), feature_width=options.feature_width)
@@ -215,6 +216,7 @@ class DiffPose(Lifter):
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]` (m), denoised from draws of H_K. For the arguments see `Lifter.sample`."""
         check_batch(batch, self.skeleton, self.frames)
         condition = self.encode(variables, batch, sampling.averages_flips)
         condition, index = share_noise(condition, batch.index, sampling)

@@ -77,6 +77,7 @@ class DiffPoseRelease(Lifter):
     """
 
     options_type: ClassVar[type[DiffPoseReleaseOptions]] = DiffPoseReleaseOptions
+    # For detections: of the first 24 timesteps 12 and 0. For exact keypoints the release takes 6 and 0 of the first 12.
     diffusion: ClassVar[DiffusionOptions] = DiffusionOptions(
         schedule="linear", steps=51, beta_start=1e-4, beta_end=1e-3, sampler="ddim", sampling_steps=2, spacing="even",
         num_timesteps=24, clip=0.0,
@@ -99,6 +100,7 @@ class DiffPoseRelease(Lifter):
 
     @classmethod
     def build(cls, config: ConfigDict, skeleton: Skeleton, context: Context, axis_name: str | None) -> DiffPoseRelease:
+        """DiffPose as released around the lifter whose estimate it refines. For the arguments see `Lifter.build`."""
         options = read_options(cls.options_type, config.lifter, "lifter")
         network = GraFormer(**options.network_fields(skeleton), out_channels=5, step=True)
         # The video release takes the context's pose with the root where its network puts it.
@@ -134,6 +136,8 @@ class DiffPoseRelease(Lifter):
         step_key, noise_key, dropout_key = jax.random.split(key, 3)
         batch = split_batch(batch)
         k = antithetic_steps(step_key, batch.index, self.schedule.num_steps)
+        # The network's target is the scaled noise: an error of 1 is half the width of the image in u and v and a metre
+        # in x, y and z.
         x0, noise = draw_forward(example_keys(noise_key, batch.index), batch, self.options.mixture_spread)
         x_k = diffuse(self.schedule, x0, k, noise)
         output, batch_stats = apply_in_training(self.network, variables, dropout_key, batch.index, x_k, k)
@@ -141,6 +145,7 @@ class DiffPoseRelease(Lifter):
         return total, Aux({"loss": total}, batch_stats)
 
     def sample(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Array:
+        """Hypotheses `[H, B, F, J, 3]` (m): the context's estimate, refined. For the arguments see `Lifter.sample`."""
         check_batch(batch, self.skeleton, self.frames)
         plan, denoiser = sampling.plan or self.plan, sampling.wrap(self.denoiser(variables))
         poses = estimate_pose(self.context, variables["frozen"], batch, sampling.averages_flips)
@@ -148,6 +153,9 @@ class DiffPoseRelease(Lifter):
         estimate, index = share_noise(jnp.concatenate([batch.keypoints, poses], axis=-1), batch.index, sampling)
 
         def draw_one(keys: Array) -> Array:
+            # The estimate stands for the state at the first timestep of the plan, though no noise was added to it. By
+            # default that is timestep 12, where sqrt(1 - abar) is 0.05: noise of 5 cm, about as large as the errors of
+            # a lifter.
             state = estimate
             if self.options.noise_estimate:
                 noise = jnp.asarray(ESTIMATE_STD)[None, None, None] * sampling.draw_noise(keys, estimate.shape)
@@ -160,6 +168,7 @@ class DiffPoseRelease(Lifter):
         """The denoiser; its input is the state alone, which has the keypoints in it."""
 
         def predict(x: Array, k: Array) -> tuple[Array, Array]:
+            # u and v are denoised along with x, y and z, and not set back to the keypoints, as released.
             eps = apply_network(self.network, variables, x, k)
             return predictions("eps", eps.astype(x.dtype), x, at_step(self.schedule.alpha_bar, k, x))
 
@@ -194,6 +203,8 @@ def antithetic_steps(key: Array, index: Array, num_steps: int) -> Array:
     The releases pair the first half of a batch with the second; pairs by example index do not depend on the number of
     devices that a batch is spread over.
     """
+    # Each timestep is still uniform, so that the expected loss is the same. The mean of a pair is always (num_steps -
+    # 1) / 2, which takes variance from a loss that rises or falls with k.
     k = draw_timesteps(example_keys(key, index // 2), len(index), num_steps)
     return jnp.where(index % 2 == 0, k, num_steps - 1 - k)
 

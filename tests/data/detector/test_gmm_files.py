@@ -107,3 +107,11 @@ def test_a_file_of_other_videos_is_refused(tmp_path):
     np.savez(tmp_path / "list.npz", positions_2d=np.array([1, 2]))
     with pytest.raises(UserError, match="dictionary"):
         read_gmm(tmp_path / "list.npz")
+
+
+@pytest.mark.parametrize("content", [7, "text", None, [], {"S9": 7}, {"S9": {"Walking": 7}}, {"S9": {"Walking": None}},
+                                     {"S9": {"Walking": {}}}], ids=str)  # fmt: skip
+def test_pickles_of_another_kind_are_told_in_one_line(tmp_path, content):
+    np.savez(tmp_path / "gmm.npz", positions_2d=np.array(content, dtype=object))
+    with pytest.raises(UserError, match=r"gmm\.npz"):
+        read_gmm(tmp_path / "gmm.npz")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
@@ -169,7 +171,10 @@ def damaged(pixels, change):
     [
         (lambda p: p.pop("S7"), "found no S7"),
         (lambda p: p["S5"].pop("Walking 1"), "expected keypoints of S5/Walking 1, found none"),
-        (lambda p: p["S5"].update({"Walking": p["S5"]["Walking"][:3]}), "S5/Walking: expected 4 cameras, found 3"),
+        (
+            lambda p: p["S5"].update({"Walking": p["S5"]["Walking"][:3]}),
+            "S5/Walking: expected keypoints of 4 cameras, found 3",
+        ),
         (
             lambda p: p["S5"].update({"Walking": [v[:4] for v in p["S5"]["Walking"]]}),
             "S5/Walking, camera 0: expected at least 5 frames as in the 3D file, found 4",
@@ -191,6 +196,29 @@ def test_damaged_2d_files_are_told_in_one_line(folder, pixels, change, said):
         load_human36m(path, detections="bad")
     assert said in str(refused.value)
     assert "data_2d_h36m_bad.npz" in str(refused.value)
+
+
+METADATA = (7, "text", None, [], {}, {"keypoints_symmetry": 3}, {"keypoints_symmetry": [[1], "x"]},
+            {"keypoints_symmetry": [None, None]}, {"keypoints_symmetry": [[10**30], [0.5]]},
+            {"keypoints_symmetry": [[[1]], {}]}, {"keypoints_symmetry": {"left": 1}})  # fmt: skip
+
+
+@pytest.mark.parametrize("metadata", METADATA, ids=str)
+def test_pickled_metadata_of_any_kind_are_read_or_told_in_one_line(folder, pixels, metadata):
+    path, write = folder
+    write("odd", pixels, metadata=np.array(metadata, object))
+    with contextlib.suppress(UserError):
+        load_human36m(path, detections="odd")
+
+
+@pytest.mark.parametrize("pickled", [7, "text", None, [], {"S9": 7}, {"S9": {"Walking": 7}}, {"S9": {"Walking": [7]}}],
+                         ids=str)  # fmt: skip
+def test_pickled_keypoints_of_another_kind_are_told_in_one_line(folder, pixels, pickled):
+    path, write = folder
+    content = {**pixels, **pickled} if isinstance(pickled, dict) else pickled
+    write("odd", np.array(content, object))
+    with pytest.raises(UserError, match="odd"):
+        load_human36m(path, detections="odd")
 
 
 def test_unknown_layouts_missing_files_and_wrong_options(folder, pixels, tmp_path):

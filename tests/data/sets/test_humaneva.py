@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import numpy as np
@@ -180,6 +181,17 @@ def test_damaged_2d_files_are_told_in_one_line(folder, pixels, change, said):
         load_humaneva(path, detections="bad")
     assert said in str(refused.value)
     assert "data_2d_humaneva15_bad.npz" in str(refused.value)
+
+
+SYMMETRIES = (3, "text", None, [], [[1], "x"], [None, None], [[10**30], [0.5]], [[[1]], {}], {"left": 1})
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES, ids=str)
+def test_pickled_metadata_of_any_kind_are_read_or_told_in_one_line(folder, pixels, symmetry):
+    path, write = folder
+    write("odd", pixels, symmetry)
+    with contextlib.suppress(UserError):
+        load_humaneva(path, detections="odd")
 
 
 class Command:

@@ -181,6 +181,7 @@ def test_a_namespace_before_the_names_does_not_matter(tmp_path: Path, body: Path
         ({"fps": 0.0}, "fps: expected 0.1 to 100000 frames per second, found 0.0"),
         ({"files": FileOptions(unit=0.0)}, "unit: expected a positive number, found 0.0"),
         ({"files": FileOptions(amc_fps=-1.0)}, "amc_fps: expected 0.1 to 100000 frames per second"),
+        ({"files": FileOptions(amc_fps=1e-6)}, "amc_fps: expected 0.1 to 100000 frames per second"),
         ({"files": FileOptions(name_pattern="(")}, "name_pattern: expected a regular expression"),
         ({"files": FileOptions(name_pattern="(.*)")}, r"name_pattern: expected a group \(\?P<subject>"),
         (

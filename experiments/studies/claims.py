@@ -3,8 +3,8 @@
 Every claim of `experiments/data/claims.json` has two sides. Those of released models are measured. For the others both
 sides are trained, from every seed and with the same processor time (`--seconds`; 0: none is trained, kept ones count).
 A verdict is the 95 % interval of the paired difference, over subjects and seeds: confirmed or refuted where it does not
-contain zero, otherwise undecided at this budget. Where a claim is not measured here, what an earlier section of
-RESULTS.md recorded over seeds stands for it, with Welch's interval of the difference of two means.
+contain zero, otherwise undecided at this budget. Where a section of RESULTS.md recorded more seeds than `--trainings`,
+that stands for a claim, with Welch's interval of the difference of two means.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import study
+from scipy import special
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 sys.path.append(str(EXPERIMENTS))
@@ -72,9 +73,7 @@ def compare_recorded(recorded: Mapping[str, Any]) -> study.Difference:
     (mean, std, count), (other, other_std, other_count) = recorded["first"], recorded["second"]
     parts = np.array([std**2 / count, other_std**2 / other_count])
     freedom = parts.sum() ** 2 / (parts**2 / [count - 1, other_count - 1]).sum()
-    # The 97.5 % quantile of Student's t, from draws: this is the one place that needs it.
-    quantile = np.quantile(np.random.default_rng(0).standard_t(freedom, 1_000_000), 0.975)
-    half = float(quantile * np.sqrt(parts.sum())) + 2 * ROUNDING
+    half = float(special.stdtrit(freedom, 0.975) * np.sqrt(parts.sum())) + 2 * ROUNDING
     return study.Difference(mean - other, (mean - other - half, mean - other + half), 0, min(count, other_count))
 
 
@@ -88,7 +87,10 @@ class Trainings:
 
     def resolve(self, claim: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Both sides as fields of a row, with the work directories of all seeds; None where one is not there."""
-        sides = []
+        sides: list[dict[str, Any]] = []
+        if recorded := claim.get("recorded"):
+            if min(recorded["first"][2], recorded["second"][2]) > self._given.trainings:
+                return None
         for side in (claim.get("first"), claim.get("second")):
             if side is None:
                 return None

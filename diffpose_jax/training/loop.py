@@ -6,38 +6,31 @@ import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import read_options, save_config
-from diffpose_jax.data.augmentation import augment
-from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.plausibility import load_record, measure_keypoints, save_record
-from diffpose_jax.data.windows import centred_windows, device_clips, gather, training_windows
 from diffpose_jax.errors import UserError
-from diffpose_jax.keys import example_keys
-from diffpose_jax.lifters.base import Lifter, MeasuringLifter, ValidatingLifter, Variables
+from diffpose_jax.lifters.base import Lifter, ValidatingLifter
 from diffpose_jax.lifters.batches import example_batch
-from diffpose_jax.lifters.cross_fitted import frame_folds
 from diffpose_jax.lifters.wrappers import with_occlusion
 from diffpose_jax.parallel import AXIS, agree_on_signal, local_device_count, pmap_step, replicate
 from diffpose_jax.progress import Progress
-from diffpose_jax.registry import build_lifter, complete_config, load_dataset, validate
+from diffpose_jax.registry import build_lifter, complete_config, validate
 from diffpose_jax.sections import DataOptions, TrainingOptions
 from diffpose_jax.training.initial import start_from
 from diffpose_jax.training.logging import MetricAverages, MetricsLog
+from diffpose_jax.training.preparation import freeze_context, keep_record, load_splits, make_data
 from diffpose_jax.training.skips import BatchOrder, Diverged, SkippedSteps
 from diffpose_jax.training.state import TrainState, create_state, current_rate, make_optimizer, update_plateau
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
-from diffpose_jax.training.validation import CheckpointManager, Validation, spread_batches
+from diffpose_jax.training.validation import CheckpointManager, Validation
 from diffpose_jax.workdir.directory import is_trained, open_workdir, read_config, writable_directory
 from diffpose_jax.workdir.lock import locked
 from diffpose_jax.workdir.trained import resolve_context
@@ -95,10 +88,10 @@ def _train(config: ConfigDict, given: TrainingOptions, workdir: str | os.PathLik
     # Only with the section of its context, which was just filled in, can a method be built.
     path, lifter = open_workdir(workdir, config), build_lifter(config, AXIS)
     before = read_config(path) if is_trained(path) else config
-    splits = _load_splits(config)
+    splits = load_splits(config)
     _check_plateau(given, lifter, config.data.source, "valid" in splits)
     save_config(config, path / "config.json")
-    data = _make_data(splits["train"], lifter, data_options, config.context.get("folds", []))
+    data = make_data(splits["train"], lifter, data_options, config.context.get("folds", []))
     training = given.count_epochs(len(data.windows.start))
 
     def create(saved: Mapping | None = before) -> TrainState:
@@ -108,14 +101,14 @@ def _train(config: ConfigDict, given: TrainingOptions, workdir: str | os.PathLik
         key, batch = jax.random.key(config.seed), example_batch(lifter)
         return create_state(lifter, optimizer, key, batch, training.decay == "plateau")
 
-    _keep_record(path, splits["train"], data_options)
+    keep_record(path, splits["train"], data_options)
     validation = Validation.of(config, splits["valid"]) if "valid" in splits else None
     manager = CheckpointManager(path, training.keep, validation, config)
     first, state = manager.restore(partial(create, config), create)
     if given.init_from and not first:
         state = start_from(state, given.init_from)
     if context and not first:  # a continued run has it in its checkpoint
-        state = state._replace(frozen=_freeze(lifter, context, data, validation))
+        state = state._replace(frozen=freeze_context(lifter, context, data, validation))
     log = MetricsLog(path, first, enabled=jax.process_index() == 0)
     try:
         occluded = with_occlusion(lifter, data_options.occlusion, data_options.occlusion_rate or None)
@@ -135,45 +128,6 @@ def _compile_step(lifter: Lifter, seed: int, data: DataOptions, training: Traini
     return pmap_step(make_step(lifter, make_optimizer(training), seed, data, training))
 
 
-def _make_data(clips: ClipSet, lifter: Lifter, options: DataOptions, folds: Sequence[Sequence[str]]) -> TrainData:
-    on_device = device_clips(clips, root=options.cameras == "random")
-    if folds:
-        on_device = on_device._replace(fold=frame_folds(clips, folds))
-    return TrainData(on_device, training_windows(clips, lifter.frames, options.windows))
-
-
-def _load_splits(config: ConfigDict) -> dict[str, ClipSet]:
-    splits = load_dataset(config.data, ["train", "valid"], optional=["valid"])
-    if left_out := [name for name in config.data.leave_out.split(",") if name]:
-        train = splits["train"]
-        if unknown := sorted(set(left_out) - set(train.subject)):
-            raise UserError(f"config.data.leave_out: expected subjects of {', '.join(sorted(set(train.subject)))}, "
-                            f"found {', '.join(unknown)}")  # fmt: skip
-        splits["train"] = train.select(i for i, name in enumerate(train.subject) if name not in left_out)
-    for split, clips in splits.items():
-        if not clips.num_frames or clips.poses is None:
-            found = "no frames" if not clips.num_frames else "no 3D poses"
-            raise UserError(f"{config.data.source}: expected 3D poses to train with in split {split}, found {found}")
-    return splits
-
-
-def _keep_record(workdir: Path, train: ClipSet, data: DataOptions) -> None:
-    """Writes what the keypoints are like that a run is trained on, unless it is known."""
-    if jax.process_index() == 0 and load_record(workdir) is None:
-        save_record(measure_keypoints(_film_as_trained(train, data)), workdir)
-
-
-def _film_as_trained(clips: ClipSet, data: DataOptions) -> ClipSet:
-    """The frames of the training split with keypoints as training has them: filmed anew where cameras are random."""
-    if data.cameras != "random":
-        return clips
-    windows, count = centred_windows(clips, 1), clips.num_frames
-    batch = gather(device_clips(clips, root=True), windows, jnp.arange(count, dtype=jnp.int32), 1)
-    keys = example_keys(jax.random.key(0), batch.index)
-    filmed = jax.jit(augment, static_argnums=(2, 3))(keys, batch, clips.skeleton, data.bodies)
-    return dataclasses.replace(clips, keypoints=np.asarray(filmed.keypoints)[:, 0])
-
-
 def _count_poses(lifter: Lifter) -> int:
     """The poses that a lifter gives per window."""
     return 1 if lifter.middle_frame else lifter.frames
@@ -187,22 +141,6 @@ def _check_plateau(training: TrainingOptions, lifter: Lifter, source: str, has_v
     if training.plateau_error == "loss" and not isinstance(lifter, ValidatingLifter):
         raise UserError("config.training.plateau_error: expected 'mpjpe' for a method whose loss cannot be measured on "
                         "the valid split, found 'loss'")  # fmt: skip
-
-
-def _freeze(lifter: Lifter, context: Variables, train: TrainData, valid: Validation | None) -> Variables:
-    """The frozen variables of a run: the context's, and what the lifter measures with them before training."""
-    if not isinstance(lifter, MeasuringLifter):
-        return context
-    if valid is None and train.clips.fold is None:
-        raise UserError("config.data.source: expected a valid split to measure the context's errors on, or a context "
-                        "trained with --cross_fit, found neither")  # fmt: skip
-    # Versions of a cross-fitted context have not seen the subjects that they estimate.
-    unseen = valid or train
-    return lifter.measure(
-        context,
-        spread_batches(train.clips, train.windows, lifter.frames),
-        spread_batches(unseen.clips, unseen.windows, lifter.frames),
-    )
 
 
 class Run(NamedTuple):
@@ -238,7 +176,7 @@ class Run(NamedTuple):
             progress.say(f"{f'continuing from step {first}' if first else 'starting'}: {windows} training windows on "
                          f"{jax.device_count()} x {jax.devices()[0].device_kind}; the first step compiles")  # fmt: skip
             while done < training.steps and not stopped_by:
-                examples = examples_of_steps(done, training.inner_steps, training.batch_size, windows)
+                examples = self._examples(done)
                 state, metrics, skips = self.step(state, self.data, _shard_examples(examples))
                 averages.add(metrics)
                 done += training.inner_steps
@@ -266,6 +204,11 @@ class Run(NamedTuple):
                 if last or stopped_by or (done % training.checkpoint_every == 0 and not skipped.in_a_row):
                     manager.save(done, state)
         return Summary(done, manager.best_step, manager.best_mpjpe, bool(stopped_by), state, stopped_by)
+
+    def _examples(self, done: int) -> Examples:
+        """The global examples `[S, B]` of the dispatch that follows this step."""
+        training = self.training
+        return examples_of_steps(done, training.inner_steps, training.batch_size, len(self.data.windows.start))
 
     def _is_due(self, done: int) -> bool:
         """Whether the log, a validation or a checkpoint follows this step."""

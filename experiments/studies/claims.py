@@ -88,9 +88,9 @@ class Trainings:
     def resolve(self, claim: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Both sides as fields of a row, with the work directories of all seeds; None where one is not there."""
         sides: list[dict[str, Any]] = []
-        if recorded := claim.get("recorded"):
-            if min(recorded["first"][2], recorded["second"][2]) > self._given.trainings:
-                return None
+        recorded = claim.get("recorded")
+        if recorded and min(recorded["first"][2], recorded["second"][2]) > self._given.trainings:
+            return None
         for side in (claim.get("first"), claim.get("second")):
             if side is None:
                 return None

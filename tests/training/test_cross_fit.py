@@ -16,9 +16,9 @@ from diffpose_jax.config import copy_config
 from diffpose_jax.data.archives import load_archive, save_archive
 from diffpose_jax.errors import UserError
 from diffpose_jax.registry import config_for
-from diffpose_jax.training import loop
 from diffpose_jax.training.cross_fit import cross_fit
 from diffpose_jax.training.loop import train
+from diffpose_jax.training.preparation import load_splits
 from diffpose_jax.workdir.folds import check_folds, read_folds
 from diffpose_jax.workdir.trained import load_trained, resolve_context
 
@@ -66,8 +66,8 @@ def test_every_version_is_trained_without_its_fold(cross_fitted):
 
 def test_a_run_has_the_windows_of_whom_it_does_not_leave_out(archive):
     config = copy_config(context_config(archive), data={"leave_out": "S0,S2"})
-    assert set(loop._load_splits(config)["train"].subject) == {"S1"}
-    assert loop._load_splits(config)["valid"].num_frames == 20
+    assert set(load_splits(config)["train"].subject) == {"S1"}
+    assert load_splits(config)["valid"].num_frames == 20
 
 
 @pytest.mark.slow

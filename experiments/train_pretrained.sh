@@ -25,4 +25,4 @@ release() {
 }
 
 release frame diffupose_mlp 0
-release sequence diff3dhpe_frames 0.5
+release sequence diff3dhpe_frames 0.6

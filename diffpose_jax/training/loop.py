@@ -199,6 +199,9 @@ class Run(NamedTuple):
                     if manager.selects:
                         progress.say(f"step {done}: valid MPJPE {error:.1f} mm ({manager.best_text()})")
                     averages.restart(done)  # the rate is that of training alone
+                # What came during the validation counts at once where no other process has to know of it.
+                if self._is_due(done) and jax.process_count() == 1:
+                    stopped_by = stop[0] if stop else 0
                 # After the validation of the same step: the checkpoint notes which step is the best.
                 # A state that gave no finite loss may never do so again.
                 if last or stopped_by or (done % training.checkpoint_every == 0 and not skipped.in_a_row):

@@ -32,7 +32,8 @@ _UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
 # What reading an archive that is none, or a damaged one, can raise: from the zip, the arrays, or what describes them.
-DAMAGE = (*_UNREADABLE, AttributeError, IndexError, OverflowError, RecursionError)
+# A SystemError is Python's for a text with code points that do not exist.
+DAMAGE = (*_UNREADABLE, AttributeError, IndexError, OverflowError, RecursionError, SystemError)
 # A member may be this many times as large as its bytes in the file, beside what any may have.
 _MAX_RATIO, _ANY_SIZE = 200, 64 << 20
 

@@ -221,5 +221,5 @@ def test_a_keypoint_that_is_nan_was_not_seen(splits, tmp_path):
 def test_a_description_with_characters_that_do_not_exist_is_one_line(tmp_path):
     text = np.frombuffer(np.uint32([0x7FFFFFFF]).tobytes(), "<U1").reshape(())
     np.savez(tmp_path / "a.npz", meta=text)
-    with pytest.raises(UserError, match="a.npz"):
+    with pytest.raises(UserError, match=r"a\.npz"):
         load_archive(tmp_path / "a.npz")

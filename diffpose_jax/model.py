@@ -207,12 +207,14 @@ class Model:
             raise UserError(f"aggregation {aggregation}: expected a known camera (focal), found none")
         warn_of_keypoints(self.trained, clips)
         job = self._job(hypotheses, noise, aggregation, seed)
-        return Lifting(clips, job.sampling.hypotheses, self._describe(job), self._lift_blocks(clips, job, aggregation))
+        settings = self._describe(job)
+        parts = self._lift_blocks(clips, job, aggregation, settings)
+        return Lifting(clips, job.sampling.hypotheses, settings, parts)
 
-    def _lift_blocks(self, clips: ClipSet, job: Job, aggregation: str) -> Iterator[Result]:
+    def _lift_blocks(self, clips: ClipSet, job: Job, aggregation: str, settings: dict[str, Any]) -> Iterator[Result]:
         # An equal job on an equal lifter is compiled already: a second call, or a second model, only computes.
         lifter, size = self.trained.lifter, count_block_frames(job.sampling.hypotheses, self.skeleton.num_joints)
-        settings, seen = self._describe(job), clips.seen
+        seen = clips.seen
         for frames, found in lift_blocks(self.name, lifter, self.trained.variables, clips, job, size):
             poses, drawn = found[aggregation], found[ALL]
             std = spread(np.moveaxis(drawn, 1, 0))

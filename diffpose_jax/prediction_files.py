@@ -192,6 +192,7 @@ def _list_frames(clips: ClipSet, parts: Iterator[Result]) -> Iterator[dict[str, 
     """What the JSON file says of each frame, rounded to 0.1 mm."""
     done, seen = 0, clips.seen
     for part in parts:
+        found = part.arrays()
         for row in range(len(part.poses)):
             frame = {
                 "pose": round_numbers(part.poses[row], 4),
@@ -200,7 +201,6 @@ def _list_frames(clips: ClipSet, parts: Iterator[Result]) -> Iterator[dict[str, 
                 "seen": seen[done].tolist(),
                 "hypotheses": round_numbers(part.hypotheses[row], 4),
             }
-            found = part.arrays()
             frame |= {name: round_numbers(1000 * found[key][row], 1) for key, name in _RADII.items() if key in found}
             if part.root is not None:
                 frame["root"] = round_numbers(part.root[row], 4)

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
+from budget import small_config
 from ml_collections import ConfigDict
 
-from diffpose_jax import cli
 from diffpose_jax.calibrate import calibrate
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.diffusion.plans import Plan
@@ -38,12 +38,10 @@ from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.evaluation.scores import SCORES
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.registry import load_dataset
-from diffpose_jax.train import define_flags
 from diffpose_jax.training.cross_fit import cross_fit
 from diffpose_jax.training.loop import train
 from diffpose_jax.workdir.trained import Trained, load_trained
 
-ROOT = Path(__file__).resolve().parents[1]
 HYPOTHESES = 20
 # Reverse steps that are none: what hypotheses start from.
 NO_STEPS = Plan(np.zeros(0, np.int32), np.zeros((0, 4), np.float32))
@@ -131,13 +129,7 @@ def _train(name: str, seed: int, given: argparse.Namespace) -> Path:
 
 
 def _config(method: Method, seed: int, given: argparse.Namespace) -> ConfigDict:
-    file, _, recipe = method.config.partition(":")
-    values = flags.FlagValues()
-    define_flags(values)
-    argument = f"{ROOT}/configs/{file}.py:cmu,small{',' if recipe else ''}{recipe}"
-    cli.parse(["distributions", "--config", argument, "--workdir", "unused"], values)
-    config = values.config
-    config.seed, config.data.source, config.data.view = seed, given.data, given.view
+    config = small_config(method.config, given.data, seed, {"data.view": given.view})
     if given.steps:
         config.training.update(steps=given.steps, validate_every=given.steps, checkpoint_every=given.steps)
     return config

@@ -181,11 +181,10 @@ class Run(NamedTuple):
                 averages.add(metrics)
                 done += training.inner_steps
                 last = done == training.steps
-                if last or self._is_due(done) or jax.process_count() == 1:
-                    stopped_by = agree_on_signal(stop[0] if stop else 0)
+                due = last or self._is_due(done)
                 with self._dropping_suspects():
                     skipped.add(done, skips, np.asarray(examples.epoch), np.asarray(examples.position))
-                    if last or stopped_by or self._is_due(done):
+                    if due or stop:
                         skipped.settle()
                 if done % training.log_every == 0 or last:
                     values = averages.read(done) | {"learning_rate": current_rate(state, training, done)}
@@ -199,9 +198,9 @@ class Run(NamedTuple):
                     if manager.selects:
                         progress.say(f"step {done}: valid MPJPE {error:.1f} mm ({manager.best_text()})")
                     averages.restart(done)  # the rate is that of training alone
-                # What came during the validation counts at once where no other process has to know of it.
-                if self._is_due(done) and jax.process_count() == 1:
-                    stopped_by = stop[0] if stop else 0
+                # Processes of a cluster have to meet to agree; one by itself heeds a signal after any step.
+                if due or (stop and jax.process_count() == 1):
+                    stopped_by = agree_on_signal(stop[0] if stop else 0)
                 # After the validation of the same step: the checkpoint notes which step is the best.
                 # A state that gave no finite loss may never do so again.
                 if last or stopped_by or (done % training.checkpoint_every == 0 and not skipped.in_a_row):

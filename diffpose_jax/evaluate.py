@@ -42,7 +42,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     string("split", "test", "Split to measure.")
     integer("hypotheses", None, "Hypotheses per frame.")
     cli.define_flip(values)
-    noise = "Whether a hypothesis keeps its noise through a clip; as in the config if not given."
+    noise = (
+        "'clip': a hypothesis keeps its noise through a clip and windows are blended, as `predict` does; 'frame': not."
+    )
     flags.DEFINE_enum("noise", None, get_args(Noise), noise, flag_values=values)
     string("protocol", None, f"One of {', '.join(PROTOCOLS)}; by the layout of the data if not given.")
     integer("stride", None, "Measure every n-th frame of each clip, from a first one drawn for it.")

@@ -26,7 +26,8 @@ from ml_collections import ConfigDict
 from diffpose_jax.data.clips import VISIBILITY, ClipSet
 from diffpose_jax.evaluation.aggregation import ALL
 from diffpose_jax.evaluation.calibration import LEVELS, coverage, mahalanobis_rank
-from diffpose_jax.evaluation.jobs import Job, predict_frames, strided_frames
+from diffpose_jax.evaluation.chosen_frames import predict_frames
+from diffpose_jax.evaluation.jobs import Job, strided_frames
 from diffpose_jax.evaluation.spread_fit import fit_spread
 from diffpose_jax.evaluation.timed_lifting import Limit
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables

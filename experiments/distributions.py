@@ -30,10 +30,11 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.evaluation.aggregation import ALL, SCORED
 from diffpose_jax.evaluation.baselines import nearest_neighbours
+from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.distributions import distribution_row, measure_hypotheses
 from diffpose_jax.evaluation.error_gaussian import Dependence, fit_error_gaussian
 from diffpose_jax.evaluation.intervals import subject_interval
-from diffpose_jax.evaluation.jobs import Job, predict_frames, strided_frames
+from diffpose_jax.evaluation.jobs import Job, strided_frames
 from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.evaluation.scores import SCORES
 from diffpose_jax.lifters.base import Sampling

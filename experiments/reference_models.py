@@ -22,10 +22,11 @@ from absl import logging
 
 from diffpose_jax.config import copy_config
 from diffpose_jax.evaluation.aggregation import ALL
+from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.distributions import distribution_row, measure_hypotheses, regions_by_visibility
 from diffpose_jax.evaluation.error_gaussian import ErrorGaussian
 from diffpose_jax.evaluation.hiding import hide_for
-from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.evaluation.metrics import p_mpjpe, spread
 from diffpose_jax.lifters.base import Sampling
@@ -50,6 +51,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--models", required=True, help="names of released models, or work directories, with commas")
     parser.add_argument("--stride", type=int, default=50, help="every n-th frame of a clip is measured")
     parser.add_argument("--hypotheses", type=int, default=20)
+    noise = "'clip' lifts as `predict` does: one noise per clip, windows that overlap and are blended"
+    parser.add_argument("--noise", choices=("frame", "clip"), default="frame", help=noise)
     parser.add_argument("--only", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), metavar="CONDITION")
     parser.add_argument("--output", type=Path, default=Path("runs/reference_models"))
     given = parser.parse_args(arguments)
@@ -63,7 +66,8 @@ def main(arguments: list[str]) -> int:
 
 def _measure(model: str, condition: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     trained = load_trained(model)
-    path = given.output / f"{Path(model).name.replace(':', '-')}-{trained.step}-{condition.replace(' ', '_')}.json"
+    name = f"{Path(model).name.replace(':', '-')}-{trained.step}-{given.noise}-{condition.replace(' ', '_')}"
+    path = given.output / f"{name}.json"
     if not path.exists():
         path.write_text(json.dumps(list(_rows(trained, model, condition, given)), indent=1))
     yield from json.loads(path.read_text())
@@ -74,14 +78,14 @@ def _rows(trained: Trained, model: str, condition: str, given: argparse.Namespac
     recorded = {"source": given.data, "detector_strength": strength, "cameras": "recorded", "bodies": 0.0}
     config = copy_config(trained.config, data=recorded)
     clips = load_dataset(config.data, [split])[split]
-    sampling = Sampling(given.hypotheses, trained.temperature or 1.0, flip="half")
+    sampling = Sampling(given.hypotheses, trained.temperature or 1.0, flip="half", noise=given.noise)
     job = Job(sampling, (ALL,), 256, config.seed, occlusion)
     clips, job = hide_for(trained.lifter, clips, job)
     # The training split is much larger: as many of its frames.
     stride = given.stride * (1 if split == "test" else 7)
     measured = Measured.of(clips, stride, "standard")
     drawn = predict_frames(condition, trained.lifter, trained.variables, clips, measured.indices, job)[ALL]
-    name = f"{Path(model).name}, {condition}"
+    name = f"{Path(model).name}, {condition}" + (", as predict lifts" if given.noise == "clip" else "")
     yield _row(measured, name, drawn, trained)
     if trained.calibration is not None and trained.calibration.errors is not None:
         gaussian = ErrorGaussian(trained.calibration.errors, clips.skeleton.root)

@@ -27,7 +27,8 @@ from diffpose_jax import cli
 from diffpose_jax.data.augmentation import film_anew
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import Batch, centred_windows, device_clips, gather
-from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.chosen_frames import predict_frames
+from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.geometry import Camera, project
 from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Sampling

@@ -19,8 +19,9 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.evaluation.aggregation import AGGREGATES
 from diffpose_jax.evaluation.calibration import coverage, mahalanobis_rank
+from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.distributions import coverage_by_visibility, distribution_row, measure_hypotheses
-from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.geometry import Camera, project
 from diffpose_jax.lifters.base import Sampling

@@ -10,7 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.evaluation.aggregation import ALL
-from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.chosen_frames import predict_frames
+from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.evaluation.metrics import mpjpe, spread
 from diffpose_jax.evaluation.report import strip_take

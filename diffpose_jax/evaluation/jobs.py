@@ -18,18 +18,11 @@ from jax import Array
 
 from diffpose_jax import parallel
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.windows import (
-    DeviceClips,
-    Windows,
-    centred_windows,
-    device_clips,
-    end_aligned_windows,
-    window_frames,
-)
+from diffpose_jax.data.windows import DeviceClips, Windows, centred_windows, end_aligned_windows, window_frames
 from diffpose_jax.evaluation.aggregation import MEASURES, check_aggregates
 from diffpose_jax.evaluation.compiled_jobs import JobData, Parts, compile_job, make_lift
 from diffpose_jax.evaluation.padding import pad_batch, pad_clips, pad_windows
-from diffpose_jax.evaluation.window_cameras import WindowCameras, window_cameras
+from diffpose_jax.evaluation.window_cameras import WindowCameras
 from diffpose_jax.evaluation.workload import (
     SMALL_CALL,
     Needs,
@@ -42,7 +35,6 @@ from diffpose_jax.evaluation.workload import (
 from diffpose_jax.lifters.base import Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import lifted_frames
 from diffpose_jax.lifters.wrappers import with_flips
-from diffpose_jax.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,49 +63,6 @@ class Job:
     def replace(self, **changes: object) -> Job:
         """The same job with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
-
-
-def predict_frames(
-    label: str, lifter: Lifter, variables: Variables, clips: ClipSet, frames: np.ndarray, job: Job
-) -> dict[str, np.ndarray]:
-    """Lifts frames of a set: `{output: poses [M, J, 3]}`, root-relative metres.
-
-    A frame's hypotheses do not depend on which others are asked for.
-
-    Args:
-        label: What the progress bar is called.
-        lifter: The method.
-        variables: Its variables.
-        clips: The set.
-        frames: Indices `[M]` of its frames, ascending.
-        job: How they are lifted.
-    """
-    windows = _windows_for(lifter, clips, frames)
-    cameras = window_cameras(clips, windows)
-    with Progress(label, len(frames), "frames", enabled=jax.process_index() == 0) as progress:
-        poses, found = predict_windows(
-            lifter,
-            variables,
-            device_clips(clips),
-            windows,
-            job,
-            cameras,
-            progress=lambda share: progress.update(round(share * len(frames))),
-        )
-    rows = np.searchsorted(found, frames)
-    return {name: array[rows] for name, array in poses.items()}
-
-
-def _windows_for(lifter: Lifter, clips: ClipSet, wanted: np.ndarray) -> Windows:
-    """One window around each of the frames `wanted [M]`, or the windows side by side that hold any of them."""
-    # Windows side by side are the same whatever is wanted, so that a frame has the same context and, by the window's
-    # first frame, the same noise in every call.
-    if lifter.middle_frame:
-        return centred_windows(clips, lifter.frames).take(wanted)
-    windows = end_aligned_windows(clips, lifter.frames)
-    indices, inside = frames_of(windows, lifter)
-    needed = np.flatnonzero((inside & np.isin(indices, wanted)).any(axis=1))
-    return windows.take(needed)
 
 
 def spread_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:

@@ -10,9 +10,10 @@ import numpy as np
 
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import CENTRE
+from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.distributions import OUTPUTS, distribution_row, measure_hypotheses
 from diffpose_jax.evaluation.error_gaussian import ErrorGaussian
-from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.workdir.releases import locate
 from diffpose_jax.workdir.trained import Trained, load_trained

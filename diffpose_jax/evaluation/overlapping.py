@@ -4,7 +4,8 @@ Windows side by side know nothing of each other: at their border a joint may jum
 otherwise. Here each window overlaps the next by half, a frame's poses are averages over the windows that hold it, and
 the weights fall linearly from a window's middle to nothing beyond its ends. Hypothesis h is averaged with hypothesis h,
 which has the same noise in all windows of a clip (`Sampling.noise`), so that it stays one motion. What averaging takes
-away from the hypotheses' spread is given back, frame by frame. No published protocol does this: `jobs` measures those.
+away from the hypotheses' spread is given back, frame by frame. No published protocol does this: theirs have windows
+side by side.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _VARIANCE, _WEIGHT = "variance over windows", "weight of windows"
 
 def blends_windows(lifter: Lifter, job: Job) -> bool:
     """Whether windows can be blended: they give several frames, and hypotheses keep their noise through a clip."""
-    return lifter.frames > 1 and not lifter.middle_frame and job.sampling.noise == "clip"
+    # A pattern of occlusion hides joints window by window: what it hides in one would be seen in the next.
+    whole = job.sampling.noise == "clip" and job.occlusion == "none"
+    return whole and lifter.frames > 1 and not lifter.middle_frame
 
 
 def ask_for_blending(job: Job) -> Job:

@@ -83,9 +83,9 @@ def plan_job(job: Job) -> list[Planned]:
 
 
 def _without_draws(unit: Unit, occlusion: str) -> Unit:
-    """The unit of a supervised lifter: hypotheses, steps and their noise are nothing to it, `occlusion` is its own."""
+    """The unit of a supervised lifter: hypotheses and their steps are nothing to it, `occlusion` is its own."""
     seed = unit.seed if (unit.occlusion or occlusion) != "none" else None
-    return dataclasses.replace(unit, hypotheses=None, steps=None, noise=None, seed=seed, aggregations=None)
+    return dataclasses.replace(unit, hypotheses=None, steps=None, seed=seed, aggregations=None)
 
 
 def _open(workdir: str) -> _Opened:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import RANK, SCORED
-from diffpose_jax.evaluation.jobs import predict_frames
+from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.measure import Measured, aggregation_row
 from diffpose_jax.evaluation.prepared import Prepared
 from diffpose_jax.evaluation.scores import SCORES

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.windows import device_clips, end_aligned_windows
 from diffpose_jax.diffusion.plans import ddim_plan, ddpm_plan
 from diffpose_jax.diffusion.schedules import cosine
-from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.chosen_frames import predict_frames
+from diffpose_jax.evaluation.jobs import Job, predict_windows
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.lifters.d3dp import D3DP, D3DPOptions
 from diffpose_jax.lifters.diffpose.method import DiffPose
@@ -118,7 +120,11 @@ def test_independent_noise_moves_them(clips, name):
 
 def test_a_lifter_of_sequences_has_the_same_noise_in_every_window(clips):
     lifter = D3DP(Mixing(), H36M_17, SCHEDULE, NOISY_DDIM, D3DPOptions(frames=5))
-    by_clip, by_frame = (lift(lifter, clips, noise).reshape(2, FRAMES // 5, -1) for noise in ("clip", "frame"))
+    on_device, windows, found = device_clips(clips), end_aligned_windows(clips, 5), {}
+    for noise in ("clip", "frame"):
+        job = Job(Sampling(HYPOTHESES, noise=noise), ("all",), 16)
+        found[noise] = predict_windows(lifter, {"frozen": {}}, on_device, windows, job)[0]["all"]
+    by_clip, by_frame = (found[noise].reshape(2, FRAMES // 5, -1) for noise in ("clip", "frame"))
     np.testing.assert_allclose(by_clip, np.broadcast_to(by_clip[:, :1], by_clip.shape), atol=1e-6)
     assert np.abs(np.diff(by_frame, axis=1)).max() > 1e-3
 

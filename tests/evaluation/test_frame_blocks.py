@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.frame_blocks import count_block_frames, lift_blocks
-from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.skeleton import H36M_17
 

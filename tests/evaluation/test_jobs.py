@@ -15,7 +15,8 @@ from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import device_clips, end_aligned_windows
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import reprojection_errors
-from diffpose_jax.evaluation.jobs import Job, predict_frames, predict_windows, spread_windows, strided_frames
+from diffpose_jax.evaluation.chosen_frames import predict_frames
+from diffpose_jax.evaluation.jobs import Job, predict_windows, spread_windows, strided_frames
 from diffpose_jax.geometry import Camera, project
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.skeleton import Skeleton, get_skeleton

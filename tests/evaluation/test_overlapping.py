@@ -10,8 +10,10 @@ import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.data.windows import overlapping_windows
+from diffpose_jax.evaluation import chosen_frames
+from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.frame_blocks import lift_blocks
-from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.overlapping import blends_windows
 from diffpose_jax.lifters.base import Lifter, Sampling
 from diffpose_jax.skeleton import H36M_17
@@ -81,7 +83,7 @@ def test_where_windows_agree_blending_changes_nothing(clips):
 
 def test_poses_step_at_the_borders_of_windows_side_by_side_and_not_when_blended(clips):
     lifter, frames = Drifting(drift=0.1), np.arange(clips.num_frames)
-    beside = predict_frames("x", lifter, {}, clips, frames, job())
+    beside = predict_frames("x", lifter, {}, clips, frames, job(noise="frame"))
     blended = lift(lifter, clips, job())
     assert step(beside["all"], clips) == pytest.approx(0.2, abs=1e-5)
     # From frame to frame a window drifts by 0.2 m / 7; the blend moves no faster.
@@ -106,3 +108,27 @@ def test_only_sequences_whose_noise_is_that_of_the_clip_are_blended():
     assert blends_windows(Drifting(), job())
     assert not blends_windows(Drifting(), job(noise="frame"))
     assert not blends_windows(Drifting(frames=1), job())
+    # What a pattern hides in one window it shows in the next.
+    assert not blends_windows(Drifting(), job().replace(occlusion="random"))
+
+
+def test_frames_that_are_chosen_are_those_of_the_whole_clip(clips):
+    lifter, chosen = Drifting(drift=0.1, noise=0.05), np.array([0, 3, 13, 29, 30, 34, 40])
+    whole, some = lift(lifter, clips, job(5)), predict_frames("x", lifter, {}, clips, chosen, job(5))
+    for name in ("all", "mean"):
+        np.testing.assert_allclose(some[name], whole[name][chosen], atol=1e-6)
+
+
+def test_what_judges_a_distribution_judges_the_blended_hypotheses(clips, monkeypatch):
+    """Also where the frames do not fit into one block."""
+    names, frames, lifter = ("spread", "rank", "oracle_best", "first"), np.arange(20), Drifting(noise=0.05)
+    monkeypatch.setattr(chosen_frames, "count_block_frames", lambda hypotheses, joints: 7)
+    found = predict_frames("x", lifter, {}, clips, frames, job(30, outputs=names))
+    assert list(found) == list(names)
+    drawn = lift(lifter, clips, job(30))["all"][frames]
+    np.testing.assert_allclose(found["first"], drawn[:, 0], atol=1e-6)
+    variance = ((drawn - drawn.mean(axis=1, keepdims=True)) ** 2).mean(axis=1).sum(axis=-1)
+    np.testing.assert_allclose(found["spread"], np.sqrt(variance), atol=1e-5)
+    errors = np.linalg.norm(drawn - clips.poses[frames][:, None], axis=-1).mean(axis=-1)
+    np.testing.assert_allclose(found["oracle_best"], drawn[frames, errors.argmin(axis=1)], atol=1e-6)
+    assert found["rank"].shape == (20, 17, 2)

@@ -9,7 +9,8 @@ import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
 from diffpose_jax.evaluation import jobs
-from diffpose_jax.evaluation.jobs import Job, predict_frames
+from diffpose_jax.evaluation.chosen_frames import predict_frames
+from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.workload import CPU_BYTES, KEPT_COPIES, Needs, choose_workload, default_budget, live_bytes
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.batches import example_batch

@@ -1,16 +1,15 @@
-"""Counts what the library does when bits flip, processes are killed and disks are full.
+"""Counts what the library does when bits flip and trainings are killed.
 
     python experiments/robustness.py --output /tmp/robustness [--quick]
 
 Trains a tiny method on made-up clips, and then: flips single bits in `best/` and in the newest checkpoint and loads
-them; kills the training at random moments and lets it end; limits the size of files, as a full disk does, at random
-moments of training, prediction and calibration's record. Prints a table of counts and writes `robustness.json`. Nothing
-may be silent, and every killed run must end bit for bit like the one that was not killed.
+them; kills the training at random moments and lets it end. Prints counts and writes `robustness.json`. Nothing may be
+silent, and every killed run must end bit for bit like the one that was not killed. Beside it, `job_robustness.py` kills
+the workers of jobs, and `full_disks.py` fills disks.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,15 +24,13 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict
+from tiny_runs import digest_run, newest_step, prepare_run
 
-from diffpose_jax.config import load_config, read_options, save_config
-from diffpose_jax.data.archives import save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.config import load_config, read_options
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.batches import example_batch
-from diffpose_jax.registry import build_lifter, config_for
+from diffpose_jax.registry import build_lifter
 from diffpose_jax.sections import TrainingOptions
-from diffpose_jax.skeleton import H36M_17
 from diffpose_jax.training.state import create_state, make_optimizer
 from diffpose_jax.whole_files import write_text
 from diffpose_jax.workdir.checkpoints import Checkpoints, template_of
@@ -43,66 +40,13 @@ flags.DEFINE_string("output", None, "A folder for everything that this makes.", 
 flags.DEFINE_boolean("quick", False, "A few of each instead of the numbers of the acceptance.")
 flags.DEFINE_integer("flips", 200, "Bits to flip in each place.", lower_bound=1)
 flags.DEFINE_integer("kills", 50, "Trainings to kill.", lower_bound=0)
-flags.DEFINE_integer("full", 20, "Times that the disk is full, for each program.", lower_bound=0)
 flags.DEFINE_integer("seed", 0, "Seed of the bits and moments.")
 
-# Limits the size of files to sys.argv[1] bytes, 0: none, and runs a program with the other arguments.
-_LIMITED = """
-import resource, sys
-limit = int(sys.argv[1])
-if limit:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-from diffpose_jax.__main__ import main
-main(sys.argv[2:])
-"""
 
-
-def make_clips(rng: np.random.Generator, count: int, frames: int) -> ClipSet:
-    """Clips of random poses, of a subject each."""
-    clips = []
-    for number in range(count):
-        poses = 0.3 * rng.standard_normal((frames, 17, 3)).astype(np.float32)
-        poses -= poses[:, :1]
-        clips.append(Clip(poses[..., :2] / 4, poses, np.full((frames, 3), 4, np.float32), f"S{number}", "walk"))
-    return ClipSet.build(clips, H36M_17)
-
-
-def prepare_run(folder: Path, steps: int) -> Path:
-    """An archive and a config file for `diffpose train`; returns the config's path."""
-    rng = np.random.default_rng(0)
-    splits = {"train": make_clips(rng, 3, 40), "valid": make_clips(rng, 1, 20), "test": make_clips(rng, 2, 10)}
-    save_archive(folder / "tiny.npz", splits)
-    config = config_for("residual_mlp")
-    config.data.source = str(folder / "tiny.npz")
-    config.lifter.update(width=48)
-    config.training.update(steps=steps, batch_size=16, inner_steps=5, learning_rate=1e-3, log_every=50)
-    config.training.update(validate_every=50, checkpoint_every=50, valid_frames=16)
-    save_config(config, folder / "config.json")
-    path = folder / "config.py"
-    text = "from diffpose_jax.config import load_config\n\n\ndef get_config():\n"
-    path.write_text(f"{text}    return load_config({str(folder / 'config.json')!r})\n")
-    return path
-
-
-def start(*arguments: object, limit: int = 0) -> subprocess.Popen:
-    """Starts a program of the package, with files of at most `limit` bytes."""
-    command = [sys.executable, "-c", _LIMITED, str(limit), *map(str, arguments)]
+def start(*arguments: object) -> subprocess.Popen:
+    """Starts a program of the package."""
+    command = [sys.executable, "-m", "diffpose_jax", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def digest_run(workdir: Path) -> str:
-    """One digest of everything in the newest checkpoint and the best of a run."""
-    found = hashlib.sha256()
-    for name in ("checkpoints", "best"):
-        newest = newest_step(workdir / name)
-        note = json.loads((newest / "note" / "metadata").read_text())
-        found.update(f"{name} {newest.name} {json.dumps(note['digests'], sort_keys=True)}".encode())
-    return found.hexdigest()
-
-
-def newest_step(folder: Path) -> Path:
-    """The newest checkpoint in a folder."""
-    return max((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
 
 
 def _equal(one: object, other: object) -> bool:
@@ -189,41 +133,11 @@ def kill_trainings(config: Path, folder: Path, wanted: str, count: int, rng: np.
     return dict(counts)
 
 
-def fill_disk(
-    config: Path, folder: Path, trained: Path, wanted: str, count: int, rng: np.random.Generator
-) -> dict[str, dict[str, int]]:
-    """What programs do where files cannot grow: one line, and the same command ends well when there is room again."""
-    found = {}
-    predict = ("predict", "--workdir", trained, "--input", folder / "tiny.npz", "--hypotheses", 2)
-    for name in ("train", "predict"):
-        counts: Counter[str] = Counter()
-        for number in range(count):
-            output = folder / f"full-{name}-{number}"
-            command = ("train", "--config", config, "--workdir", output) if name == "train" else (
-                *predict, "--output", output)  # fmt: skip
-            if name == "predict":
-                start(*command).communicate()
-            before = {path.name: path.read_bytes() for path in output.glob("pred*")}
-            limited = start(*command, limit=int(10 ** rng.uniform(2, 4.5)))
-            _, said = limited.communicate()
-            lines = [line for line in said.splitlines() if line.startswith("error:")]
-            ended = limited.returncode == 2 and len(lines) == 1 and "Traceback" not in said
-            kept = all((output / one).read_bytes() == content for one, content in before.items())
-            again = start(*command)
-            again.communicate()
-            well = again.returncode == 0 and (name == "predict" or digest_run(output) == wanted)
-            fitted = limited.returncode == 0
-            counts["one line, recovers" if (ended or fitted) and kept and well else f"NOT: {said.strip()[-150:]}"] += 1
-            shutil.rmtree(output, ignore_errors=True)
-        found[name] = dict(counts)
-    return found
-
-
 def main(_: list[str]) -> None:
     """Counts everything and prints it."""
     logging.set_verbosity(logging.ERROR)
     given = flags.FLAGS
-    flips, kills, full = (5, 1, 1) if given.quick else (given.flips, given.kills, given.full)
+    flips, kills = (5, 1) if given.quick else (given.flips, given.kills)
     folder, rng = Path(given.output), np.random.default_rng(given.seed)
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
@@ -235,7 +149,6 @@ def main(_: list[str]) -> None:
     for name, count in (
         ("bit flips", lambda: flip_bits(whole, flips, rng)),
         ("killed trainings", lambda: kill_trainings(config, folder, wanted, kills, rng)),
-        ("full disk", lambda: fill_disk(config, folder, whole, wanted, full, rng)),
     ):
         begin = time.monotonic()
         found[name] = count()

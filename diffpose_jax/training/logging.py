@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 from absl import logging
 from matplotlib.figure import Figure
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.utils import figure_to_image
 
+from diffpose_jax.errors import UserError
 from diffpose_jax.whole_files import write_text
 
 _FIGURE_SECONDS = 20.0  # between two figures, so that drawing takes about a hundredth of the time
@@ -36,7 +41,13 @@ class MetricsLog:
         self._drop_after(first_step)
         self._file = open(self._path, "a")  # noqa: SIM115 (closed by close)
         self._drawn = -np.inf
-        self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=first_step + 1)
+        folder = Path(workdir) / "tensorboard"
+        with self._named_errors():
+            folder.mkdir(exist_ok=True)
+            # Not tensorboardX's SummaryWriter, whose thread prints tracebacks where a disk is full.
+            self._events = EventsWriter(str(folder / "events"))
+            # TensorBoard hides what an earlier run wrote from this step on.
+            self._write_event(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def _drop_after(self, step: int) -> None:
         if not self._path.exists():
@@ -58,23 +69,39 @@ class MetricsLog:
         """Writes one line, with the time in seconds since 1970, and one event per metric."""
         if not self._enabled:
             return
-        self._file.write(json.dumps({"step": step, "time": round(time.time(), 1), **metrics}) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+        with self._named_errors():
+            self._file.write(json.dumps({"step": step, "time": round(time.time(), 1), **metrics}) + "\n")
+            self._file.flush()
+            for name, value in metrics.items():
+                self._write_event(Event(step=step, summary=summary.scalar(name, value)))
+            self._events.flush()
 
     def draw(self, step: int, name: str, draw: Callable[[int], Figure]) -> None:
         """Writes the figure that `draw` gives of the step to TensorBoard, if the last one is some time ago."""
         if self._enabled and time.monotonic() - self._drawn > _FIGURE_SECONDS:
-            self._events.add_figure(name, draw(step), step)
+            with self._named_errors():
+                self._write_event(Event(step=step, summary=summary.image(name, figure_to_image(draw(step)))))
+                self._events.flush()
             self._drawn = time.monotonic()
 
     def close(self) -> None:
-        """Flushes everything to disk."""
+        """Closes the files, to which everything is flushed when it is written."""
         if not self._enabled:
             return
-        self._file.close()
-        self._events.close()
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):  # what could not be written has ended the run
+                file.close()
+
+    def _write_event(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._events.write_event(event)
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self._path.parent}: metrics cannot be written: {error.strerror or error}") from error
 
 
 class MetricAverages:

@@ -33,20 +33,19 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, er
 
 @functools.cache
 def _silence_storage() -> None:
-    """Silences Orbax's log of what it raises anyway: hundreds of lines around the one that matters."""
-    python_logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    """Silences what the storage says of errors that it raises anyway: thousands of lines around the one that matters.
 
-
-@functools.cache
-def _silence_closed_event_loops() -> None:
-    """Silences TensorStore's threads about reads that were under way when another one failed.
-
-    Thousands of them each print a traceback, even after the failure was handled, around the one line that matters.
+    That is Orbax's log, and what TensorStore's threads and Orbax's coroutines, which were under way when another one
+    failed, print of themselves after the failure was handled.
     """
+    python_logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    python_logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
     report = sys.unraisablehook
 
     def report_others(unraisable: Any) -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+        code = getattr(unraisable.object, "cr_code", None)
+        closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"
+        if not closed and not (code is not None and "orbax" in code.co_filename):
             report(unraisable)
 
     sys.unraisablehook = report_others
@@ -117,7 +116,6 @@ class Checkpoints:
         Raises:
             UserError: Every checkpoint is damaged, none fits the template, or it was saved with another config.
         """
-        _silence_closed_event_loops()
         steps, damaged = self.steps(), {}
         for step in steps:
             try:

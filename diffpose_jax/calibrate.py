@@ -183,7 +183,7 @@ def _describe_scales(scales: Scales | None) -> dict[str, Any] | None:
     if scales is None:
         return None
     kinds = dict(zip(KINDS, scales.kinds, strict=True))
-    return {"joints": list(scales.joints), "kinds": kinds, "hidden": list(scales.hidden)}
+    return {"joints": list(scales.joints), "kinds": kinds, "hidden": list(scales.hidden), "tail": scales.tail}
 
 
 def _coverage(lifted: Lifted, clips: ClipSet) -> dict[str, float]:
@@ -231,7 +231,7 @@ def describe(found: dict[str, Any]) -> list[str]:
         kinds = ", ".join(f"{kind} {factor:.2f}" for kind, factor in found["scales"]["kinds"].items())
         lines.append(
             f"temperature {found['temperature']:.2f}, scales of joints {min(joints):.2f} to {max(joints):.2f}, "
-            f"of keypoints {kinds}: {found['why']}"
+            f"of keypoints {kinds}, tail {found['scales']['tail']:.2f}: {found['why']}"
         )
     count = len(found["subjects"])
     if found["regions"]["guarantee"] == conformal.SUBJECTS:

@@ -32,7 +32,7 @@ from diffpose_jax.formats.npz import open_arrays
 from diffpose_jax.whole_files import write_text
 
 flags.DEFINE_string("disk", None, "A folder on a small file system.", required=True)
-flags.DEFINE_integer("times", 20, "How often the disk is full, for each program.", lower_bound=1)
+flags.DEFINE_integer("times", 20, "How often a program has to meet a full disk.", lower_bound=1)
 flags.DEFINE_list("programs", [], "Which programs; all if not given.")
 flags.DEFINE_string("output", None, "A JSON file for the counts.")
 
@@ -131,7 +131,8 @@ def count_ends(program: Program, disk: Path, times: int, rng: np.random.Generato
     """How a program ends on full disks."""
     here, counts = disk / program.name, Counter[str]()
     wanted, need = _measure_run(program, here, disk)
-    for _ in range(times):
+    stops = runs = 0
+    while stops < times and runs < 3 * times:
         here.mkdir()
         if program.overwrites:
             _run(*program.command(here, 1))
@@ -146,6 +147,7 @@ def count_ends(program: Program, disk: Path, times: int, rng: np.random.Generato
         again, later = _run(*program.command(here, 0))
         well = again == 0 and program.digest(here) == wanted
         counts[_describe(fine, kept, well, stopped, said, later)] += 1
+        stops, runs = stops + (code != 0), runs + 1
         shutil.rmtree(here)
     return counts
 

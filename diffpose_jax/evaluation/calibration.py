@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.lifters.scales import scale_hypotheses
+from diffpose_jax.lifters.scales import scale_hypotheses, tail_weights
 from diffpose_jax.mixtures.covariance import cholesky, whiten
 from diffpose_jax.workdir.calibration import LEVELS
 
@@ -19,6 +19,10 @@ Array = jax.Array
 # A scale of the deviations is searched between these bounds by so many bisections: to 0.15 % of itself.
 SCALES = (1 / 16, 16.0)
 _BISECTIONS = 12
+# A tail is searched between these bounds, and only where the outermost region holds less than it should by this share.
+TAILS = (0.0, 0.8)
+_TAIL_BISECTIONS = 5
+_ENOUGH_OUTSIDE = 0.005
 
 
 def mahalanobis_rank(hypotheses: Array, target: Array, floor: float = 1e-3) -> Array:
@@ -89,6 +93,12 @@ class Draws(NamedTuple):
         """The same with deviations from the mean multiplied by factors `[M, J]`."""
         return self._replace(hypotheses=scale_hypotheses(self.hypotheses, factors))
 
+    def with_tail(self, tail: float) -> Draws:
+        """The same with heavier tails (`scales.tail_weights`)."""
+        frames, joints = self.target.shape[:2]
+        weights = tail_weights(jax.random.key(0), jnp.arange(frames), len(self.hypotheses), tail)
+        return self._replace(hypotheses=scale_hypotheses(self.hypotheses, jnp.ones((frames, joints)), weights))
+
     def ranks(self) -> np.ndarray:
         """The ranks of the truth `[M, J, 2]`."""
         return np.asarray(_rank(*self))
@@ -130,3 +140,32 @@ def fit_scales(draws: Draws, labels: np.ndarray, count: int) -> np.ndarray:
     spread = np.asarray(jnp.std(draws.hypotheses, axis=0).max(axis=-1))
     moving = np.bincount(labels.ravel(), weights=(spread > 1e-6).ravel(), minlength=count) > 0
     return np.where(moving, np.exp((low + high) / 2), 1.0)
+
+
+def fit_tail(draws: Draws, counted: np.ndarray) -> tuple[float, float]:
+    """The tail (`Scales.tail`) and the factor of all deviations at which the coverage of every level is nominal.
+
+    A factor alone makes the average over `LEVELS` nominal. Where the 90 % region then holds too little, and the 50 %
+    region too much, hypotheses need heavier tails. Lighter ones are not made: tail 0 and factor 1 then.
+
+    Args:
+        draws: The hypotheses, their spread fitted, and the truth of M frames.
+        counted: Which joints of which frames count, `[M, J]`.
+    """
+    labels = np.where(counted, 0, 1)
+    low, high, factor = *TAILS, 1.0
+    if _outer_excess(draws, counted) > -_ENOUGH_OUTSIDE:
+        return 0.0, 1.0
+    for _ in range(_TAIL_BISECTIONS):
+        tail = (low + high) / 2
+        wide = draws.with_tail(tail)
+        factor = float(fit_scales(wide, labels, 2)[0])
+        scaled = wide.scaled(jnp.full(labels.shape, factor, jnp.float32))
+        low, high = (tail, high) if _outer_excess(scaled, counted) < 0 else (low, tail)
+    return tail, factor
+
+
+def _outer_excess(draws: Draws, counted: np.ndarray) -> float:
+    """Coverage of the outermost region of `LEVELS` minus its level, of the joints that count."""
+    level = max(LEVELS)
+    return float(covered(draws.ranks()[counted], level).mean() - level)

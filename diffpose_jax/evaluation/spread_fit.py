@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Windows, gather
-from diffpose_jax.evaluation.calibration import Draws, fit_scales
+from diffpose_jax.evaluation.calibration import Draws, fit_scales, fit_tail
 from diffpose_jax.evaluation.intervals import bound_new_subject
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.scores import energy_score
 from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting, compare_with_truth, thin_out
 from diffpose_jax.lifters.base import Lifter, Variables
-from diffpose_jax.lifters.scales import HIDDEN, KINDS, Scales, keypoint_kinds
+from diffpose_jax.lifters.scales import HIDDEN, KINDS, Scales, keypoint_kinds, scale_hypotheses, tail_weights
 from diffpose_jax.lifters.visibility import believe_guesses
 from diffpose_jax.skeleton import Skeleton
 
@@ -209,6 +210,7 @@ def _with_temperature(sample: _Sample, before: Lifted, calls: int, search: Searc
         return _with_scales(sample, before, f"at temperature {temperature:.2f} the energy score of whole poses rises")
     draws, keypoints = sample.draws(after), sample.keypoints(after)
     scales = _scales_of_kinds(draws, keypoints, np.zeros(draws.target.shape[1]), sample.skeleton)
+    scales = _add_tail(sample, after, scales)
     why = "the spread follows the temperature"
     return SpreadFit(temperature, scales, why, before, _apply(sample, after, scales))
 
@@ -219,7 +221,20 @@ def _with_scales(sample: _Sample, before: Lifted, why: str) -> SpreadFit:
     count = keypoints.kinds.shape[1]
     own = fit_scales(draws, np.where(keypoints.whole, np.arange(count), count), count + 1)[:count]
     scales = _scales_of_kinds(draws, keypoints, np.log(own), sample.skeleton, keep=True)
+    scales = _add_tail(sample, before, scales)
     return SpreadFit(1.0, scales, why, before, _apply(sample, before, scales))
+
+
+def _add_tail(sample: _Sample, lifted: Lifted, scales: Scales | None) -> Scales | None:
+    """The scales with a tail, where the hypotheses that are scaled by them need one (`fit_tail`)."""
+    scaled = _apply(sample, lifted, scales)
+    tail, factor = fit_tail(sample.draws(scaled), sample.keypoints(scaled).whole)
+    if not tail:
+        return scales
+    root, count = sample.skeleton.root, sample.skeleton.num_joints
+    plain = scales or Scales((1.0,) * count)
+    joints = tuple(one if joint == root else factor * one for joint, one in enumerate(plain.joints))
+    return plain._replace(joints=joints, tail=tail)
 
 
 def _scales_of_kinds(
@@ -278,9 +293,12 @@ def _scales_of_hidden(draws: Draws, keypoints: _Keypoints, skeleton: Skeleton) -
 def _apply(sample: _Sample, lifted: Lifted, scales: Scales | None) -> Lifted:
     if scales is None:
         return lifted
-    factors = np.asarray(scales.factors(jnp.asarray(sample.kinds(lifted.frames))))
-    mean = lifted.hypotheses.mean(axis=1, keepdims=True)
-    return lifted._replace(hypotheses=mean + factors[:, None, :, None] * (lifted.hypotheses - mean))
+    frames = lifted.frames
+    factors, weights = scales.factors(jnp.asarray(sample.kinds(frames))), None
+    if scales.tail:
+        weights = tail_weights(jax.random.key(0), jnp.asarray(frames), lifted.hypotheses.shape[1], scales.tail)
+    found = scale_hypotheses(jnp.moveaxis(jnp.asarray(lifted.hypotheses), 1, 0), factors, weights)
+    return lifted._replace(hypotheses=np.asarray(jnp.moveaxis(found, 0, 1)))
 
 
 def _energy(sample: _Sample, lifted: Lifted) -> float:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from diffpose_jax.data.windows import Batch
+from diffpose_jax.keys import example_keys
 from diffpose_jax.skeleton import Skeleton
 
 # What is known of a keypoint when it is lifted: how wide its heatmap is, or else its score, or that it is hidden:
@@ -21,6 +23,7 @@ WIDTHS = (0.06, 0.12)
 # Without heatmaps, a score below the first makes a keypoint 'wide', below the second 'ambiguous'. Of the simulated
 # detector 90 % of visible joints are above the first, half of the occluded and most confused ones below.
 SCORES = (0.95, 0.75)
+_TAIL_STREAM = 2**32 - 6
 
 
 class Scales(NamedTuple):
@@ -31,11 +34,14 @@ class Scales(NamedTuple):
         kinds: One per entry of `KINDS`, by which a joint's own is multiplied.
         hidden: One per joint, J numbers, by which it is multiplied again where the joint is hidden: a hip's place
             follows from what is seen, an ankle's does not. Empty where there are none.
+        tail: How far some hypotheses lie outside the others: the standard deviation of the logarithm of a factor that
+            each hypothesis has for itself (`tail_weights`); 0: none.
     """
 
     joints: tuple[float, ...]
     kinds: tuple[float, ...] = (1.0,) * len(KINDS)
     hidden: tuple[float, ...] = ()
+    tail: float = 0.0
 
     def factors(self, kinds: Array) -> Array:
         """The factors `[..., J]` of joints of the kinds `[..., J]`."""
@@ -72,8 +78,41 @@ def keypoint_kinds(batch: Batch, skeleton: Skeleton) -> Array:
     return jnp.where(jnp.asarray(np.arange(skeleton.num_joints) == skeleton.root), 0, kinds)
 
 
-def scale_hypotheses(hypotheses: Array, factors: Array) -> Array:
-    """Hypotheses `[H, ..., J, 3]` whose deviations from their mean are multiplied by factors `[..., J]`."""
+def scale_hypotheses(hypotheses: Array, factors: Array, weights: Array | None = None) -> Array:
+    """Hypotheses `[H, ..., J, 3]` whose deviations from their mean are multiplied by factors.
+
+    Args:
+        hypotheses: The hypotheses, m.
+        factors: One for each joint, `[..., J]`.
+        weights: One more for each hypothesis of each example, `[H, B]`, as `tail_weights` gives; B is the first axis
+            after H. None: none.
+    """
     # The mean, which is the estimate, stays where it is. Covariances grow by the square of the factor.
     mean = jnp.mean(hypotheses, axis=0, keepdims=True)
-    return mean + factors[None, ..., None] * (hypotheses - mean)
+    deviations = factors[None, ..., None] * (hypotheses - mean)
+    if weights is not None:
+        deviations = deviations * weights.reshape(*weights.shape, *[1] * (hypotheses.ndim - 2))
+        deviations = deviations - jnp.mean(deviations, axis=0, keepdims=True)
+    return mean + deviations
+
+
+def tail_weights(key: Array, index: Array, count: int, tail: float) -> Array:
+    """Factors `[H, B]` of the deviations of H hypotheses, with a mean square of 1: a few are large, more are small.
+
+    Hypotheses of one Gaussian have too many truths outside their 90 % region where their spread is right on average
+    and not for every pose. With factors `exp(tail * z_h)` they are a mixture of Gaussians of different widths, whose
+    variance is the same and whose tails are heavier. A whole pose has one factor, and so has a hypothesis in all
+    frames of an example: a motion stays one. `z_h` are quantiles of the normal distribution, not draws, so that no
+    chance is added; their order is drawn for each example.
+
+    Args:
+        key: The key of sampling.
+        index: The indices `[B]` of the examples.
+        count: H.
+        tail: The standard deviation of the factors' logarithm.
+    """
+    quantiles = jax.scipy.special.ndtri(jnp.asarray((np.arange(count) + 0.5) / count, jnp.float32))
+    weights = jnp.exp(tail * quantiles)
+    weights = weights / jnp.sqrt(jnp.mean(weights**2))
+    keys = example_keys(jax.random.fold_in(key, _TAIL_STREAM), index)
+    return jax.vmap(lambda own: jax.random.permutation(own, weights), out_axes=1)(keys)

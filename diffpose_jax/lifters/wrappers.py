@@ -13,7 +13,7 @@ from jax import Array
 from diffpose_jax.data.occlusions import occlude
 from diffpose_jax.lifters.base import Aux, Batch, Lifter, Sampling, Variables
 from diffpose_jax.lifters.batches import flip_batch, lifted_part
-from diffpose_jax.lifters.scales import Scales, keypoint_kinds, scale_hypotheses
+from diffpose_jax.lifters.scales import Scales, keypoint_kinds, scale_hypotheses, tail_weights
 from diffpose_jax.skeleton import Skeleton, mirror
 
 # Folded into a key beside example indices, which stay far below it.
@@ -160,10 +160,13 @@ class Scaled(Flipped):
         """The hypotheses `[H, B, F, J, 3]` (m), spread out from their mean. For the arguments see `Lifter.sample`."""
         drawn = super().draw(variables, key, batch, sampling)
         factors = self.scales.factors(keypoint_kinds(lifted_part(self.lifter, batch), self.lifter.skeleton))
-        samples = scale_hypotheses(drawn.samples, factors)
+        weights = None
+        if self.scales.tail:
+            weights = tail_weights(key, batch.index, len(drawn.samples), self.scales.tail)
+        samples = scale_hypotheses(drawn.samples, factors, weights)
         if drawn.averaged is drawn.samples:
             return Drawn(samples, samples)
-        return Drawn(samples, scale_hypotheses(drawn.averaged, factors))
+        return Drawn(samples, scale_hypotheses(drawn.averaged, factors, weights))
 
 
 def with_scales(lifter: Lifter, scales: Scales | None) -> Lifter:

@@ -138,7 +138,8 @@ def _parse_scales(found: Any, joints: int) -> Scales:
     # Earlier records have one kind of all hidden joints.
     factors = [kinds["hidden" if kind == "hidden_limb" and kind not in kinds else kind] for kind in KINDS]
     own, hidden = _numbers(found["joints"], "scales", joints), found.get("hidden")
-    return Scales(own, _numbers(factors, "scales"), _numbers(hidden, "scales", joints) if hidden else ())
+    (tail,) = _numbers([found.get("tail", 0.0)], "tail", least=0.0)
+    return Scales(own, _numbers(factors, "scales"), _numbers(hidden, "scales", joints) if hidden else (), tail)
 
 
 def _parse_regions(found: Any, joints: int) -> Regions:

@@ -56,7 +56,8 @@ def _row(claim: Mapping[str, Any], sides: list[dict[str, Any]] | None, measured:
         trainings = f"{found.seeds} training{'s' if found.seeds > 1 else ''} of each"
         limit = ", for other subjects" if found.seeds == 1 else ""
         verdict = judge(found, more) + limit if _has_learned(sides, measured) else f"undecided: {UNLEARNED}"
-        cells = [found.text(), verdict, f"{found.subjects} subjects, {trainings}"]
+        why = f"; {claim['why']}" if "why" in claim else ""
+        cells = [found.text(), verdict, f"{found.subjects} subjects, {trainings}{why}"]
     elif recorded := claim.get("recorded"):
         found = compare_recorded(recorded)
         source = f"{found.seeds} seeds, the same subjects: results, {recorded['section']}"

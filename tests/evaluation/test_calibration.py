@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.evaluation.calibration import Draws, coverage, covered, fit_scales, mahalanobis_rank
+from diffpose_jax.evaluation.calibration import Draws, coverage, covered, fit_scales, fit_tail, mahalanobis_rank
 
 RNG = np.random.default_rng(0)
 FRAMES = 3000
@@ -108,3 +108,27 @@ def test_joints_whose_hypotheses_agree_and_labels_without_joints_are_not_scaled(
     points[1:, :, 0] = 0
     found = fit_scales(Draws(jnp.asarray(points[1:]), jnp.asarray(points[0])), np.broadcast_to([0, 1], (FRAMES, 2)), 3)
     assert found[0] == found[2] == 1
+
+
+def test_a_tail_makes_both_levels_nominal_where_the_width_of_the_truth_varies():
+    """Hypotheses know the average width alone: at the 90 % level they hold too little, at the 50 % level too much."""
+    width = np.exp(0.6 * RNG.standard_normal((FRAMES, 1, 1)))
+    target = (0.1 * width * RNG.standard_normal((FRAMES, 2, 3))).astype(np.float32)
+    plain = Draws(jnp.asarray(0.1 * RNG.standard_normal((20, FRAMES, 2, 3)), jnp.float32), jnp.asarray(target))
+    every = np.ones((FRAMES, 2), bool)
+    narrow = plain.scaled(jnp.full((FRAMES, 2), float(fit_scales(plain, np.zeros((FRAMES, 2)), 1)[0])))
+    before = coverage(narrow.ranks())
+    assert before[0.9] < 0.88
+    assert before[0.5] > 0.52
+    tail, factor = fit_tail(narrow, every)
+    assert 0.2 < tail < 0.8
+    after = narrow.with_tail(tail).scaled(jnp.full((FRAMES, 2), factor))
+    for level, share in coverage(after.ranks()).items():
+        assert share == pytest.approx(level, abs=0.015)
+    np.testing.assert_allclose(after.hypotheses.mean(axis=0), plain.hypotheses.mean(axis=0), atol=1e-5)
+
+
+def test_hypotheses_of_the_truth_have_no_tail():
+    points = posterior(20)
+    found = Draws(jnp.asarray(points[1:], jnp.float32), jnp.asarray(points[0], jnp.float32))
+    assert fit_tail(found, np.ones(points.shape[1:3], bool)) == (0.0, 1.0)

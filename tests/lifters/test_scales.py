@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffpose_jax.lifters.sampling import Sampling
-from diffpose_jax.lifters.scales import KINDS, WIDTHS, Scales, keypoint_kinds, scale_hypotheses
+from diffpose_jax.lifters.scales import KINDS, WIDTHS, Scales, keypoint_kinds, scale_hypotheses, tail_weights
 from diffpose_jax.lifters.wrappers import Scaled, with_flips, with_occlusion, with_scales
 from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.skeleton import H36M_17
@@ -94,3 +94,15 @@ def test_a_scaled_lifter_flips_within_and_is_hidden_from_outside():
     scaled = with_scales(lifter, Scales((1.0,) * 17))
     assert with_flips(scaled) is scaled
     assert isinstance(with_occlusion(with_flips(scaled), "random_joints").lifter, Scaled)
+
+
+def test_a_tail_changes_neither_the_mean_nor_the_variance_and_depends_on_the_example_alone():
+    weights = np.asarray(tail_weights(KEY, jnp.arange(5), 20, 0.4))
+    np.testing.assert_allclose((weights**2).mean(axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.sort(weights, axis=0), np.sort(weights[:, :1], axis=0).repeat(5, axis=1))
+    assert np.ptp(np.argmax(weights, axis=0)) > 0
+    np.testing.assert_array_equal(weights[:, 3:], tail_weights(KEY, jnp.arange(3, 5), 20, 0.4))
+    hypotheses = jnp.asarray(np.random.default_rng(0).standard_normal((20, 5, 2, 17, 3)), jnp.float32)
+    scaled = scale_hypotheses(hypotheses, jnp.ones((5, 2, 17)), weights)
+    np.testing.assert_allclose(scaled.mean(axis=0), hypotheses.mean(axis=0), atol=1e-5)
+    assert abs(float((scaled.var(axis=0) / hypotheses.var(axis=0)).mean()) - 1) < 0.05

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from diffpose_jax.data.clips import ClipSet
-from diffpose_jax.data.gaps import fill_gaps, measure_gaps
+from diffpose_jax.data.gaps import bridge_scores, fill_gaps, measure_gaps
 from diffpose_jax.data.views import ASSUMED_FOCAL, pinhole
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
@@ -98,7 +98,8 @@ def device_clips(clips: ClipSet, dtype: DTypeLike = jnp.float32, *, root: bool =
     if root and clips.root is None:
         raise UserError("data: expected the root's path in the camera's frame, found none")
     path = jnp.asarray(clips.root, dtype) if root else None
-    scores = None if clips.scores is None else jnp.asarray(np.minimum(clips.scores, 1), dtype)
+    bridged = bridge_scores(clips)
+    scores = None if bridged is None else jnp.asarray(np.minimum(bridged, 1), dtype)
     gap = None if clips.seen.all() else jnp.asarray(measure_gaps(clips), dtype)
     arrays = jnp.asarray(fill_gaps(clips).keypoints, dtype), jnp.asarray(poses, dtype), mixture
     return DeviceClips(*arrays, *_cameras(clips), path, scores, gap)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
-from diffpose_jax.data.gaps import describe_gaps, fill_gaps, measure_gaps
+from diffpose_jax.data.gaps import BRIDGE_SCORE, bridge_scores, describe_gaps, fill_gaps, measure_gaps
+from diffpose_jax.data.windows import device_clips
 from diffpose_jax.errors import UserError
 from diffpose_jax.skeleton import H36M_17, SKELETONS
 
@@ -110,3 +111,26 @@ def test_one_line_says_how_many_were_filled_in_and_how():
         "6 of 170 joints (3.5%) were not seen (left_wrist, left_knee): 2 filled in from other frames, 4 from the "
         "rest of the body"
     )
+
+
+def test_a_joint_that_is_gone_for_a_moment_counts_as_seen_with_less_confidence():
+    """Nine frames at 50 per second: three are missing between two, then two at the clip's end; below, six in a row."""
+    clips = dataclasses.replace(moving((9, 9)), fps=np.array([50.0, 50.0], np.float32))
+    knee, ankle = LEFT["knee"], LEFT["ankle"]
+    hidden = hide(hide(clips, [1, 2, 3, 7, 8], knee), range(10, 16), ankle)
+    hidden.scores[4, knee] = 0.5
+    scores = bridge_scores(hidden)
+    np.testing.assert_allclose(scores[:9, knee], [1, *[BRIDGE_SCORE * 0.5] * 3, 0.5, 1, 1, 0, 0])
+    assert not scores[10:16, ankle].any()
+    np.testing.assert_array_equal(scores[hidden.seen], hidden.scores[hidden.seen])
+    on_device = device_clips(hidden)
+    np.testing.assert_allclose(on_device.scores, scores, atol=1e-6)
+    # What was seen stays what was seen: reports, factors and gaps go by that.
+    assert not hidden.seen[1:4, knee].any()
+    assert (measure_gaps(hidden)[1:4, knee] > 0).all()
+
+
+def test_a_slow_recording_bridges_fewer_frames():
+    clips = hide(moving((6,)), [2], LEFT["knee"])
+    assert bridge_scores(clips)[2, LEFT["knee"]] == 0  # at 10 frames per second the two are 0.2 s apart
+    assert bridge_scores(moving()) is not None

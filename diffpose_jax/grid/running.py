@@ -71,6 +71,11 @@ def run_job(
         say(f"{len(summary['open'])} units are not finished: other workers have claimed them")
     if summary["other_results"]:
         say(f"results of units that are not in this job: {', '.join(summary['other_results'])}")
+    if summary["commits"]:
+        say(
+            f"units were measured by different commits of the package, {', '.join(summary['commits'])}, and may not be "
+            "comparable: delete the files of the older ones in units/ to measure them again"
+        )
     say(f"{len(outcome.done)} of {len(planned)} units are done; summary: {store.folder / 'summary.md'}")
     code = FAILED if outcome.failed else 0
     sharing.end_job(code)

@@ -58,6 +58,7 @@ def write_summary(
         "failed": {titles[name]: message for name, message in outcome.failed.items()},
         "open": [titles[name] for name in outcome.open],
         "other_results": store.list_strangers(titles),
+        "commits": _list_commits({titles[name]: record for name, record in records.items()}),
     }
     try:
         write_record(store.folder / "summary.json", "job summary", {**summary, "made": describe_run()})
@@ -86,6 +87,18 @@ def _list_rows(name: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     for own in record.get("distributions", [])[:1]:
         found[0] |= {key: own[key] for key in ("coverage", "scores", "scores_interval")}
     return found
+
+
+def _list_commits(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """How many units each commit of the package measured, and the first of them, where there are several commits.
+
+    A unit that is done stays as it is when the code changes under the same version: then it may not be comparable.
+    """
+    found: dict[str, list[str]] = {}
+    for title, record in records.items():
+        found.setdefault(str(record.get("made", {}).get("commit") or "no commit"), []).append(title)
+    several = len(found) > 1
+    return {commit: f"{len(named)} units, such as {named[0]}" for commit, named in found.items() if several}
 
 
 def format_csv(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -122,7 +135,12 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         parts.append(_rows_table(lines, varied))
     if summary["comparisons"]:
         parts.append(_comparisons_table(summary["comparisons"]))
-    for key, title in (("failed", "Failed"), ("open", "Not finished yet"), ("other_results", "Results of other units")):
+    for key, title in (
+        ("failed", "Failed"),
+        ("open", "Not finished yet"),
+        ("other_results", "Results of other units"),
+        ("commits", "Measured by several commits of the package"),
+    ):
         if entries := summary[key]:
             found = [f"{one}: {entries[one]}" if isinstance(entries, Mapping) else one for one in entries]
             parts.append("\n".join([f"**{title}**", "", *(f"* {line}" for line in found)]))

@@ -15,7 +15,7 @@ from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.workdirs import evaluate
-from diffpose_jax.grid import worker
+from diffpose_jax.grid import measuring, worker
 from diffpose_jax.grid.checks import plan_job
 from diffpose_jax.grid.job_file import read_job
 from diffpose_jax.grid.running import run_job
@@ -67,6 +67,20 @@ def test_finished_units_are_skipped(copied, job, measured, lines):
     assert measured == []
     assert "3 of 3 units are done already" in lines
     assert read_numbers(copied) == before
+
+
+def test_units_of_another_commit_are_kept_and_named(copied, job, lines, monkeypatch):
+    """The code may change under the same version: what was measured before is then not comparable for certain."""
+    folder = copied
+    assert not read_record(folder / "summary.json", "job summary")["commits"]
+    next(iter((folder / "units").glob("*.json"))).unlink()
+    monkeypatch.setattr(measuring, "describe_run", lambda: {"commit": "another"})
+    assert run_job(job, folder, say=lines.append) == 0
+    commits = read_record(folder / "summary.json", "job summary")["commits"]
+    assert commits["another"].startswith("1 units")
+    assert len(commits) == 2
+    assert any("different commits" in line for line in lines)
+    assert "several commits" in (folder / "summary.md").read_text()
 
 
 def test_damaged_and_foreign_results_are_named_and_redone(copied, done, job, measured, lines):

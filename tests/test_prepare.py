@@ -146,7 +146,8 @@ def test_hostile_files_are_refused_and_run_nothing(prepare_program, tmp_path, ki
 @pytest.mark.slow
 @pytest.mark.parametrize("pause", [0.0, 0.6])
 def test_an_interrupt_ends_it_without_a_word_and_leaves_nothing(tmp_path, pause):
-    command = [sys.executable, "-m", "diffpose_jax.prepare", "synthetic", "--output", str(tmp_path / "a.npz")]
+    command = [sys.executable, "-m", "diffpose_jax.prepare", "synthetic", "--output", str(tmp_path / "a.npz"),
+               "--subjects", "60"]  # fmt: skip
     # Where the tests run in the background, SIGINT may be ignored, and a new process inherits that.
     heeding = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -24,10 +25,10 @@ from diffpose_jax.whole_files import write_text
 from diffpose_jax.workdir.checkpoints import Checkpoints
 
 
-def make_clips(rng: np.random.Generator, count: int, frames: int) -> ClipSet:
+def make_clips(rng: np.random.Generator, lengths: Sequence[int]) -> ClipSet:
     """Clips of random poses, of a subject each."""
     clips = []
-    for number in range(count):
+    for number, frames in enumerate(lengths):
         poses = 0.3 * rng.standard_normal((frames, 17, 3)).astype(np.float32)
         poses -= poses[:, :1]
         clips.append(Clip(poses[..., :2] / 4, poses, np.full((frames, 3), 4, np.float32), f"S{number}", "walk"))
@@ -37,7 +38,7 @@ def make_clips(rng: np.random.Generator, count: int, frames: int) -> ClipSet:
 def prepare_run(folder: Path, steps: int) -> Path:
     """An archive and a config file for `diffpose train`; returns the config's path."""
     rng = np.random.default_rng(0)
-    splits = {"train": make_clips(rng, 3, 40), "valid": make_clips(rng, 1, 20), "test": make_clips(rng, 2, 10)}
+    splits = {"train": make_clips(rng, [40] * 3), "valid": make_clips(rng, [20]), "test": make_clips(rng, [10] * 2)}
     save_archive(folder / "tiny.npz", splits)
     config = config_for("residual_mlp")
     config.data.source = str(folder / "tiny.npz")
@@ -68,13 +69,7 @@ def newest_step(folder: Path) -> Path:
 
 def make_job(folder: Path) -> Path:
     """An archive, two untrained lifters and a job file of 25 units; returns the path of the last."""
-    rng = np.random.default_rng(0)
-    clips = []
-    for number, frames in enumerate((30, 20, 14)):
-        poses = 0.3 * rng.standard_normal((frames, 17, 3)).astype(np.float32)
-        poses -= poses[:, :1]
-        clips.append(Clip(poses[..., :2] / 4, poses, np.full((frames, 3), 4, np.float32), f"S{number}", "walk"))
-    clipset = ClipSet.build(clips, H36M_17)
+    clipset = make_clips(np.random.default_rng(0), (30, 20, 14))
     save_archive(folder / "tiny.npz", {"train": clipset, "test": clipset})
     for name, options in (("diffupose", {"variant": "mlp"}), ("residual_mlp", {})):
         config = config_for(name)

@@ -131,8 +131,8 @@ def _reduce(names: Sequence[str], hypotheses: np.ndarray, clips: ClipSet, frames
     count = pad_batch(len(frames), 1 << 30)
     rows = np.concatenate([np.arange(len(frames)), np.zeros(count - len(frames), np.int64)])
     truth = np.zeros_like(hypotheses[:, 0]) if clips.poses is None else clips.poses[frames]
-    # Of the batch nothing but the true poses is read: what needs keypoints is an estimate, and averaged over windows.
-    batch = Batch(jnp.asarray(truth[rows, :, :2]), jnp.asarray(truth[rows]), jnp.ones(()), jnp.zeros(()))
+    keypoints, seen, index = clips.keypoints[frames][rows], clips.seen[frames][rows], frames[rows]
+    batch = Batch(jnp.asarray(keypoints), jnp.asarray(truth[rows]), jnp.asarray(seen), jnp.asarray(index))
     found = _reducer(tuple(names), clips.skeleton)(jnp.asarray(np.moveaxis(hypotheses[rows], 1, 0)), batch)
     return {name: np.asarray(array)[: len(frames)] for name, array in found.items()}
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from diffpose_jax.config import read_options
 from diffpose_jax.data.archives import load_archive, read_layouts
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.detector.error_model import CPN_LIKE
 from diffpose_jax.data.detector.heatmap_clips import detect_in_heatmaps, fit_quick_mixtures
 from diffpose_jax.data.detector.keypoint_noise import add_keypoint_noise
 from diffpose_jax.data.sets.synthetic import load_synthetic
@@ -217,11 +218,10 @@ def load_dataset(
                 "with them by `python -m diffpose_jax.prepare mixtures`"
             )
     if data.detector_strength > 0 and not data.heatmaps:
-        strength = data.detector_strength
+        settings = CPN_LIKE._replace(strength=data.detector_strength, bias=data.detector_bias)
         # Examples that are filmed anew are detected anew too (`data.augmentation`).
         exact = ("train",) if data.cameras == "random" else ()
         clips = {
-            split: part if split in exact else add_keypoint_noise(part, seed=0, strength=strength)
-            for split, part in clips.items()
+            split: part if split in exact else add_keypoint_noise(part, 0, settings) for split, part in clips.items()
         }
     return clips

@@ -68,6 +68,12 @@ class DataOptions(Options):
         "example is drawn below it, and its errors anew in every epoch",
         low=0,
     )
+    detector_bias: float = option(
+        0.0,
+        "size of those errors of the simulated keypoint noise that last for a clip, as a multiple of BlazePose's; "
+        "0: none, as of a detector trained on the data's own joints",
+        low=0,
+    )
     heatmaps: bool = option(
         False, "keypoints are the estimates of simulated heatmaps, unless the archive already holds fitted mixtures"
     )

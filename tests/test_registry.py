@@ -237,6 +237,19 @@ def test_the_detector_simulation_touches_keypoints_only(tmp_path):
     assert 0 < np.abs(loaded.keypoints - clips.keypoints).mean() < 0.2
 
 
+def test_a_biased_detector_differs_from_one_without(tmp_path):
+    clips = clips_of_a_walk()
+    save_archive(tmp_path / "data.npz", {"valid": clips})
+    data = config_for("diffupose").data
+    data.update(source=str(tmp_path / "data.npz"), detector_strength=1.0)
+    plain = load_dataset(data, ["valid"])["valid"]
+    data.detector_bias = 1.0
+    biased = load_dataset(data, ["valid"])["valid"]
+    off = biased.keypoints - plain.keypoints
+    assert np.linalg.norm(off, axis=-1).mean() > 0
+    assert (biased.scores < plain.scores).all()
+
+
 def test_what_is_filmed_anew_is_detected_anew_so_that_train_stays_exact(tmp_path):
     poses = np.random.default_rng(0).normal(size=(8, 17, 3)).astype(np.float32)
     poses -= poses[:, :1]

@@ -186,7 +186,9 @@ def _turn(poses: Array, angle: Array) -> Array:
     return jnp.stack([cos * x - sin * y, sin * x + cos * y, z], axis=-1)
 
 
-def augment(keys: Array, batch: Batch, skeleton: Skeleton, bodies: float, detector: float = 0.0) -> Batch:
+def augment(
+    keys: Array, batch: Batch, skeleton: Skeleton, bodies: float, detector: float = 0.0, bias: float = 0.0
+) -> Batch:
     """Varies bodies (`vary_bodies`), films them anew (`film_anew`) and detects them in the pictures (`detect_anew`).
 
     Args:
@@ -195,14 +197,15 @@ def augment(keys: Array, batch: Batch, skeleton: Skeleton, bodies: float, detect
         skeleton: Their joints.
         bodies: Spread of bone lengths, see `vary_bodies`; 0 leaves bodies as they are.
         detector: Greatest strength of a detector's errors, see `detect_anew`; 0 leaves keypoints exact.
+        bias: Size of those of them that last for a whole window, see `detect_anew`.
     """
     body_keys, camera_keys = split(keys)
     batch = vary_bodies(body_keys, batch, skeleton, bodies) if bodies else batch
     batch = film_anew(camera_keys, batch)
-    return detect_anew(fold_in(keys, _DETECTOR_STREAM), batch, skeleton, detector) if detector else batch
+    return detect_anew(fold_in(keys, _DETECTOR_STREAM), batch, skeleton, detector, bias) if detector else batch
 
 
-def detect_anew(keys: Array, batch: Batch, skeleton: Skeleton, strength: float) -> Batch:
+def detect_anew(keys: Array, batch: Batch, skeleton: Skeleton, strength: float, bias: float = 0.0) -> Batch:
     """Gives every example the keypoints and scores of a simulated detector, of a quality of its own.
 
     Its strength is 0 for one in four and uniform below `strength` for the others: a lifter that is told the scores
@@ -213,13 +216,14 @@ def detect_anew(keys: Array, batch: Batch, skeleton: Skeleton, strength: float) 
         batch: The windows, keypoints exact; joints that are not seen stay so.
         skeleton: Their joints.
         strength: Greatest strength of the errors, see `data.detector.error_model`.
+        bias: `DetectorSettings.bias`, times the strength as all errors are.
     """
 
     def detect(key: Array, keypoints: Array, poses: Array) -> tuple[Array, Array]:
         chosen, drawn = jax.random.split(key)
         # Negative, so none at all, for the share EXACT of the numbers drawn.
         quality = jnp.maximum(jax.random.uniform(chosen, minval=-EXACT / (1 - EXACT)), 0)
-        settings = CPN_LIKE._replace(strength=strength * quality)
+        settings = CPN_LIKE._replace(strength=strength * quality, bias=bias)
         return simulate_detector(drawn, keypoints, poses, skeleton, settings, FPS)
 
     keypoints, scores = jax.vmap(detect)(keys, batch.keypoints, batch.poses)

@@ -211,7 +211,7 @@ def film_examples(key: jax.Array, batch: Batch, lifter: Lifter, data: DataOption
         data: The options of the data: how bodies vary, and how strong the detector's errors are.
     """
     keys = example_keys(jax.random.fold_in(key, _AUGMENTATION_STREAM), batch.index)
-    return augment(keys, batch, lifter.skeleton, data.bodies, data.detector_strength)
+    return augment(keys, batch, lifter.skeleton, data.bodies, data.detector_strength, data.detector_bias)
 
 
 def flip_half(key: jax.Array, batch: Batch, lifter: Lifter) -> Batch:

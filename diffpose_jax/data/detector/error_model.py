@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
-from diffpose_jax.skeleton import Skeleton
+from diffpose_jax.errors import UserError
+from diffpose_jax.skeleton import COCO_17, Skeleton, layout_matrix
 
 # Standard deviation in metres of an unoccluded joint at rest, by the last word of its name.
 _STD = {
@@ -23,12 +24,19 @@ _STD = {
 }  # fmt: skip
 _STD_OTHERWISE = 0.012
 
+# Standard deviation in metres, along each axis of the image, of the mean error of a joint over a clip: what BlazePose
+# calls a joint is not where motion capture has it, and how far off depends on the view. Of twelve joints of a man in
+# four calibrated views (`experiments/beam.py`): 2.3 cm for hips, 1.3 to 1.4 cm for the others.
+_BIAS = {"hip": 0.023, "ear": 0.02}
+_BIAS_OTHERWISE = 0.014
+
 # Half the thickness in metres of the body part between a joint and its parent, by the last word of the joint's name.
 _THICKNESS = {
     "knee": 0.07, "ankle": 0.05, "elbow": 0.045, "wrist": 0.04, "spine": 0.13, "thorax": 0.13, "hip": 0.09,
     "shoulder": 0.07, "neck": 0.06, "nose": 0.08, "head": 0.09, "top": 0.09,
 }  # fmt: skip
 _THICKNESS_OTHERWISE = 0.04
+SURE = 0.08  # m: a joint whose error has this standard deviation has the score exp(-1)
 _SOFTNESS = 0.015  # m over which a joint passes from seen to hidden, in the image and in depth
 
 
@@ -40,6 +48,7 @@ class DetectorSettings(NamedTuple):
     occlusion: float = 2.0  # a hidden joint's error is 1 + this times a visible one's
     tail: float = 0.5  # standard deviation of the logarithm of the error's size; 0 is Gaussian
     persistence: float = 0.08  # s over which errors are correlated
+    bias: float = 0.0  # multiple of BlazePose's errors that last for a whole clip; a detector trained on the joints: 0
     confusion: float = 0.01  # share of frames in which an arm or leg that overlaps its partner is taken for it
     outlier: float = 0.002  # share of frames in which a visible joint is found elsewhere (a hidden one: three times)
     outlier_distance: float = 0.2  # m
@@ -94,6 +103,19 @@ def visible_std(
     padded = jnp.concatenate([plane[:1], plane, plane[-1:]])
     speed = jnp.linalg.norm(padded[2:] - padded[:-2], axis=-1) * fps / 2
     return base[None] + settings.blur * speed
+
+
+def bias_matrix(skeleton: Skeleton) -> np.ndarray:
+    """The matrix `[J, K]` (m) that makes errors of a whole clip of K independent standard normal numbers.
+
+    A detector finds the joints of COCO; those that it lacks are made of others (`skeleton.layout_matrix`), so that
+    the pelvis is off as the hips are. Joints of a layout that cannot be made of COCO's err independently.
+    """
+    try:
+        found, matrix = COCO_17.joints, layout_matrix(COCO_17, skeleton)
+    except UserError:
+        found, matrix = skeleton.joints, np.eye(skeleton.num_joints, dtype=np.float32)
+    return matrix * np.array([_by_name(_BIAS, _BIAS_OTHERWISE, joint) for joint in found], np.float32)
 
 
 def draw_persistent_noise(key: jax.Array, shape: tuple[int, ...], frames: float | jax.Array) -> jax.Array:

@@ -18,7 +18,9 @@ import numpy as np
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.error_model import (
     CPN_LIKE,
+    SURE,
     DetectorSettings,
+    bias_matrix,
     confusion_probability,
     draw_persistent_noise,
     estimate_occlusion,
@@ -30,6 +32,8 @@ from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import image_scale
 from diffpose_jax.progress import track
 from diffpose_jax.skeleton import Skeleton
+
+_BIAS_STREAM = 1
 
 
 def simulate_detector(
@@ -69,12 +73,16 @@ def simulate_detector(
     size = jnp.exp(settings.tail * drawn[..., 0])
     noise = (std * size)[..., None] * drawn[..., 1:3]
     lost = occurs(drawn[..., 3], settings.outlier * (1 + 2 * hidden))
+    # A key of its own, so that a detector without bias makes the errors that it always made.
+    biases = settings.bias * bias_matrix(skeleton)
+    lasting = biases @ jax.random.normal(jax.random.fold_in(key, _BIAS_STREAM), (biases.shape[1], 2))
     jump = jnp.where(lost[..., None], settings.outlier_distance * drawn[..., 4:6], 0.0)
     swapped = _confuse(confused, plane, limbs, settings)
-    detected = swapped + settings.strength * (noise + jump)
-    # The score falls with the scale of the error, about which it is wrong by a factor: exp(-1) at 8 cm. It is halved
+    detected = swapped + settings.strength * (noise + jump + lasting[None])
+    # The score falls with the scale of the error, about which it is wrong by a factor: exp(-1) at `SURE`. It is halved
     # (exp(-0.7)) for an outlier.
-    doubt = std * size * jnp.exp(0.3 * drawn[..., 6]) / 0.08 + jnp.where(lost, 0.7, 0.0)
+    error = jnp.hypot(std * size, jnp.linalg.norm(biases, axis=1)[None])
+    doubt = error * jnp.exp(0.3 * drawn[..., 6]) / SURE + jnp.where(lost, 0.7, 0.0)
     return detected * scale[..., None], jnp.exp(-settings.strength * doubt)
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from diffpose_jax.data.clips import Clip, ClipSet
-from diffpose_jax.data.detector.error_model import DetectorSettings, estimate_occlusion
+from diffpose_jax.data.detector.error_model import DetectorSettings, bias_matrix, estimate_occlusion
 from diffpose_jax.data.detector.keypoint_noise import add_keypoint_noise, simulate_detector
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import image_scale
-from diffpose_jax.skeleton import H36M_17
+from diffpose_jax.skeleton import BLAZEPOSE_33, H36M_17
 
 JOINT = {name: index for index, name in enumerate(H36M_17.joints)}
 PIXELS = 500  # half an image of 1000 pixels: one normalised unit
@@ -69,6 +69,32 @@ def test_errors_are_as_large_as_those_of_real_detectors(still):
     assert size[:, JOINT["left_wrist"]].mean() > 1.5 * size[:, JOINT["neck_nose"]].mean()
     stronger = np.linalg.norm(errors(0, *still, QUIET._replace(strength=2.0)), axis=-1)
     np.testing.assert_allclose(stronger, 2 * np.linalg.norm(errors(0, *still), axis=-1), atol=1e-5)
+
+
+def test_a_biased_detector_is_off_by_the_same_throughout_a_clip(still):
+    keypoints, poses = (part[:256] for part in still)
+    biased = jax.vmap(lambda key: simulate_detector(key, keypoints, poses, H36M_17, QUIET._replace(bias=1.0))[0])
+    plain = jax.vmap(lambda key: simulate_detector(key, keypoints, poses, H36M_17, QUIET)[0])
+    keys = jax.random.split(jax.random.key(0), 400)
+    off = np.asarray(jax.jit(biased)(keys) - jax.jit(plain)(keys)) / image_scale(keypoints, poses)[None, :, None, None]
+    np.testing.assert_allclose(off[:, -1], off[:, 0], atol=1e-5)
+    hip, knee = (off[:, 0, JOINT[name]].std() for name in ("left_hip", "left_knee"))
+    np.testing.assert_allclose([hip, knee], [0.023, 0.014], rtol=0.1)
+    # BlazePose has no pelvis: it is the middle of its hips, and off as they are.
+    middle = (off[..., JOINT["left_hip"], :] + off[..., JOINT["right_hip"], :]) / 2
+    np.testing.assert_allclose(off[..., JOINT["pelvis"], :], middle, atol=1e-5)
+
+
+def test_a_biased_detector_is_less_sure_of_hips_than_of_knees(still):
+    _, scores = simulate(jax.random.key(0), *still, H36M_17, QUIET._replace(bias=1.0))
+    _, surer = simulate(jax.random.key(0), *still, H36M_17, QUIET)
+    mean = np.asarray(scores).mean(axis=0)
+    assert mean[JOINT["left_hip"]] < mean[JOINT["left_knee"]] < np.asarray(surer)[:, JOINT["left_knee"]].mean()
+
+
+def test_joints_that_are_not_made_of_cocos_err_independently():
+    np.testing.assert_allclose(bias_matrix(BLAZEPOSE_33)[BLAZEPOSE_33.joints.index("left_thumb")].max(), 0.014)
+    assert np.count_nonzero(bias_matrix(BLAZEPOSE_33)) == 33
 
 
 def test_errors_are_heavy_tailed_and_last(still):

@@ -259,9 +259,17 @@ def test_other_steps_than_were_calibrated_are_told(workdir, found):
 
 def test_a_model_that_is_too_slow_for_the_time_is_one_line(workdir, monkeypatch):
     monkeypatch.setattr(TimedLifting, "_expected_seconds", lambda self, evaluations: 1e9)
+    monkeypatch.setattr(TimedLifting, "_time", lambda self, job, hypotheses: 1.0 * hypotheses)
     with pytest.raises(UserError, match=r"calibrate: expected to lift .* in 0 s, found about .* give fewer") as caught:
         calibrate(workdir, minutes=1e-6, **FEW)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_call_takes_whatever_it_lifts_is_not_counted_for_every_hypothesis(workdir, monkeypatch):
+    monkeypatch.setattr(TimedLifting, "_expected_seconds", lambda self, evaluations: 1e9)
+    # A call takes 0.4 s and hardly more for more hypotheses: those of 64 frames are far from 64 times as slow.
+    monkeypatch.setattr(TimedLifting, "_time", lambda self, job, hypotheses: 0.4 + 2e-6 * hypotheses)
+    assert calibrate(workdir, **FEW)["coverage"]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,9 @@ _WINDOWS_PER_SUBJECT = 12
 _TOO_LONG = 0.25
 # Floating-point operations per second of one processor core that a network reaches at least.
 _CORE_FLOPS = 2e10
+# Where lifting one hypothesis takes less than `_SHORT` seconds, `_MORE` others tell what of it each costs.
+_SHORT = 0.5
+_MORE = 15
 
 
 class Limit:
@@ -132,16 +135,15 @@ class TimedLifting:
         count = sampling.hypotheses * (2 if sampling.averages_flips else 1)
         if self._expected_seconds(steps * count) < _TOO_LONG * limit.seconds:
             return
-        # One hypothesis and one reverse step are lifted twice: the first time everything is compiled.
+        # One reverse step of one window, which is what grows with hypotheses, steps and windows.
         plan = getattr(self.lifter, "plan", None)
         plan = None if plan is None else plan._replace(step=plan.step[:1], table=plan.table[:1])
-        job = self._job.replace(sampling=sampling.replace(hypotheses=1, flip="none", plan=plan), batch_size=1)
-        for _ in range(2):
-            begin = time.monotonic()
-            predict_windows(
-                self.lifter, self._variables, self.clips, Windows(*(part[:1] for part in self._windows)), job
-            )
-            seconds = (time.monotonic() - begin) * count * (steps if plan is not None else 1)
+        job = self._job.replace(sampling=sampling.replace(flip="none", plan=plan), batch_size=1)
+        seconds = self._time(job, 1)
+        if seconds < _SHORT:
+            # Most of it may be the call itself, which does not grow: what more hypotheses add says what each costs.
+            seconds = (self._time(job, 1 + _MORE) - seconds) / _MORE
+        seconds *= count * (steps if plan is not None else 1)
         seconds *= self._size / parallel.local_device_count()
         if seconds > _TOO_LONG * limit.seconds:
             raise UserError(
@@ -149,6 +151,16 @@ class TimedLifting:
                 f"frames in {_TOO_LONG * limit.seconds:.0f} s, found about {seconds:.0f} s for {sampling.hypotheses} "
                 "hypotheses on this machine; give fewer --hypotheses, more --minutes or an accelerator"
             )
+
+    def _time(self, job: Job, hypotheses: int) -> float:
+        """The seconds that the first window takes, lifted twice: the first time everything is compiled."""
+        job = job.replace(sampling=job.sampling.replace(hypotheses=hypotheses))
+        window = Windows(*(part[:1] for part in self._windows))
+        begin = 0.0
+        for _ in range(2):
+            begin = time.monotonic()
+            predict_windows(self.lifter, self._variables, self.clips, window, job)
+        return time.monotonic() - begin
 
     def _expected_seconds(self, evaluations: int) -> float:
         """The most that one call takes on processor cores: every weight is used once for every joint of every frame."""

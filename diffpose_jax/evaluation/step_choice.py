@@ -24,7 +24,7 @@ from diffpose_jax.lifters.building import make_plan, make_schedule_of
 from diffpose_jax.workdir.trained import Trained
 
 # The numbers of steps that are tried, fewest first, each with both samplers.
-STEPS = (1, 2, 3, 5, 8, 12, 20, 35)
+STEPS = (1, 2, 3, 4, 6, 8, 12, 20, 35)
 # About so many frames are lifted by each.
 _FRAMES = 256
 # Longer chains are stood for by so many steps: beyond them nothing changes by more than figures scatter.
@@ -71,6 +71,11 @@ def choose_steps(trained: Trained, clips: ClipSet, job: Job, limit: Limit) -> di
         found: dict[str, Measured] = {}
         for sampler in ("ddim", "ddpm"):
             if limit.used > 2 / 3 * limit.seconds:
+                logging.warning(
+                    "calibrate --steps: no fewer than %d steps are as good as all; there was no time to try more, and "
+                    "the config's are kept: give more --minutes",
+                    steps,
+                )
                 return None
             found[sampler] = trial.measure(_plan(config, sampler, steps))
             _say(sampler, steps, found[sampler])

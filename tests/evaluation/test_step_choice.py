@@ -61,8 +61,10 @@ def test_the_fewest_steps_that_are_enough_are_chosen(enough):
     assert chosen["sampler"] in ("ddim", "ddpm")
 
 
-def test_without_time_or_a_plan_that_is_good_enough_nothing_is_chosen():
-    assert choose_steps(trained(1), people(), JOB, Limit(0)) is None
+def test_without_time_or_a_plan_that_is_good_enough_nothing_is_chosen(caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        assert choose_steps(trained(1), people(), JOB, Limit(0)) is None
+    assert "no fewer than 1 steps are as good as all; there was no time to try more" in caplog.text
     assert choose_steps(trained(100), people(), JOB, Limit(600)) is None
 
 

@@ -52,7 +52,7 @@ class Calibrating:
         workdir: The work directory of the trained lifter.
         data: An archive or 'synthetic' in place of the data trained on.
         split: The split to calibrate on.
-        frames: About how many frames of it, as many of each subject; fewer where the time allows no more.
+        frames: About how many frames of it, evenly over the split; fewer where the time allows no more.
         hypotheses: Hypotheses per frame.
         flip: How the mirrored input enters, 'none', 'half' or 'average'; as in the config by default.
         batch_size: Windows per device and compiled call at most; as in the config by default.
@@ -252,7 +252,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     string("output", None, "With --pretrained: the directory for a copy of the model with the new calibration.")
     string("data", None, "Archive to calibrate on, or 'synthetic'; the data trained on if not given.")
     string("split", "valid", "Split to calibrate on, not the one to be measured.")
-    integer("frames", 512, "About how many frames of it, as many of each subject.", lower_bound=1)
+    integer("frames", 512, "About how many frames of it, evenly over the split.", lower_bound=1)
     integer("hypotheses", 20, "Hypotheses per frame.", lower_bound=2)
     cli.define_flip(values)
     integer("batch_size", None, "Windows per device and compiled call at most.", lower_bound=1)

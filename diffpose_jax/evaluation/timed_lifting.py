@@ -21,9 +21,8 @@ from diffpose_jax.evaluation.padding import pad_clips
 from diffpose_jax.lifters.base import Lifter, Variables
 from diffpose_jax.progress import Progress
 
-# Frames of one call, the least that is lifted and timed. Of windows there are at least so many for each subject.
-CALL_FRAMES = 64
-_WINDOWS_PER_SUBJECT = 12
+CALL_FRAMES = 64  # of one call, the least that is lifted and timed
+_WINDOWS_PER_SUBJECT = 12  # at least
 # A model of which one call is expected to take more than this share of the limit is tried with one hypothesis first.
 _TOO_LONG = 0.25
 # Floating-point operations per second of one processor core that a network reaches at least.
@@ -172,20 +171,20 @@ class TimedLifting:
 
 
 def sample_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
-    """Windows that lift about `frames` frames, as many of each subject, in an order that takes subjects in turn.
+    """Windows that lift about `frames` frames, evenly over the split, in an order that takes subjects in turn.
 
-    Of each subject they are evenly spread, in random order, so that every beginning of them is a sample too.
+    Means over them are means over the split's frames, as those of `evaluate` are; of everybody there are enough to be
+    told apart. Of each subject they are evenly spread, in random order, so that every beginning of them is a sample.
     """
     windows = (centred_windows if lifter.middle_frame else end_aligned_windows)(clips, lifter.frames)
     clip = np.searchsorted(clips.clip_start, np.asarray(windows.low), side="right") - 1
     subjects = np.array(clips.subject)[clip]
-    names = np.unique(subjects)
-    lifted = 1 if lifter.middle_frame else lifter.frames
-    each = max(frames // (lifted * len(names)), _WINDOWS_PER_SUBJECT)
+    share = frames / (len(subjects) * (1 if lifter.middle_frame else lifter.frames))
     rng, turns, ids = np.random.default_rng(0), [], []
-    for name in names:
+    for name in np.unique(subjects):
         own = np.flatnonzero(subjects == name)
-        own = own[np.unique(np.linspace(0, len(own) - 1, min(each, len(own))).astype(int))]
+        count = min(max(round(share * len(own)), _WINDOWS_PER_SUBJECT), len(own))
+        own = own[np.unique(np.linspace(0, len(own) - 1, count).astype(int))]
         ids.append(rng.permutation(own))
         turns.append((np.arange(len(own)) + 0.5) / len(own))
     # Window i of a subject's n has the place (i + 1/2) / n in 0..1: sorted by it, every beginning has the same share of

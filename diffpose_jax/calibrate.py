@@ -58,7 +58,7 @@ class Calibrating:
         batch_size: Windows per device and compiled call at most; as in the config by default.
         minutes: How long it may take.
         detector_strength: Strength of the simulated keypoint noise, as in the config's section `data`; the config's own
-            by default.
+            by default. A model trained on detectors of every quality sees half of the frames without noise.
         scales: Whether to scale the deviations from the mean after sampling without looking for a temperature.
         steps: Whether the fewest reverse steps that give the same distribution are looked for first.
         command: The command that the file names.
@@ -117,6 +117,10 @@ class Calibrating:
         clips = load_dataset(data, [self.split])[self.split]
         if clips.poses is None or not clips.num_frames:
             raise UserError(f"{data.source}: expected frames with 3D poses in split {self.split}, found none")
+        if data.cameras == "random" and data.detector_strength and not data.heatmaps:
+            # A model that is trained for detectors of every quality is calibrated for exact keypoints as well.
+            exact = copy_config(config, data={"detector_strength": 0.0}).data
+            clips = load_dataset(exact, [self.split])[self.split].join(clips)
         flip = current_value("evaluation.flip", section.flip if self.flip is None else self.flip)
         sampling = Sampling(self.hypotheses if trained.lifter.stochastic else 1, flip=flip)
         size = self.batch_size or section.batch_size

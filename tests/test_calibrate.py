@@ -15,7 +15,7 @@ from absl import flags
 
 from diffpose_jax import calibrate as program
 from diffpose_jax import cli
-from diffpose_jax.calibrate import calibrate
+from diffpose_jax.calibrate import Calibrating, calibrate
 from diffpose_jax.config import Options
 from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clips import Clip, ClipSet
@@ -250,6 +250,16 @@ def test_a_deterministic_lifter_gets_regions_alone(context):
     results = evaluate(context, split="valid", figure=False)
     assert results["regions"]["all"]["0.9"] == pytest.approx(0.9, abs=0.05)
     assert results["coverage"] == {}
+
+
+def test_a_model_for_detectors_of_every_quality_is_calibrated_on_exact_keypoints_too(archive, untrained, tmp_path):
+    config = config_for("narrow")
+    config.data.update(source=str(archive), cameras="random", detector_strength=1.0)
+    clips, _ = Calibrating(untrained(tmp_path / "run", config))._prepare(load_trained(tmp_path / "run"))
+    assert clips.num_frames == 300
+    np.testing.assert_array_equal(clips.poses[:150], clips.poses[150:])
+    np.testing.assert_array_equal(clips.scores[:150], 1)
+    assert (clips.scores[150:] < 1).any()
 
 
 def test_other_steps_than_were_calibrated_are_told(workdir, found):

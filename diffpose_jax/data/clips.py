@@ -178,6 +178,20 @@ class ClipSet:
         """The set of the clips at `indices`, in that order."""
         return ClipSet.build([self.clip(i) for i in indices], self.skeleton, self.cameras, self.note)
 
+    def join(self, other: ClipSet) -> ClipSet:
+        """The clips of this set and then those of another with the same skeleton and cameras.
+
+        Where one of them has no scores, what it shows was seen for certain.
+        """
+        scored = self.scores is not None or other.scores is not None
+        clips = [part.clip(i) for part in (self, other) for i in range(part.num_clips)]
+        if scored:
+            clips = [
+                clip._replace(scores=np.ones(clip.keypoints.shape[:2], np.float32)) if clip.scores is None else clip
+                for clip in clips
+            ]
+        return ClipSet.build(clips, self.skeleton, self.cameras, self.note)
+
     def to_layout(self, skeleton: Skeleton) -> ClipSet:
         """The same frames in another joint layout (see `skeleton.convert_layout`).
 

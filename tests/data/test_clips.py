@@ -53,6 +53,16 @@ def test_a_selection_holds_its_clips_in_the_order_asked_for(splits):
     assert splits["train"].select([]).num_frames == 0
 
 
+def test_two_sets_are_joined_and_what_has_no_scores_was_seen_for_certain(splits):
+    exact = ClipSet.build([clip(2, "S7", seed=5)._replace(scores=None)], H36M_17, cameras())
+    both = exact.join(splits["valid"])
+    assert both.subject == ("S7", "S8")
+    np.testing.assert_array_equal(both.keypoints[2:], splits["valid"].keypoints)
+    np.testing.assert_array_equal(both.scores[:2], 1)
+    np.testing.assert_array_equal(both.scores[2:], splits["valid"].scores)
+    assert exact.join(exact).scores is None
+
+
 def test_every_frame_knows_the_camera_of_its_clip(splits):
     train = dataclasses.replace(
         splits["train"], cameras=cameras()._replace(focal=np.array([[1, 1], [2, 2]], np.float32))

@@ -3,7 +3,8 @@
 `experiments/beam.py` makes the file: keypoints of a man on a beam in four calibrated views, and the points that they
 triangulate to. Each view is lifted by itself, with its calibrated focal length or that of a phone's main camera. The
 twelve limb joints, relative to the middle of the hips, are compared in the camera's frame: MPJPE, P-MPJPE, how often
-the 90 % regions hold the triangulated point, and how fast single hypotheses jerk beside the triangulated points.
+the 90 % regions hold the triangulated point, and how fast single hypotheses jerk beside the triangulated points. With
+`--videos FOLDER` people are found in the films once more, with their heatmaps, which the file does not have.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from diffpose_jax.lifted_video import LiftOptions, lift_people
 from diffpose_jax.model import Model, load
 from diffpose_jax.people import FilmedPeople, Track
 from diffpose_jax.skeleton import BLAZEPOSE_33
+from diffpose_jax.video.finding import find_people
 
 FPS = 60.0
 HIPS = (0, 1)
@@ -30,10 +32,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--truth", type=Path, required=True, help="file of experiments/beam.py")
     parser.add_argument("--model", required=True, help="work directory, or pretrained:NAME")
     parser.add_argument("--hypotheses", type=int, default=20)
+    parser.add_argument("--videos", type=Path, help="folder of the four films, for a model that needs heatmaps")
     parser.add_argument("--assume_focal", action="store_true", help="do not use the calibrated focal length")
     given = parser.parse_args(arguments)
     truth, model = dict(np.load(given.truth)), load(given.model)
-    rows = [measure(truth, view, model, given.hypotheses, given.assume_focal) for view in range(len(truth["poses"]))]
+    rows = []
+    for view in range(len(truth["poses"])):
+        film = given.videos / f"beam_cam0{view + 1}.mp4" if given.videos else None
+        filmed = take_keypoints(truth, view) if film is None else find_people(film, "largest")
+        focal = None if given.assume_focal else float(truth["focal"][view].mean())
+        rows.append(measure(truth, view, filmed, model, LiftOptions(given.hypotheses, focal=focal)))
     print("| camera | MPJPE mm | P-MPJPE mm | 90 % regions hold | jerk of a hypothesis / of the truth |")
     print("|---|---:|---:|---:|---:|")
     for number, (error, aligned, held, jerk) in enumerate(rows, 1):
@@ -43,19 +51,22 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def measure(
-    truth: dict[str, np.ndarray], view: int, model: Model, hypotheses: int, assumed: bool
-) -> tuple[float, float, float, float]:
-    """MPJPE and P-MPJPE in mm, the share of the 90 % regions that hold, and the ratio of jerks, of one view."""
+def take_keypoints(truth: dict[str, np.ndarray], view: int) -> FilmedPeople:
+    """The person of a view as the file of experiments/beam.py has them, without heatmaps."""
     keypoints, scores = truth["keypoints"][view], truth["scores"][view]
     frames = np.arange(len(keypoints))
     track = Track("person", frames, keypoints, scores, BLAZEPOSE_33)
     width, height = (int(side) for side in truth["image_sizes"][view])
-    filmed = FilmedPeople(f"camera {view + 1}", (width, height), frames / FPS, (track,))
-    focal = None if assumed else float(truth["focal"][view].mean())
-    person = lift_people(model, filmed, LiftOptions(hypotheses, focal=focal)).people[0]
+    return FilmedPeople(f"camera {view + 1}", (width, height), frames / FPS, (track,))
+
+
+def measure(
+    truth: dict[str, np.ndarray], view: int, filmed: FilmedPeople, model: Model, options: LiftOptions
+) -> tuple[float, float, float, float]:
+    """MPJPE and P-MPJPE in mm, the share of the 90 % regions that hold, and the ratio of jerks, of one view."""
+    person = lift_people(model, filmed, options).people[0]
     joints = [person.skeleton.joints.index(str(name)) for name in truth["joints"]]
-    found, wanted = person.poses[:, joints], truth["poses"][view]
+    found, wanted = person.poses[:, joints], truth["poses"][view][person.frames]
     drawn = person.hypotheses[:, :, joints]
     found, wanted, drawn = (
         points - points[..., HIPS, :].mean(axis=-2, keepdims=True) for points in (found, wanted, drawn)

@@ -22,7 +22,8 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     config, chosen = start("diffupose", "diffupose", argument)
     if chosen.size:
         config.lifter.update(width=128, joint_weights="uniform")
-        config.diffusion.update(sampling_steps=20)
+        # Of 100: error of the mean and energy score within 1 % of the whole chain's (RESULTS.md), 16 times as fast.
+        config.diffusion.update(sampling_steps=6)
         train_small(config, 24_000 if chosen.size == "hour" else 3000, 256, 2e-3)
         config.evaluation.update(stride=5)
         if chosen.size == "day":

@@ -59,6 +59,7 @@ class Calibrating:
         minutes: How long it may take.
         detector_strength: Strength of the simulated keypoint noise, as in the config's section `data`; the config's own
             by default. A model trained on detectors of every quality sees half of the frames without noise.
+        detector_bias: Errors of that noise that last for a whole clip, likewise.
         scales: Whether to scale the deviations from the mean after sampling without looking for a temperature.
         steps: Whether the fewest reverse steps that give the same distribution are looked for first.
         command: The command that the file names.
@@ -73,6 +74,7 @@ class Calibrating:
     batch_size: int | None = None
     minutes: float = 2.0
     detector_strength: float | None = None
+    detector_bias: float | None = None
     scales: bool = False
     steps: bool = False
     command: str = ""
@@ -111,8 +113,9 @@ class Calibrating:
     def _prepare(self, trained: Trained) -> tuple[ClipSet, Job]:
         """The split, and how it is lifted."""
         config = copy_config(trained.config, data={"source": self.data or trained.config.data.source})
-        if self.detector_strength is not None:
-            config.data.detector_strength = self.detector_strength
+        for name in ("detector_strength", "detector_bias"):
+            if getattr(self, name) is not None:
+                config.data[name] = getattr(self, name)
         data, section = config.data, config.evaluation
         clips = load_dataset(data, [self.split])[self.split]
         if clips.poses is None or not clips.num_frames:
@@ -263,6 +266,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_float("minutes", 2.0, "How long it may take.", lower_bound=0.1, flag_values=values)
     strength = "Strength of the simulated keypoint noise; that of the config if not given."
     flags.DEFINE_float("detector_strength", None, strength, lower_bound=0.0, flag_values=values)
+    bias = "Errors of that noise that last for a whole clip, 1 as BlazePose's; those of the config if not given."
+    flags.DEFINE_float("detector_bias", None, bias, lower_bound=0.0, flag_values=values)
     scales = "Scale the deviations from the mean after sampling, without looking for a temperature."
     flags.DEFINE_bool("scales", False, scales, flag_values=values)
     steps = "Look first for the fewest reverse steps with the same distribution, for as long again."
@@ -276,18 +281,8 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     if given.pretrained:
         cli.require(argv, given, "output")
         workdir = str(copy_release(workdir, given.output))
-    names = (
-        "data",
-        "split",
-        "frames",
-        "hypotheses",
-        "flip",
-        "batch_size",
-        "minutes",
-        "detector_strength",
-        "scales",
-        "steps",
-    )
+    detector = ("detector_strength", "detector_bias")
+    names = ("data", "split", "frames", "hypotheses", "flip", "batch_size", "minutes", *detector, "scales", "steps")
     options: dict[str, Any] = {name: given[name].value for name in names}
     command = shlex.join(["python", "-m", "diffpose_jax.calibrate", *sys.argv[1:]])
     found = calibrate(workdir, command=command, **options)

@@ -24,7 +24,7 @@ from diffpose_jax.lifters.building import make_plan, make_schedule_of
 from diffpose_jax.workdir.trained import Trained
 
 # The numbers of steps that are tried, fewest first, each with both samplers.
-STEPS = (1, 2, 3, 4, 6, 8, 12, 20, 35)
+STEPS = (1, 2, 3, 5, 6, 8, 12, 20, 35)
 # About so many frames are lifted by each.
 _FRAMES = 256
 # Longer chains are stood for by so many steps: beyond them nothing changes by more than figures scatter.

@@ -4,7 +4,9 @@
 triangulate to. Each view is lifted by itself, with its calibrated focal length or that of a phone's main camera. The
 twelve limb joints, relative to the middle of the hips, are compared in the camera's frame: MPJPE, P-MPJPE, how often
 the 90 % regions hold the triangulated point, and how fast single hypotheses jerk beside the triangulated points. With
-`--videos FOLDER` people are found in the films once more, with their heatmaps, which the file does not have.
+`--videos FOLDER` people are found in the films once more, with their heatmaps, which the file does not have; with
+`--exact hips` or `all` joints are where a camera without distortion sees the triangulated points. Then the rotation of
+all frames together that brings the poses nearest to the truth: its angle, and the MPJPE after it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from diffpose_jax.evaluation.metrics import p_mpjpe
 from diffpose_jax.lifted_video import LiftOptions, lift_people
@@ -33,21 +36,27 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", required=True, help="work directory, or pretrained:NAME")
     parser.add_argument("--hypotheses", type=int, default=20)
     parser.add_argument("--videos", type=Path, help="folder of the four films, for a model that needs heatmaps")
+    parser.add_argument("--exact", choices=("", "hips", "all"), default="", help="joints without a detector's errors")
     parser.add_argument("--assume_focal", action="store_true", help="do not use the calibrated focal length")
     given = parser.parse_args(arguments)
     truth, model = dict(np.load(given.truth)), load(given.model)
+    if given.exact:
+        truth["keypoints"] = place_exactly(truth, "hip" if given.exact == "hips" else "")
     rows = []
     for view in range(len(truth["poses"])):
         film = given.videos / f"beam_cam0{view + 1}.mp4" if given.videos else None
         filmed = take_keypoints(truth, view) if film is None else find_people(film, "largest")
         focal = None if given.assume_focal else float(truth["focal"][view].mean())
         rows.append(measure(truth, view, filmed, model, LiftOptions(given.hypotheses, focal=focal)))
-    print("| camera | MPJPE mm | P-MPJPE mm | 90 % regions hold | jerk of a hypothesis / of the truth |")
-    print("|---|---:|---:|---:|---:|")
-    for number, (error, aligned, held, jerk) in enumerate(rows, 1):
-        print(f"| {number} | {error:.1f} | {aligned:.1f} | {held:.0%} | {jerk:.2f} |")
-    mean = np.mean([rows[view] for view in (0, 2, 3)], axis=0)
-    print(f"| mean of 1, 3, 4 | {mean[0]:.1f} | {mean[1]:.1f} | {mean[2]:.0%} | {mean[3]:.2f} |")
+    columns = ("camera", "MPJPE mm", "P-MPJPE mm", "90 % regions hold", "jerk of a hypothesis / of the truth",
+               "turned", "MPJPE mm after")  # fmt: skip
+    print(f"| {' | '.join(columns)} |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    labels = [str(number) for number in range(1, len(rows) + 1)]
+    for label, row in zip(
+        [*labels, "mean of 1, 3, 4"], [*rows, np.mean([rows[view] for view in (0, 2, 3)], axis=0)], strict=True
+    ):
+        print("| {} | {:.1f} | {:.1f} | {:.0%} | {:.2f} | {:.0f}° | {:.1f} |".format(label, *row))
     return 0
 
 
@@ -60,10 +69,21 @@ def take_keypoints(truth: dict[str, np.ndarray], view: int) -> FilmedPeople:
     return FilmedPeople(f"camera {view + 1}", (width, height), frames / FPS, (track,))
 
 
+def place_exactly(truth: dict[str, np.ndarray], part: str) -> np.ndarray:
+    """The keypoints of all views, where joints whose names end in `part` are projections of the triangulated points."""
+    keypoints = truth["keypoints"].copy()
+    for place, joint in enumerate(truth["joints"]):
+        if str(joint).endswith(part):
+            points = truth["poses"][:, :, place]
+            pixels = points[..., :2] / points[..., 2:] * truth["focal"][:, None] + truth["centre"][:, None]
+            keypoints[:, :, BLAZEPOSE_33.joints.index(str(joint))] = pixels
+    return keypoints
+
+
 def measure(
     truth: dict[str, np.ndarray], view: int, filmed: FilmedPeople, model: Model, options: LiftOptions
-) -> tuple[float, float, float, float]:
-    """MPJPE and P-MPJPE in mm, the share of the 90 % regions that hold, and the ratio of jerks, of one view."""
+) -> tuple[float, ...]:
+    """MPJPE and P-MPJPE in mm, share of 90 % regions that hold, ratio of jerks; angle and MPJPE after one rotation."""
     person = lift_people(model, filmed, options).people[0]
     joints = [person.skeleton.joints.index(str(name)) for name in truth["joints"]]
     found, wanted = person.poses[:, joints], truth["poses"][view][person.frames]
@@ -74,7 +94,16 @@ def measure(
     distance = np.linalg.norm(found - wanted, axis=-1)
     held = np.nan if person.radius_90 is None else float((distance <= person.radius_90[:, joints]).mean())
     aligned = float(np.mean(np.asarray(p_mpjpe(found.astype(np.float32), wanted.astype(np.float32)))))
-    return 1000 * float(distance.mean()), 1000 * aligned, held, jerk(drawn[:, 0]) / jerk(wanted)
+    turn, _ = Rotation.align_vectors(wanted.reshape(-1, 3), found.reshape(-1, 3))
+    turned = np.linalg.norm(turn.apply(found.reshape(-1, 3)) - wanted.reshape(-1, 3), axis=-1).mean()
+    return (
+        1000 * float(distance.mean()),
+        1000 * aligned,
+        held,
+        jerk(drawn[:, 0]) / jerk(wanted),
+        float(np.degrees(turn.magnitude())),
+        1000 * float(turned),
+    )
 
 
 def jerk(poses: np.ndarray) -> float:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from timing import interleaved
 
 from diffpose_jax.config import copy_config
 from diffpose_jax.data.clips import ClipSet
@@ -29,14 +30,14 @@ from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.intervals import format_interval, run_interval
 from diffpose_jax.evaluation.jobs import Job, strided_frames
 from diffpose_jax.evaluation.scores import energy_score
+from diffpose_jax.evaluation.step_choice import plan_for
 from diffpose_jax.evaluation.timed_lifting import Lifted, compare_with_truth
 from diffpose_jax.lifters.base import Sampling
-from diffpose_jax.lifters.building import make_plan, make_schedule_of
 from diffpose_jax.registry import load_dataset
 from diffpose_jax.workdir.trained import Trained, load_trained
 
-TURNS = 4
-SHORT = 64  # frames of a turn that is timed; the first, of all frames, compiles
+TURNS = 3
+SHORT = 64  # frames that a turn lifts
 
 
 class Found(NamedTuple):
@@ -79,32 +80,17 @@ def _measure_all(
     trained: Trained, own: Plan, clips: dict[str, ClipSet], names: dict[str, list], hypotheses: int, stride: int
 ) -> dict[str, Found]:
     """What each plan gives with one model; plans are timed in turns."""
-    plans = {name: _plan(trained, own, name) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    draws: dict[tuple[str, str], Draws] = {}
-    for turn in range(TURNS):
-        for name, plan in plans.items():
-            for split in ("valid", "test") if turn == 0 else ("test",):
-                draws[name, split], taken = _lift(trained, plan, clips[split], hypotheses, stride, short=turn > 0)
-                if turn:  # in the first programs are compiled
-                    seconds[name].append(taken)
-                    draws.pop((name, split), None)
-        if turn == 0:
-            results = {name: _score(draws[name, "valid"], draws[name, "test"]) for name in names}
-    return {name: found._replace(seconds=float(np.median(seconds[name]))) for name, found in results.items()}
+    frames = {split: strided_frames(part, stride) for split, part in clips.items()}
 
+    def lift(name: str, split: str, most: int | None = None) -> Draws:
+        job = Job(Sampling(hypotheses, flip="half", plan=_plan(trained, own, name)), (ALL,), 256)
+        chosen = frames[split][:most]
+        found = predict_frames("", trained.lifter, trained.variables, clips[split], chosen, job)[ALL]
+        return compare_with_truth(Lifted(found, chosen), clips[split])
 
-def _lift(
-    trained: Trained, plan: Plan, clips: ClipSet, hypotheses: int, stride: int, *, short: bool
-) -> tuple[Draws, float]:
-    """Hypotheses of the frames, beside the truth, and the processor time; of a few frames alone if short."""
-    frames = strided_frames(clips, stride)
-    frames = frames[:SHORT] if short else frames
-    job = Job(Sampling(hypotheses, flip="half", plan=plan), (ALL,), 256)
-    begin = time.process_time()
-    found = predict_frames("", trained.lifter, trained.variables, clips, frames, job)[ALL]
-    taken = time.process_time() - begin
-    return compare_with_truth(Lifted(found, frames), clips), taken
+    results = {name: _score(lift(name, "valid"), lift(name, "test")) for name in names}
+    seconds = interleaved({name: partial(lift, name, "test", SHORT) for name in names}, TURNS)
+    return {name: found._replace(seconds=float(np.median(seconds[name][..., 1]))) for name, found in results.items()}
 
 
 def _score(valid: Draws, test: Draws) -> Found:
@@ -119,10 +105,9 @@ def _score(valid: Draws, test: Draws) -> Found:
 def _plan(trained: Trained, own: Plan, name: str) -> Plan:
     if name == "calibrated":
         return own
-    diffusion = trained.config.diffusion
-    sampler, steps = (diffusion.sampler, diffusion.steps) if name == "whole" else name.split(":")
-    diffusion = copy_config(trained.config, diffusion={"sampler": sampler}).diffusion
-    return make_plan(diffusion, make_schedule_of(diffusion), int(steps))
+    whole = trained.config.diffusion
+    sampler, steps = (whole.sampler, whole.steps) if name == "whole" else name.split(":")
+    return plan_for(trained.config, sampler, int(steps))
 
 
 def _row(name: str, found: list[Found], whole: list[Found], subjects: np.ndarray) -> str:

@@ -20,7 +20,8 @@ release() {
     python -m diffpose_jax.train "$@" --init_from="$long" --config.training.decay=cosine \
         --config.training.learning_rate=1e-3 --config.training.warmup_steps=200 --config.training.steps="$LAST" \
         --config.training.validate_every=1000 --workdir "$OUT/$name"
-    python -m diffpose_jax.calibrate --workdir "$OUT/$name" --scales --detector_strength 1.4 --detector_bias 1 --frames 10000 --minutes 9
+    python -m diffpose_jax.calibrate --workdir "$OUT/$name" --scales --detector_strength 1.4 --detector_bias 1 \
+        --frames 10000 --minutes 9
     python experiments/release.py --workdir "$OUT/$name" --name "$name"
 }
 

@@ -65,7 +65,7 @@ def choose_steps(trained: Trained, clips: ClipSet, job: Job, limit: Limit) -> di
     on_device, windows = pad_clips(device_clips(clips)), sample_windows(trained.lifter, clips, _FRAMES)
     trial = _Trial(trained, clips, on_device, windows, job.replace(outputs=(ALL,)))
     whole = min(config.diffusion.steps, WHOLE)
-    reference = trial.measure(_plan(config, config.diffusion.sampler, whole))
+    reference = trial.measure(plan_for(config, config.diffusion.sampler, whole))
     _say(config.diffusion.sampler, whole, reference)
     for steps in (steps for steps in STEPS if steps < whole):
         found: dict[str, Measured] = {}
@@ -77,7 +77,7 @@ def choose_steps(trained: Trained, clips: ClipSet, job: Job, limit: Limit) -> di
                     steps,
                 )
                 return None
-            found[sampler] = trial.measure(_plan(config, sampler, steps))
+            found[sampler] = trial.measure(plan_for(config, sampler, steps))
             _say(sampler, steps, found[sampler])
         good = [sampler for sampler, one in found.items() if one.is_as_good_as(reference)]
         if good:
@@ -109,7 +109,8 @@ class _Trial(NamedTuple):
         return Measured(float(error.mean()), float(jnp.mean(energy)))
 
 
-def _plan(config: ConfigDict, sampler: str, steps: int) -> Plan:
+def plan_for(config: ConfigDict, sampler: str, steps: int) -> Plan:
+    """The plan of so many reverse steps of a sampler, 'ddpm' or 'ddim', on the schedule of a config."""
     diffusion = copy_config(config, diffusion={"sampler": sampler}).diffusion
     return make_plan(diffusion, make_schedule_of(diffusion), steps)
 

@@ -26,7 +26,7 @@ _STD_OTHERWISE = 0.012
 
 # Standard deviation in metres, along each axis of the image, of the mean error of a joint over a clip: what BlazePose
 # calls a joint is not where motion capture has it, and how far off depends on the view. Of twelve joints of a man in
-# four calibrated views (`experiments/beam.py`): 2.3 cm for hips, 1.3 to 1.4 cm for the others.
+# four calibrated views (`experiments/beam.py`): 2.3 cm for hips, 1.2 to 1.4 cm for the others.
 _BIAS = {"hip": 0.023, "ear": 0.02}
 _BIAS_OTHERWISE = 0.014
 

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.gaps import fill_gaps
+from diffpose_jax.data.joint_centres import JointCentres
 from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.metrics import spread
@@ -21,7 +23,7 @@ from diffpose_jax.formats.keypoint_files import MIN_SCORE
 from diffpose_jax.geometry import normalise_screen, solve_root
 from diffpose_jax.lifters.base import Variables
 from diffpose_jax.model import Model
-from diffpose_jax.skeleton import Skeleton, convert_layout, convert_scores
+from diffpose_jax.skeleton import MARKED_IN_PICTURES, Skeleton, convert_layout, convert_scores
 from diffpose_jax.video.tracking import Body
 from diffpose_jax.world import assume_focal
 
@@ -83,7 +85,8 @@ class LiveLifter:
         self._seed = np.uint32(model.config.seed if seed is None else seed)
         self._variables = jax.device_put(jax.device_get(model.trained.variables), jax.local_devices()[0])
         sampler = make_sampler(lifter, model.sampling(hypotheses))
-        call = jax.jit(partial(_lift, sampler))
+        centres = model.joint_centres(layout.name in MARKED_IN_PICTURES)
+        call = jax.jit(partial(_lift, sampler, centres))
         joints = lifter.skeleton.num_joints
         # Compiled for each size: a third person must not stop the picture.
         self._calls = {
@@ -134,11 +137,15 @@ class LiveLifter:
         return [np.nan_to_num(np.concatenate(each)) for each in zip(*parts, strict=True)]
 
 
-def _lift(sampler: Any, variables: Variables, points: Array, focal: Array, seed: Array) -> tuple[Array, ...]:
+def _lift(
+    sampler: Any, centres: JointCentres, variables: Variables, points: Array, focal: Array, seed: Array
+) -> tuple[Array, ...]:
     """Poses `[N, J, 3]`, hypotheses `[N, H, J, 3]`, spread `[N, J]` and roots `[N, 3]` of people `[N, 1, J, 3]`."""
     keypoints, scores = points[..., :2], points[..., 2]
     clip = jnp.zeros(len(points), jnp.int32)  # one noise for all: the same keypoints always give the same pose
-    drawn = jnp.swapaxes(sampler(variables, keypoints, scores, focal, seed, clip)[:, :, 0], 0, 1)
+    given = centres.place_as_trained(keypoints, scores > 0)
+    drawn = jnp.swapaxes(sampler(variables, given, scores, focal, seed, clip)[:, :, 0], 0, 1)
+    drawn = centres.place_as_detected(drawn)
     poses = jnp.mean(drawn, axis=1)
     std = spread(jnp.swapaxes(drawn, 0, 1))
     camera = jax.vmap(pinhole)(focal)

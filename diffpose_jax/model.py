@@ -8,26 +8,26 @@ import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import current_value
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.gaps import fill_gaps
+from diffpose_jax.data.joint_centres import JointCentres, find_joint_centres
 from diffpose_jax.data.sets.keypoints import convert_keypoints
-from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import AGGREGATES, ALL, check_aggregates
 from diffpose_jax.evaluation.frame_blocks import count_block_frames, lift_blocks
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.metrics import spread
 from diffpose_jax.evaluation.warnings import warn_of_keypoints
-from diffpose_jax.evaluation.window_cameras import has_cameras
+from diffpose_jax.evaluation.window_cameras import add_pinhole, has_cameras
 from diffpose_jax.geometry import solve_root
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.sections import Noise
 from diffpose_jax.skeleton import Skeleton
+from diffpose_jax.workdir.calibration import LEVELS
 from diffpose_jax.workdir.releases import locate
 from diffpose_jax.workdir.trained import Trained, load_trained
 
@@ -205,7 +205,7 @@ class Model:
         clips = clips if focal is None else add_pinhole(clips, focal)
         if AGGREGATES[aggregation].needs_camera and not has_cameras(clips):
             raise UserError(f"aggregation {aggregation}: expected a known camera (focal), found none")
-        warn_of_keypoints(self.trained, clips)
+        warn_of_keypoints(self.trained, self.joint_centres(clips.detected).place_clips(clips))
         job = self._job(hypotheses, noise, aggregation, seed)
         settings = self._describe(job)
         parts = self._lift_blocks(clips, job, aggregation, settings)
@@ -214,13 +214,23 @@ class Model:
     def _lift_blocks(self, clips: ClipSet, job: Job, aggregation: str, settings: dict[str, Any]) -> Iterator[Result]:
         # An equal job on an equal lifter is compiled already: a second call, or a second model, only computes.
         lifter, size = self.trained.lifter, count_block_frames(job.sampling.hypotheses, self.skeleton.num_joints)
-        seen = clips.seen
-        for frames, found in lift_blocks(self.name, lifter, self.trained.variables, clips, job, size):
-            poses, drawn = found[aggregation], found[ALL]
+        seen, centres = clips.seen, self.joint_centres(clips.detected)
+        moved = centres.place_clips(clips)
+        for frames, found in lift_blocks(self.name, lifter, self.trained.variables, moved, job, size):
+            poses, drawn = (centres.place_as_detected(found[name]) for name in (aggregation, ALL))
             std = spread(np.moveaxis(drawn, 1, 0))
             root = _solve_roots(clips, poses, frames)
             radii = self._radii(std, seen[frames], drawn.shape[1])
-            yield Result(poses, drawn, std, root, clips, settings, *radii)
+            yield Result(poses, drawn, std, root, clips, settings, *centres.widen(radii, LEVELS[: len(radii)]))
+
+    def joint_centres(self, detected: bool) -> JointCentres:
+        """How keypoints are moved before they are lifted, and poses after: not, but for those of a detector.
+
+        Args:
+            detected: Whether the keypoints are those of a detector of pictures.
+        """
+        record = self.trained.keypoints
+        return find_joint_centres(record.proportions if detected and record else None, self.skeleton)
 
     def _radii(self, std: np.ndarray, seen: np.ndarray, hypotheses: int) -> tuple[np.ndarray, ...]:
         """The radii of both levels `[M, J]`, m; `()` without regions, or where one hypothesis shows no spread."""
@@ -274,14 +284,6 @@ def load(workdir: str | os.PathLike, batch_size: int | None = None, flip: str | 
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size: expected at least 1, found {batch_size}")
     return Model(load_trained(workdir), locate(workdir).name, batch_size, flip)
-
-
-def add_pinhole(clips: ClipSet, focal: float) -> ClipSet:
-    """The same clips with a centred pinhole camera of focal length `focal`, in normalised image units."""
-    if not focal > 0:
-        raise UserError(f"focal: expected a positive number, found {focal}")
-    camera = jax.tree.map(np.asarray, pinhole(focal, (1,)))
-    return dataclasses.replace(clips, cameras=camera, camera=np.zeros(clips.num_clips, np.int32))
 
 
 def _check(hypotheses: int, aggregation: str) -> None:

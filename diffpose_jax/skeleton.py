@@ -142,6 +142,8 @@ SKELETONS: dict[str, Skeleton] = {
     skeleton.name: skeleton for skeleton in (H36M_17, H36M_16, HUMANEVA_15, MPI_INF_3DHP_17, COCO_17, BLAZEPOSE_33)
 }
 SKELETONS |= {name: _skeleton(name, tree) for name, tree in TREES.items()}
+# Layouts whose joints people marked in pictures, for detectors to learn; the others are those of motion capture.
+MARKED_IN_PICTURES = frozenset({COCO_17.name, BLAZEPOSE_33.name, *TREES})
 
 # How a joint that the source lacks is constructed from others: alternatives, the preferred one first, each a weighted
 # sum. 3DHP's neck and head are where Human3.6M has Thorax and Neck/Nose. In adults the middle of the ears is about
@@ -249,14 +251,9 @@ def convert_scores(scores: np.ndarray, source: Skeleton, target: Skeleton) -> np
     """Converts confidences `[..., J_source]` to `[..., J_target]`, float32.
 
     A joint that is constructed from others is as badly seen as the worst of them, and missing (0) if one of them is.
-    Hips of BlazePose count 0.7 times. Raises `UserError` where no map exists.
+    Raises `UserError` where no map exists.
     """
     used = layout_matrix(source, target) != 0
-    if source.name == BLAZEPOSE_33.name:
-        # Its visibility says whether a joint is in sight, not how well it is placed. In four calibrated views hips are
-        # off by 2.7 cm along each axis, most of it for a whole clip, and other joints by 1.8 to 2.1
-        # (`experiments/beam.py`): exp(-2.7 / 8) = 0.7 in the scores of simulated detectors.
-        scores = np.asarray(scores) * np.where([joint.endswith("hip") for joint in source.joints], 0.7, 1.0)
     return np.where(used, np.asarray(scores)[..., None, :], np.inf).min(axis=-1).astype(np.float32)
 
 

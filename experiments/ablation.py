@@ -23,7 +23,8 @@ from absl import logging
 from budget import small_config, train_for
 from ml_collections import ConfigDict
 
-from diffpose_jax.data.clips import VISIBILITY, ClipSet
+from diffpose_jax.data.clip import VISIBILITY
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.evaluation.aggregation import ALL
 from diffpose_jax.evaluation.calibration import LEVELS, coverage, mahalanobis_rank
 from diffpose_jax.evaluation.chosen_frames import predict_frames

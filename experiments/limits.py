@@ -25,7 +25,8 @@ from absl import app, flags
 
 from diffpose_jax.config import save_config
 from diffpose_jax.data.archives import save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.registry import build_lifter, config_for
 from diffpose_jax.skeleton import H36M_17

@@ -12,7 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import read_options
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import centred_windows, device_clips
 from diffpose_jax.lifters.base import Batch, Lifter
 from diffpose_jax.lifters.batches import example_batch

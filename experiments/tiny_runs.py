@@ -15,7 +15,8 @@ import numpy as np
 
 from diffpose_jax.config import save_config
 from diffpose_jax.data.archives import save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.grid.store import Store
 from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.records import read_record

@@ -25,7 +25,8 @@ from absl import flags, logging
 
 from diffpose_jax import cli
 from diffpose_jax.data.augmentation import film_anew
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Batch, centred_windows, device_clips, gather
 from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.jobs import Job

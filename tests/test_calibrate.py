@@ -18,7 +18,8 @@ from diffpose_jax import cli
 from diffpose_jax.calibrate import Calibrating, calibrate
 from diffpose_jax.config import Options
 from diffpose_jax.data.archives import save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.evaluation.spread_fit import search_temperature

@@ -23,7 +23,8 @@ from diffpose_jax import cli
 from diffpose_jax import convert as program
 from diffpose_jax.convert import convert, parse_options
 from diffpose_jax.data.archives import save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate

@@ -14,7 +14,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from diffpose_jax.data.archives import save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.evaluation.aggregation import AGGREGATES

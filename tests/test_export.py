@@ -12,7 +12,8 @@ from absl import flags
 
 from diffpose_jax import cli
 from diffpose_jax import export as program
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.model import load
 from diffpose_jax.registry import config_for

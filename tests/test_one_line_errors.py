@@ -17,7 +17,8 @@ import diffpose_jax as dp
 from diffpose_jax import calibrate, cli, predict, prepare
 from diffpose_jax.config import load_config
 from diffpose_jax.data.archives import load_archive, save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.npz import read_npz
 from diffpose_jax.geometry import Camera

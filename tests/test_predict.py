@@ -13,10 +13,12 @@ import pytest
 
 from diffpose_jax.cli import parse_image_size
 from diffpose_jax.data.archives import save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.errors import UserError
+from diffpose_jax.evaluation.window_cameras import add_pinhole
 from diffpose_jax.formats.tracks import Reading
-from diffpose_jax.model import Lifting, Result, add_pinhole
+from diffpose_jax.model import Lifting, Result
 from diffpose_jax.predict import predict
 from diffpose_jax.prediction_files import save_lifting, save_result
 from diffpose_jax.skeleton import get_skeleton

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from diffpose_jax.config import copy_config
 from diffpose_jax.data.archives import save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.diffusion.schedules import make_schedule
 from diffpose_jax.errors import UserError
 from diffpose_jax.lifters.batches import example_batch

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from diffpose_jax.data.clips import FRAME_ARRAYS, LARGEST, VISIBILITY, ClipSet, frame_shapes, mark_missing
+from diffpose_jax.data.clip import FRAME_ARRAYS, LARGEST, VISIBILITY, frame_shapes, mark_missing
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.views import pinhole
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.npz import DAMAGE, open_arrays
@@ -43,6 +44,7 @@ def save_archive(path: str | os.PathLike, splits: Mapping[str, ClipSet]) -> None
             "action": clips.action,
             "frames": clips.num_frames,
             "note": clips.note,
+            "detected": clips.detected,
         }
         for name in (*FRAME_ARRAYS, *_CLIP_ARRAYS):
             if getattr(clips, name) is not None:
@@ -114,6 +116,7 @@ def _read_split(archive: Mapping[str, np.ndarray], split: str, meta: Mapping[str
         cameras=Camera(*(archive[f"{split}/camera_{name}"] for name in Camera._fields)) if has_cameras else None,
         skeleton=get_skeleton(meta["skeleton"]),
         note=str(meta.get("note", "")),
+        detected=bool(meta.get("detected", False)),
     )
     _check_split(clips, meta["frames"])
     return clips

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from diffpose_jax.data.cameras import RADIUS, find_usable_frames, find_usable_runs, view_motion
-from diffpose_jax.data.clips import SPLITS, Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import SPLITS, ClipSet
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
 from diffpose_jax.skeleton import H36M_17, Skeleton

@@ -14,6 +14,7 @@ import numpy as np
 
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.gaps import fill_gaps
+from diffpose_jax.data.joint_centres import Proportions, measure_proportions
 from diffpose_jax.errors import UserError
 from diffpose_jax.records import read_record, write_record
 from diffpose_jax.skeleton import Skeleton, mirror
@@ -44,6 +45,8 @@ class KeypointRecord(NamedTuple):
         bones: `[J - 1]` largest length of each bone in units of the size.
         sides: Weights `[768]` of the verdict on left and right (`judge_sides`).
         verdict: `[2]` mean and standard deviation of the verdict on a piece of a clip, of people not fitted to.
+        proportions: Where the joints of the poses lie on a body, and so those of the keypoints, projections of them;
+            None where that is not known.
     """
 
     layout: str
@@ -53,6 +56,10 @@ class KeypointRecord(NamedTuple):
     bones: np.ndarray
     sides: np.ndarray
     verdict: np.ndarray
+    proportions: Proportions | None = None
+
+
+_ARRAYS = KeypointRecord._fields[1:-1]
 
 
 class _Frames(NamedTuple):
@@ -81,6 +88,7 @@ def measure_keypoints(clips: ClipSet) -> KeypointRecord:
         bones=np.nan_to_num(np.nanquantile(found.bones, 0.998, axis=0), nan=np.inf),
         sides=sides,
         verdict=verdict,
+        proportions=_measure_proportions(clips, frames),
     )
 
 
@@ -138,7 +146,9 @@ def load_record(workdir: Path) -> KeypointRecord | None:
         return None
     try:
         found = read_record(path, "keypoints")
-        return KeypointRecord(found["layout"], *(np.asarray(found[name], float) for name in KeypointRecord._fields[1:]))
+        arrays = {name: np.asarray(found[name], float) for name in _ARRAYS}
+        known = found.get("proportions")
+        return KeypointRecord(found["layout"], **arrays, proportions=known and Proportions(*map(float, known)))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: expected the record of training keypoints, found {error}; remove it") from error
 
@@ -161,6 +171,13 @@ def _measure(clips: ClipSet, frames: np.ndarray) -> _Frames:
         keypoints=(keypoints - centre[:, None]) / size[:, None, None],
         whole=seen.mean(axis=1) >= 0.8,
     )
+
+
+def _measure_proportions(clips: ClipSet, frames: np.ndarray) -> Proportions | None:
+    """Those of the poses; None where keypoints are a detector's: who is trained on them knows where it finds joints."""
+    if clips.poses is None or clips.detected:
+        return None
+    return measure_proportions(clips.poses[frames], clips.skeleton)
 
 
 def _middle(keypoints: np.ndarray, skeleton: Skeleton, names: str) -> np.ndarray:

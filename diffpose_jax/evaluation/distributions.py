@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffpose_jax.data.clips import VISIBILITY
+from diffpose_jax.data.clip import VISIBILITY
 from diffpose_jax.evaluation.aggregation import RANK, SCORED, SPREAD, reduce_hypotheses
 from diffpose_jax.evaluation.calibration import LEVELS, covered
 from diffpose_jax.evaluation.intervals import subject_interval

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,9 @@ import numpy as np
 from jax import Array
 
 from diffpose_jax.data.clips import ClipSet
+from diffpose_jax.data.views import pinhole
 from diffpose_jax.data.windows import Windows
+from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
 
 
@@ -38,3 +41,11 @@ def window_cameras(clips: ClipSet, windows: Windows) -> WindowCameras | None:
     # `low` is the first frame of the window's clip; the start of a padded window may lie before it.
     clip = np.searchsorted(clips.clip_start, np.asarray(windows.low), side="right") - 1
     return WindowCameras(cameras, jnp.asarray(clips.camera[clip], jnp.int32))
+
+
+def add_pinhole(clips: ClipSet, focal: float) -> ClipSet:
+    """The same clips with a centred pinhole camera of focal length `focal`, in normalised image units."""
+    if not focal > 0:
+        raise UserError(f"focal: expected a positive number, found {focal}")
+    camera = jax.tree.map(np.asarray, pinhole(focal, (1,)))
+    return dataclasses.replace(clips, cameras=camera, camera=np.zeros(clips.num_clips, np.int32))

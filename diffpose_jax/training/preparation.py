@@ -73,7 +73,7 @@ def _film_as_trained(clips: ClipSet, data: DataOptions) -> ClipSet:
     batch = gather(device_clips(clips, root=True), windows, jnp.arange(count, dtype=jnp.int32), 1)
     keys = example_keys(jax.random.key(0), batch.index)
     filmed = jax.jit(augment, static_argnums=(2, 3))(keys, batch, clips.skeleton, data.bodies)
-    return dataclasses.replace(clips, keypoints=np.asarray(filmed.keypoints)[:, 0])
+    return dataclasses.replace(clips, keypoints=np.asarray(filmed.keypoints)[:, 0], detected=False)
 
 
 def freeze_context(lifter: Lifter, context: Variables, train: TrainData, valid: Validation | None) -> Variables:

@@ -59,6 +59,7 @@ class Landmarks(NamedTuple):
         visibility: Probability that a point is in the picture and not hidden, `[39]`.
         presence: Probability that a point is in the picture, `[39]`.
         heatmaps: Logits `[64, 64, 39]`, rows before columns.
+        places: The network's own guess of where the points are in space, `[39, 3]` m around the middle of the hips.
     """
 
     score: float
@@ -67,6 +68,7 @@ class Landmarks(NamedTuple):
     visibility: np.ndarray
     presence: np.ndarray
     heatmaps: np.ndarray
+    places: np.ndarray
 
     @property
     def next_region(self) -> Region:
@@ -117,7 +119,8 @@ class BlazePose:
         points = refine_points(values[:, :2] / LANDMARK_SIZE, heatmaps)
         points[LANDMARKS:] = values[LANDMARKS:, :2] / LANDMARK_SIZE
         visibility, presence = logistic(values[:, 3]), logistic(values[:, 4])
-        return Landmarks(float(outputs[(1,)][0]), region, points, visibility, presence, heatmaps)
+        places = outputs[(117,)].reshape(39, 3)
+        return Landmarks(float(outputs[(1,)][0]), region, points, visibility, presence, heatmaps, places)
 
 
 class _Network:

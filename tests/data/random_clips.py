@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffpose_jax.data.clips import Clip
+from diffpose_jax.data.clip import Clip
 from diffpose_jax.geometry import Camera
 
 

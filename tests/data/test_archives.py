@@ -42,7 +42,7 @@ def assert_equal_sets(found: ClipSet, expected: ClipSet) -> None:
 
 
 def test_marks_and_note_survive_the_archive_and_older_archives_have_none(splits, tmp_path):
-    marked = clip(3)._replace(valid_frame=np.array([True, False, True]), activity=np.array([2, 2, 7]))
+    marked = clip(3)._replace(valid_frame=np.array([True, False, True]), activity=np.array([2, 2, 7]), detected=True)
     original = ClipSet.build([marked], H36M_17, cameras(), "a note")
     save_archive(tmp_path / "a.npz", {"test": original, "train": splits["train"]})
     found = load_archive(tmp_path / "a.npz")

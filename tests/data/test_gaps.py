@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.gaps import BRIDGE_SCORE, bridge_scores, describe_gaps, fill_gaps, measure_gaps
 from diffpose_jax.data.windows import device_clips
 from diffpose_jax.errors import UserError

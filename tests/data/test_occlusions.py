@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.occlusions import PATTERNS, hide_clips, occlude
 from diffpose_jax.data.windows import Batch
 from diffpose_jax.errors import UserError

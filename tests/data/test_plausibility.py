@@ -94,6 +94,16 @@ def test_hidden_joints_do_not_count(splits, record):
     assert find_oddities(dataclasses.replace(hidden, keypoints=rubbish), record) == []
 
 
+def test_poses_have_proportions_but_not_beside_a_detectors_keypoints(splits, record, tmp_path):
+    assert record.proportions is not None
+    save_record(record, tmp_path)
+    assert load_record(tmp_path).proportions == record.proportions
+    detected = measure_keypoints(dataclasses.replace(splits["valid"], detected=True))
+    assert detected.proportions is None
+    save_record(detected, tmp_path)
+    assert load_record(tmp_path).proportions is None
+
+
 def test_a_record_is_kept_in_a_work_directory(record, tmp_path):
     assert load_record(tmp_path) is None
     save_record(record, tmp_path)

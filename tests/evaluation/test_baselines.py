@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.evaluation.baselines import mean_pose, nearest_neighbour, nearest_neighbours, normalise_keypoints
 from diffpose_jax.skeleton import get_skeleton
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import device_clips, end_aligned_windows
 from diffpose_jax.diffusion.plans import ddim_plan, ddpm_plan
 from diffpose_jax.diffusion.schedules import cosine

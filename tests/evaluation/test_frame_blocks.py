@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.frame_blocks import count_block_frames, lift_blocks
 from diffpose_jax.evaluation.jobs import Job

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.views import pinhole
 from diffpose_jax.evaluation.aggregation import reprojection_errors
 from diffpose_jax.evaluation.hiding import hide_for

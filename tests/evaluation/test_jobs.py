@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from diffpose_jax import parallel
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import device_clips, end_aligned_windows
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import reprojection_errors

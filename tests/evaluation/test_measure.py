@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.sets.mpi_inf_3dhp import mpi_inf_3dhp_cameras
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.measure import Measured, baseline_rows

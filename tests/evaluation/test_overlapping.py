@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import overlapping_windows
 from diffpose_jax.evaluation import chosen_frames
 from diffpose_jax.evaluation.chosen_frames import predict_frames

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from diffpose_jax import parallel
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.workload import shares_hypotheses

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.evaluation.timed_lifting import sample_windows
 from diffpose_jax.registry import build_lifter, config_for
 from diffpose_jax.skeleton import H36M_17

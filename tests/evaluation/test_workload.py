@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.evaluation import jobs
 from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.jobs import Job

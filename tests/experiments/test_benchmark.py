@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import centred_windows, device_clips, gather
 from diffpose_jax.errors import UserError
 from diffpose_jax.registry import METHODS

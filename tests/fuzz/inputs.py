@@ -13,7 +13,8 @@ import numpy as np
 
 from diffpose_jax.config import load_config
 from diffpose_jax.data.archives import load_archive, save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.plausibility import load_record
 from diffpose_jax.data.sets.cmu import read_cmu
 from diffpose_jax.exports.arrays import read_arrays, write_arrays

@@ -10,7 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffpose_jax.data.archives import save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.grid.store import Store
 from diffpose_jax.records import read_record
 from diffpose_jax.registry import config_for

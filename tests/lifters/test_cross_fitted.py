@@ -12,7 +12,8 @@ import pytest
 from flax import linen as nn
 
 from diffpose_jax.config import Options
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.diffusion.plans import ddpm_plan
 from diffpose_jax.diffusion.schedules import cosine
 from diffpose_jax.lifters.base import Batch, ContextLifter, Lifter, Sampling

@@ -12,7 +12,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from diffpose_jax.data.archives import save_archive
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.registry import config_for
 from diffpose_jax.skeleton import H36M_17
 from diffpose_jax.training.loop import Summary, train

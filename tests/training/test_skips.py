@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import device_clips, training_windows
 from diffpose_jax.lifters.base import Aux, Lifter
 from diffpose_jax.lifters.batches import example_batch

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from diffpose_jax.config import read_options
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import centred_windows, device_clips, training_windows
 from diffpose_jax.lifters.base import Aux, Batch, Lifter
 from diffpose_jax.lifters.batches import example_batch, flip_batch

@@ -36,7 +36,7 @@ def landmarks(places: np.ndarray, height: float = 0.8) -> Landmarks:
     heatmaps = np.stack([gaussian_logits(place, height=height) for place in places], axis=-1)
     heatmaps = np.concatenate([heatmaps, np.full((64, 64, 6), -10.0)], axis=-1)
     points = np.concatenate([places, np.full((6, 2), 0.5)])
-    return Landmarks(1.0, REGION, points, np.ones(39), np.ones(39), heatmaps)
+    return Landmarks(1.0, REGION, points, np.ones(39), np.ones(39), heatmaps, np.zeros((39, 3)))
 
 
 PLACES = np.random.default_rng(0).uniform(0.3, 0.7, (33, 2))

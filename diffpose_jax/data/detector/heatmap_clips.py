@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.data.clips import VISIBILITY, ClipSet
+from diffpose_jax.data.clip import VISIBILITY
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.heatmap_simulation import ORDINARY, simulate_heatmaps
 from diffpose_jax.data.detector.heatmaps import Heatmaps, detect, draw_points, person_box
 from diffpose_jax.data.detector.keypoint_noise import pad_clip

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from diffpose_jax.data.cameras import H36M_SUBJECTS, h36m_cameras
-from diffpose_jax.data.clips import SPLITS, Clip, ClipSet, check_valid_subjects
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import SPLITS, ClipSet, check_valid_subjects
 from diffpose_jax.data.sets.videopose3d import Joints, Recordings, list_views, pair_view, read_recordings
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera

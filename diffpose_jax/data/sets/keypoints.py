@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.layout_checks import find_mistakes
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.keypoint_files import MIN_SCORE, KeypointClip, parse_recording
@@ -20,7 +21,7 @@ from diffpose_jax.formats.keypoint_tools import read_clips
 from diffpose_jax.formats.tracks import Reading
 from diffpose_jax.geometry import normalise_screen
 from diffpose_jax.people import FilmedPeople, Track
-from diffpose_jax.skeleton import H36M_17, Skeleton, convert_layout, convert_scores
+from diffpose_jax.skeleton import H36M_17, MARKED_IN_PICTURES, Skeleton, convert_layout, convert_scores
 
 _MAX_FRAMES = 10_000_000  # four days at 30 frames per second
 
@@ -144,6 +145,7 @@ def _to_clip(clip: KeypointClip, target: Skeleton) -> Clip:
         clip.action,
         fps=clip.fps,
         scores=None if clip.scores is None else convert_scores(clip.scores, clip.skeleton, target),
+        detected=clip.skeleton.name in MARKED_IN_PICTURES,
     )
 
 

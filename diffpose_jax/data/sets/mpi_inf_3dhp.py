@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffpose_jax import geometry
-from diffpose_jax.data.clips import Clip, ClipSet, check_valid_subjects
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet, check_valid_subjects
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.npz import read_npz
 from diffpose_jax.geometry import Camera

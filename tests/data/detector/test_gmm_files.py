@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.gmm_files import add_gmm_mixtures, gmm_mixture, read_gmm
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera, denormalise_screen

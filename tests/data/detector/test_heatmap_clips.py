@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.heatmap_clips import detect_in_heatmaps, draw_heatmap_points, regroup
 from diffpose_jax.data.detector.keypoint_noise import add_keypoint_noise
 from diffpose_jax.errors import UserError

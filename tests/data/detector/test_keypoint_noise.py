@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.detector.error_model import DetectorSettings, bias_matrix, estimate_occlusion
 from diffpose_jax.data.detector.keypoint_noise import add_keypoint_noise, simulate_detector
 from diffpose_jax.errors import UserError

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Batch, device_clips, end_aligned_windows, gather
 from diffpose_jax.diffusion.plans import Plan, ddim_plan
 from diffpose_jax.diffusion.process import diffuse

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from diffpose_jax.data.clips import Clip, ClipSet
+from diffpose_jax.data.clip import Clip
+from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Windows, end_aligned_windows, tiled_windows, window_frames
 from diffpose_jax.evaluation import metrics
 from diffpose_jax.interop.mixste import mixste_variables

@@ -3,6 +3,7 @@
 * train: frames/s of the whole training step of every lifter (gather, flips, gradient, Adam, moving average);
 * sample: poses/s (hypotheses times frames) of every lifter, for a batch of windows and for one;
 * gather: windows/s of the on-device window gather over 1.5 million frames, beside a plain numpy generator;
+* attention: tokens/s of the gradient of attention, beside plain differentiation of its formula;
 * mixtures: fits/s of five Gaussians to 200 points, at equal steps and at equal likelihood, beside scikit-learn;
 * start: `diffpose lift` in a process of its own, the first and the second time.
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from benchmark_attention import SHAPES, benchmark_attention
 from benchmark_gather import benchmark_gather
 from benchmark_lifters import Amount, Case, benchmark_sampling, benchmark_training, find_cases
 from benchmark_mixtures import benchmark_mixtures
@@ -46,6 +48,7 @@ class Size(NamedTuple):
     clips: int  # of 2500 frames each
     windows: dict[int, int]  # window length -> windows per batch
     mixtures: int = 4096  # fits per call
+    attention: Sequence[tuple[int, int, int, int]] = SHAPES
 
     @property
     def repeats(self) -> int:
@@ -53,7 +56,7 @@ class Size(NamedTuple):
         return self.lifters.repeats
 
 
-QUICK = Size(Amount(2, 16, 2, tiny=True), 4, {27: 32}, mixtures=64)
+QUICK = Size(Amount(2, 16, 2, tiny=True), 4, {27: 32}, mixtures=64, attention=[(2, 5, 2, 4)])
 CPU = Size(Amount(7, 256, 2), 600, {27: 1024, 81: 512, 243: 256})
 ACCELERATOR = Size(Amount(15, 8192, 20), 600, {27: 4096, 81: 2048, 243: 1024}, mixtures=65536)
 
@@ -116,7 +119,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--lifters", type=some_of(sorted(cli.shipped_configs())), default=[], help="configs, all if none"
     )
     parser.add_argument("--reference", default="", help="a command to measure beside ours, in turns")
-    parser.add_argument("--check", type=Path, help="a baseline; what lost more than 15 % is named, exit code 1")
+    parser.add_argument("--check", type=Path, help="a baseline; what lost more than 15 %% is named, exit code 1")
     parser.add_argument("--baseline", type=Path, help="where to write the ratios found, as a baseline")
     return parser.parse_args(argv)
 
@@ -125,6 +128,7 @@ SECTIONS: dict[str, Callable[[Request, Report], None]] = {
     "sample": lambda asked, report: benchmark_sampling(asked.cases, asked.size.lifters, asked.reference, report),
     "gather": lambda asked, report: benchmark_gather(asked.size.clips, asked.size.windows, asked.size.repeats, report),
     "train": lambda asked, report: benchmark_training(asked.cases, asked.size.lifters, asked.reference, report),
+    "attention": lambda asked, report: benchmark_attention(asked.size.attention, asked.size.repeats, report),
     "mixtures": lambda asked, report: benchmark_mixtures(asked.size.mixtures, asked.size.repeats, report),
     "start": lambda asked, report: benchmark_starts(report),
 }
@@ -133,6 +137,7 @@ COUNTS: dict[str, Callable[[Request], int]] = {
     "train": lambda asked: len(asked.cases),
     "sample": lambda asked: 2 * len(asked.cases),
     "gather": lambda asked: 4 * len(asked.size.windows),
+    "attention": lambda asked: len(asked.size.attention),
     "mixtures": lambda asked: 4,
     "start": lambda asked: 2,
 }

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from diffpose_jax.errors import UserError
 from diffpose_jax.models.linear import Linear
 from diffpose_jax.models.normalisation import Dropout, index_rows
+from diffpose_jax.models.softmax_attention import attend, attention_weights, split_heads
 
 
 # Why a custom VJP. With n = (x - mean) / std the gradient of y = scale n + bias needs n and 1 / std only:
@@ -145,31 +146,16 @@ class SelfAttention(nn.Module):
             raise UserError(f"attention: expected a width divisible by {self.num_heads} heads, found {width}")
         head_width = width // self.num_heads
         fused = Linear(3 * width, dtype=self.dtype, name="qkv")(x).reshape(-1, tokens, 3, self.num_heads, head_width)
-        # [3, N, heads, T, C / heads]; keys are transposed once here, so that both products of attention and those of
-        # its gradient are batched products of matrices that lie as they are needed.
-        query, key, value = jnp.transpose(fused, (2, 0, 3, 1, 4))
-        # The product of a query and a key of d channels of unit variance has the variance d. Divided by sqrt(d) it does
-        # not grow with the width of a head, and softmax does not saturate (Vaswani et al. 2017, section 3.2.1).
-        query, key = query * head_width**-0.5, jnp.swapaxes(key, -1, -2)
-        scores = jnp.matmul(query, key, preferred_element_type=jnp.float32)
-        if mask is not None:
-            attended = jnp.broadcast_to(mask, x.shape[:-1]).reshape(-1, 1, 1, tokens)
-            # A finite number: where no token may be attended to, all have the same weight, while minus infinity would
-            # give NaN.
-            scores = jnp.where(attended, scores, -1e9)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+        attended = None if mask is None else jnp.broadcast_to(mask, x.shape[:-1]).reshape(-1, 1, 1, tokens)
         if train and self.dropout:
+            query, key, value = split_heads(fused)
+            weights = attention_weights(query, key, attended).astype(self.dtype)
             rows = index_rows(index, x.shape[:-2])
             weights = Dropout(self.dropout, batch_axis=0, name="dropout")(weights, rows, train=True)
-        y = weights @ value
-        if self.pde:
-            # Diffusion of the tokens' features v on the graph whose edge weights are the attention A (GRAND):
-            # dv/dt = (A(v) - I) v, eq. 16. The skip connection around the layer makes one explicit Euler step of it,
-            # v + (A - I) v up to the layer's projections. Tokens that are all alike get nothing added, which is what
-            # counters over-smoothing: A V would add the common value.
-            # Rows of A sum to 1, so that a bias of the values cancels and gets no gradient.
-            y = y - value
-        return Linear(width, dtype=self.dtype, name="project")(jnp.swapaxes(y, 1, 2).reshape(x.shape))
+            y = jnp.swapaxes(weights @ value - (value if self.pde else 0), 1, 2)
+        else:
+            y = attend(fused, attended, self.pde)
+        return Linear(width, dtype=self.dtype, name="project")(y.reshape(x.shape))
 
 
 class DropPath(nn.Module):

@@ -106,6 +106,7 @@ def test_processor_time_is_that_of_work_and_not_of_waiting(part):
 
 QUICK = [
     ("gather", []),
+    ("attention", []),
     pytest.param("mixtures", [], marks=pytest.mark.repeats),
     pytest.param("train,sample", ["--lifters", "diffupose"], marks=pytest.mark.repeats),
 ]
@@ -121,7 +122,7 @@ def test_the_quick_mode_measures_and_writes_both_files(benchmark, only, more, tm
         assert 0 < figure["per_second"]["min"] <= figure["per_second"]["median"] <= figure["per_second"]["max"]
         assert len(figure["cpu_seconds"]) == len(figure["seconds"])
         assert figure["compile_seconds"] is not None or "numpy" in figure["case"] or "scikit" in figure["case"]
-        compared = "on the device" in figure["case"] or "here" in figure["case"]
+        compared = any(word in figure["case"] for word in ("on the device", "here", "gradient"))
         assert len(figure["ratio"] or ()) == (benchmark.QUICK.repeats if compared else 0)
         if figure["section"] in ("train", "sample"):
             assert figure["flops"] > 0
@@ -182,6 +183,13 @@ def test_what_lost_more_than_its_share_is_named(part, tmp_path):
         assert found.find_losses(ratios, found.read_baseline(written)) == losses
     with pytest.raises(UserError, match="expected ratios of a benchmark"):
         found.read_baseline(tmp_path / "none.json")
+
+
+def test_its_help_is_printed(benchmark, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main(["--help"])
+    assert stopped.value.code == 0
+    assert "lost more than 15 %" in capsys.readouterr().out
 
 
 def test_an_unknown_section_is_one_line(benchmark, capsys):

@@ -196,7 +196,7 @@ def test_an_unknown_section_is_one_line(benchmark, capsys):
     with pytest.raises(SystemExit) as stopped:
         benchmark.main(["--only", "train,tpu"])
     assert stopped.value.code == 2
-    assert "expected some of sample,gather,train,mixtures,start, found 'train,tpu'" in capsys.readouterr().err
+    assert "expected some of sample,gather,train,attention,mixtures,start, found 'train,tpu'" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_named(part, tmp_path):

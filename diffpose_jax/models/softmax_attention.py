@@ -35,8 +35,8 @@ def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None) 
 # Why a custom VJP. With the weights A and y = A v, the gradients are
 #   dv = A^T dy,   dA = dy v^T,   dS = A (dA - sum_j dA_j A_j) by elements,   dq = dS k,   dk = dS^T q.
 # XLA:CPU fuses the transposition of A and dS, and the formula of dS, into the products that read them, which are then
-# slow loops. Made first, by the barrier, they are products of matrices that lie as they are needed: the gradient of 17
-# tokens with heads of 4 channels takes 0.63 of the time, of 27 tokens with 64 channels 0.85 (experiments/RESULTS.md).
+# slow loops. Made first, by the barrier, they are products of matrices that lie as they are needed: attention of 17
+# and 27 tokens with its gradient is 1.1 to 1.2 times as fast (experiments/RESULTS.md).
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def attend(fused: jax.Array, mask: jax.Array | None, pde: bool) -> jax.Array:
     """Softmax attention A V of tokens, or (A - I) V with `pde`, `[N, T, heads, D]`.

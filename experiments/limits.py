@@ -3,8 +3,9 @@
     python experiments/limits.py [--quick]
 
 Makes a tiny lifter and archives of random clips in a temporary folder. `diffpose predict` lifts them with 100
-hypotheses, `diffpose evaluate` with 10 and 1,000, each in a process of its own whose peak memory is printed. Then
-checkpoints are loaded, of the released sequence model and of 105 MB, and the digests of their leaves are timed.
+hypotheses, `diffpose evaluate` with 10 and 1,000, and up to a million frames with 5, each in a process of its own whose
+peak memory is printed. Then checkpoints are loaded, of the released sequence model and of 105 MB, and the digests of
+their leaves are timed.
 """
 
 from __future__ import annotations
@@ -112,6 +113,11 @@ def measure(folder: Path, quick: bool) -> Iterator[str]:
         found = run("evaluate", "--workdir", lifter, "--data", archive, "--output", folder / "out",
                     f"--hypotheses={hypotheses}", "--nofigure")  # fmt: skip
         yield f"evaluate, {100 if quick else 1000} frames with {hypotheses} hypotheses: {found}"
+    for frames in (100, 200) if quick else (10_000, 100_000, 1_000_000):
+        archive = make_archive(folder / "clips.npz", frames)
+        found = run("evaluate", "--workdir", lifter, "--data", archive, "--output", folder / "out",
+                    "--hypotheses=5", "--stride=1", "--nofigure")  # fmt: skip
+        yield f"evaluate, {frames} frames with 5 hypotheses: {found}"
     released = jax.device_get(load_trained("pretrained:sequence").variables)
     rng = np.random.default_rng(0)
     large = {f"layer_{place}": rng.standard_normal((512, 1026), np.float32) for place in range(50)}

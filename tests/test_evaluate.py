@@ -226,7 +226,7 @@ def test_data_of_another_laboratory_are_measured_by_their_own_protocol(workdir, 
     ]
     clips = ClipSet.build(native, skeleton, clipset(1).cameras)
     save_archive(tmp_path / "other.npz", {"test": clips})
-    found = evaluate(workdir, data=str(tmp_path / "other.npz"), aggregations=("first",), hypotheses=1, flip="none",
+    found = evaluate(workdir, data=tmp_path / "other.npz", aggregations=("first",), hypotheses=1, flip="none",
                      output=tmp_path, figure=True)  # fmt: skip
     assert found["protocol"]["name"] == "mpi_inf_3dhp"
     assert set(row(found, "first")["by_sequence"]) == {"TS1", "TS2", "TS3"}

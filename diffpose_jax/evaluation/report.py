@@ -76,9 +76,12 @@ def _over_groups(groups: Mapping[str, Averages], names: Iterable[str]) -> Averag
 
 
 def _by_group(measured: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, Averages]:
+    names, group = np.unique(groups, return_inverse=True)
+    # Sorted once: a search for the frames of each group would take as many passes over all frames as there are groups.
+    order, ends = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1]
+    parts = {name: np.split(_printed(name, values)[order], ends) for name, values in measured.items()}
     return {
-        str(group): {name: _mean(_printed(name, values)[groups == group]) for name, values in measured.items()}
-        for group in np.unique(groups)
+        str(label): {name: _mean(split[place]) for name, split in parts.items()} for place, label in enumerate(names)
     }
 
 
@@ -87,8 +90,10 @@ def _printed(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: Sequence[float | None] | np.ndarray) -> float | None:
-    # None and NaN are values that do not exist, such as the velocity of a clip's first frame: they are not zero.
-    known = np.array([value for value in values if value is not None and not np.isnan(value)], np.float64)
+    # None, which becomes NaN here, and NaN are values that do not exist, such as the velocity of a clip's first frame:
+    # they are not zero.
+    known = np.array(values, np.float64)
+    known = known[~np.isnan(known)]
     return float(known.mean()) if len(known) else None
 
 

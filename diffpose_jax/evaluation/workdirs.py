@@ -68,7 +68,7 @@ class Evaluation:
     """
 
     workdir: str | os.PathLike
-    data: str | None = None
+    data: str | os.PathLike | None = None
     split: str = "test"
     hypotheses: int | None = None
     flip: str | bool | None = None
@@ -216,7 +216,7 @@ class Evaluation:
 
     def data_section(self, config: ConfigDict) -> ConfigDict:
         """The `data` section of a config with the source and the detector that are given in place of its own."""
-        changed: dict[str, Any] = {"source": self.data or config.data.source}
+        changed: dict[str, Any] = {"source": str(self.data or config.data.source)}
         if self.detector_strength is not None:
             changed["detector_strength"] = float(self.detector_strength)
             if not self.detector_strength and config.data.mixtures:

@@ -33,6 +33,16 @@ def results(rows: list[dict]) -> dict:
     }  # fmt: skip
 
 
+def test_frames_of_many_mixed_groups_are_averaged_in_their_own():
+    rng = np.random.default_rng(0)
+    subjects = rng.choice([f"S{number}" for number in range(40)], 3000)
+    values = np.where(rng.random(3000) < 0.1, np.nan, rng.random(3000))
+    found = compute_averages({"mpjpe": values}, ["walk"] * 3000, subjects)["by_subject"]
+    assert list(found) == sorted(set(subjects))
+    for name, averages in found.items():
+        assert averages["mpjpe"] == pytest.approx(1000 * np.nanmean(values[subjects == name]), rel=1e-12)
+
+
 def test_the_action_average_weighs_actions_alike_and_the_frame_average_frames():
     found = compute_averages(MEASURED, ACTIONS, SUBJECTS)
     # Walking (10 + 20 + 30) / 3 = 20, Sitting 100: actions 60; frames (10 + 20 + 30 + 100) / 4 = 40.

@@ -18,7 +18,7 @@ from diffpose_jax.mixtures.mixture import Mixture
 from diffpose_jax.mixtures.packing import pack_mixture
 from diffpose_jax.model import Model, Result
 from diffpose_jax.people import FilmedPeople, LiftedPerson, LiftedVideo, Track
-from diffpose_jax.skeleton import MARKED_IN_PICTURES, Skeleton
+from diffpose_jax.skeleton import Skeleton
 from diffpose_jax.track_parts import TRAINED_FPS, Part, interpolate, split_track, to_layout
 from diffpose_jax.world import (
     Root,
@@ -147,7 +147,7 @@ def _make_clip(model: Model, filmed: FilmedPeople, track: Track, part: Part) -> 
             raise UserError(f"{model.name}: expected a lifter of single frames to give heatmaps of a video to")
         mixture = pack_mixture(Mixture(*(np.asarray(field)[part.rows] for field in track.mixture)), points)
     fps = _rate(part.sampled)
-    detected = track.skeleton.name in MARKED_IN_PICTURES
+    detected = track.skeleton.marked_in_pictures
     return Clip(
         points, None, None, track.name, filmed.source, fps=fps, scores=part.scores, mixture=mixture, detected=detected
     )

@@ -23,7 +23,7 @@ from diffpose_jax.formats.keypoint_files import MIN_SCORE
 from diffpose_jax.geometry import normalise_screen, solve_root
 from diffpose_jax.lifters.base import Variables
 from diffpose_jax.model import Model
-from diffpose_jax.skeleton import MARKED_IN_PICTURES, Skeleton, convert_layout, convert_scores
+from diffpose_jax.skeleton import Skeleton, convert_layout, convert_scores
 from diffpose_jax.video.tracking import Body
 from diffpose_jax.world import assume_focal
 
@@ -85,7 +85,7 @@ class LiveLifter:
         self._seed = np.uint32(model.config.seed if seed is None else seed)
         self._variables = jax.device_put(jax.device_get(model.trained.variables), jax.local_devices()[0])
         sampler = make_sampler(lifter, model.sampling(hypotheses))
-        centres = model.joint_centres(layout.name in MARKED_IN_PICTURES)
+        centres = model.joint_centres(layout.marked_in_pictures)
         call = jax.jit(partial(_lift, sampler, centres))
         joints = lifter.skeleton.num_joints
         # Compiled for each size: a third person must not stop the picture.

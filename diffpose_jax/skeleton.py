@@ -34,6 +34,11 @@ class Skeleton:
     right: tuple[int, ...]
 
     @property
+    def marked_in_pictures(self) -> bool:
+        """Whether people marked these joints in pictures, for detectors to learn; others are of motion capture."""
+        return self.name in _MARKED_IN_PICTURES
+
+    @property
     def num_joints(self) -> int:
         """The number of joints J."""
         return len(self.joints)
@@ -142,8 +147,7 @@ SKELETONS: dict[str, Skeleton] = {
     skeleton.name: skeleton for skeleton in (H36M_17, H36M_16, HUMANEVA_15, MPI_INF_3DHP_17, COCO_17, BLAZEPOSE_33)
 }
 SKELETONS |= {name: _skeleton(name, tree) for name, tree in TREES.items()}
-# Layouts whose joints people marked in pictures, for detectors to learn; the others are those of motion capture.
-MARKED_IN_PICTURES = frozenset({COCO_17.name, BLAZEPOSE_33.name, *TREES})
+_MARKED_IN_PICTURES = frozenset({COCO_17.name, BLAZEPOSE_33.name, *TREES})
 
 # How a joint that the source lacks is constructed from others: alternatives, the preferred one first, each a weighted
 # sum. 3DHP's neck and head are where Human3.6M has Thorax and Neck/Nose. In adults the middle of the ears is about

@@ -5,13 +5,15 @@ triangulate to. Each view is lifted by itself, with its calibrated focal length 
 twelve limb joints, relative to the middle of the hips, are compared in the camera's frame: MPJPE, P-MPJPE, how often
 the 90 % regions hold the triangulated point, and how fast single hypotheses jerk beside the triangulated points. With
 `--videos FOLDER` people are found in the films once more, with their heatmaps, which the file does not have; with
-`--exact hips` or `all` joints are where a camera without distortion sees the triangulated points. Then the rotation of
+`--exact hips` or `all` joints are where a camera without distortion sees the triangulated points, and
+with `--as_found` none is moved to where the model's training has it. Then the rotation of
 all frames together that brings the poses nearest to the truth: its angle, and the MPJPE after it.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -38,8 +40,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--videos", type=Path, help="folder of the four films, for a model that needs heatmaps")
     parser.add_argument("--exact", choices=("", "hips", "all"), default="", help="joints without a detector's errors")
     parser.add_argument("--assume_focal", action="store_true", help="do not use the calibrated focal length")
+    parser.add_argument("--as_found", action="store_true", help="do not move joints to where training has them")
     given = parser.parse_args(arguments)
     truth, model = dict(np.load(given.truth)), load(given.model)
+    if given.as_found:
+        model = dataclasses.replace(model, trained=model.trained._replace(keypoints=None))
     if given.exact:
         truth["keypoints"] = place_exactly(truth, "hip" if given.exact == "hips" else "")
     rows = []

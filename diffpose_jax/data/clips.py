@@ -11,7 +11,7 @@ import numpy as np
 from diffpose_jax.data.clip import FRAME_ARRAYS, Clip, check_clip, frame_shapes, join_arrays, mark_missing
 from diffpose_jax.errors import UserError
 from diffpose_jax.geometry import Camera
-from diffpose_jax.skeleton import MARKED_IN_PICTURES, Skeleton, convert_layout, convert_scores, layout_matrix
+from diffpose_jax.skeleton import Skeleton, convert_layout, convert_scores, layout_matrix
 
 SPLITS = ("train", "valid", "test")
 
@@ -192,7 +192,7 @@ class ClipSet:
             skeleton=skeleton,
             visibility=visibility,
             mixture=mixture,
-            detected=self.detected or self.skeleton.name in MARKED_IN_PICTURES,
+            detected=self.detected or self.skeleton.marked_in_pictures,
         )
 
     def frame_clip(self) -> np.ndarray:

@@ -76,6 +76,11 @@ class JointCentres(NamedTuple):
     inverse: np.ndarray
     std: np.ndarray
 
+    @property
+    def moves(self) -> bool:
+        """Whether any joint is moved."""
+        return bool((self.matrix != np.eye(len(self.matrix))).any())
+
     def place_as_trained(self, keypoints: SameArray, seen: SameArray) -> SameArray:
         """Moves a detector's keypoints `[..., J, 2]`; a joint stays where one that moves it was not seen `[..., J]`."""
         known = ~(~seen @ (self.matrix != 0).T)
@@ -84,10 +89,14 @@ class JointCentres(NamedTuple):
 
     def place_clips(self, clips: ClipSet) -> ClipSet:
         """The same clips with moved keypoints."""
+        if not self.moves:
+            return clips
         return dataclasses.replace(clips, keypoints=self.place_as_trained(clips.keypoints, clips.seen))
 
     def place_as_detected(self, poses: SameArray) -> SameArray:
         """Moves poses `[..., J, 3]` back, root-relative or not."""
+        if not self.moves:
+            return poses
         return self.inverse.astype(poses.dtype) @ poses  # type: ignore[return-value]  # of the type of the poses
 
     def widen(self, radii: Sequence[np.ndarray], levels: Sequence[float]) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ from diffpose_jax.formats.keypoint_tools import read_clips
 from diffpose_jax.formats.tracks import Reading
 from diffpose_jax.geometry import normalise_screen
 from diffpose_jax.people import FilmedPeople, Track
-from diffpose_jax.skeleton import H36M_17, MARKED_IN_PICTURES, Skeleton, convert_layout, convert_scores
+from diffpose_jax.skeleton import H36M_17, Skeleton, convert_layout, convert_scores
 
 _MAX_FRAMES = 10_000_000  # four days at 30 frames per second
 
@@ -145,7 +145,7 @@ def _to_clip(clip: KeypointClip, target: Skeleton) -> Clip:
         clip.action,
         fps=clip.fps,
         scores=None if clip.scores is None else convert_scores(clip.scores, clip.skeleton, target),
-        detected=clip.skeleton.name in MARKED_IN_PICTURES,
+        detected=clip.skeleton.marked_in_pictures,
     )
 
 

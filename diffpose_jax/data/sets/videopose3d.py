@@ -18,7 +18,7 @@ from diffpose_jax.data.clip import Clip
 from diffpose_jax.errors import UserError
 from diffpose_jax.formats.npz import read_npz
 from diffpose_jax.geometry import Camera
-from diffpose_jax.skeleton import MARKED_IN_PICTURES, Skeleton, convert_layout, convert_scores
+from diffpose_jax.skeleton import Skeleton, convert_layout, convert_scores
 
 _to_camera = jax.jit(geometry.world_to_camera)
 # What the files hold the views of an action in.
@@ -103,7 +103,7 @@ def pair_view(
         subject="",
         action="",
         scores=None if scores is None else convert_scores(scores, source, target),
-        detected=source.name in MARKED_IN_PICTURES,
+        detected=source.marked_in_pictures,
     )
 
 

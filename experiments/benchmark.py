@@ -7,12 +7,13 @@
 * mixtures: fits/s of five Gaussians to 200 points, at equal steps and at equal likelihood, beside scikit-learn;
 * start: `diffpose lift` in a process of its own, the first and the second time.
 
-`--sizes` says which sizes of the lifters (small, paper) and `--lifters` which configs. Every figure is a median over
-repeats with its range, after warm-up; processor time, compilation, the bytes of the compiled program and the share of
-the rate of large matrix products stand beside it. Things that are compared run in turns; on CPU their ratio is that of
-processor time. `--reference CMD` sets any program beside ours (see benchmark_reference.py). `--check BASELINE` compares
-ratios with those of a baseline and names what lost more than 15 %, with exit code 1; `--baseline FILE` writes one.
-Weights and data are random: speed does not depend on them. Writes `benchmark.json` and `benchmark.md`.
+`--sizes` says which sizes of the lifters (small, paper), `--lifters` which configs, `--set` what else of them. Every
+figure is a median over repeats with its range, after warm-up; processor time, compilation, the bytes of the compiled
+program and the share of the rate of large matrix products stand beside it. Things that are compared run in turns; on
+CPU their ratio is that of processor time. `--reference CMD` sets any program beside ours (see benchmark_reference.py).
+`--check BASELINE` compares ratios with those of a baseline and names what lost more than 15 %, with exit code 1;
+`--baseline FILE` writes one. Weights and data are random: speed does not depend on them. Writes `benchmark.json` and
+`benchmark.md`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from benchmark_attention import SHAPES, benchmark_attention
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the sections asked for, reports each figure as it comes, and writes the files; 1 where something lost."""
     options = _arguments(argv)
     size = QUICK if options.quick else CPU if jax.default_backend() == "cpu" else ACCELERATOR
-    cases = find_cases(options.sizes, options.lifters, size.lifters.tiny)
+    cases = find_cases(options.sizes, options.lifters, size.lifters.tiny, options.set)
     request = Request(size, cases, Reference(options.reference))
     baseline = read_baseline(options.check) if options.check else {}
     machine = describe_machine()
@@ -118,10 +119,27 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--lifters", type=some_of(sorted(cli.shipped_configs())), default=[], help="configs, all if none"
     )
+    parser.add_argument(
+        "--set", type=_read_changes, default={}, help="keys of configs: lifter.frames=27,evaluation.flip=none"
+    )
     parser.add_argument("--reference", default="", help="a command to measure beside ours, in turns")
     parser.add_argument("--check", type=Path, help="a baseline; what lost more than 15 %% is named, exit code 1")
     parser.add_argument("--baseline", type=Path, help="where to write the ratios found, as a baseline")
     return parser.parse_args(argv)
+
+
+def _read_changes(text: str) -> dict[str, Any]:
+    """Keys of configs and their values, of `lifter.frames=27,evaluation.flip=none`."""
+    changes = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if key.count(".") != 1 or not equals:
+            raise argparse.ArgumentTypeError(f"expected SECTION.KEY=VALUE, found {part!r}")
+        try:
+            changes[key] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[key] = value
+    return changes
 
 
 SECTIONS: dict[str, Callable[[Request, Report], None]] = {

@@ -7,13 +7,14 @@ which this machine multiplies large matrices, the bytes of its compiled program,
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from benchmark_reference import Reference
+from benchmark_reference import Asked, Reference
 from flops import count_flops, measure_peak, program_bytes
 from ml_collections import ConfigDict
 from random_data import give_context, prepare_training, random_batch, random_clips
@@ -52,8 +53,18 @@ class Case(NamedTuple):
     config: ConfigDict
 
 
-def find_cases(sizes: Sequence[str], only: Sequence[str], tiny: bool = False) -> list[Case]:
-    """The configs in the sizes 'small' and 'paper'; of the names in `only` where there are any."""
+def find_cases(
+    sizes: Sequence[str], only: Sequence[str], tiny: bool = False, changes: Mapping[str, Any] = MappingProxyType({})
+) -> list[Case]:
+    """The configs in the sizes 'small' and 'paper'.
+
+    Args:
+        sizes: The sizes.
+        only: Names of configs, all where there are none.
+        tiny: Whether networks are as small as they can be.
+        changes: Keys of the configs and other values for them, `{"lifter.frames": 27}`; a config without a key keeps
+            what it has.
+    """
     cases = []
     for name, path in sorted(shipped_configs().items()):
         if name in _ELSEWHERE or (only and name not in only):
@@ -63,6 +74,10 @@ def find_cases(sizes: Sequence[str], only: Sequence[str], tiny: bool = False) ->
             if tiny:
                 config.lifter.update({key: value for key, value in TINY.items() if key in config.lifter})
                 config.diffusion.update(steps=4, sampling_steps=0, num_timesteps=0)
+            known = {
+                key: value for key, value in changes.items() if key.partition(".")[2] in config[key.partition(".")[0]]
+            }
+            config.update_from_flattened_dict(known)
             cases.append(Case(f"{name}, {size}", give_context(config, **(TINY if tiny else {}))))
     return cases
 
@@ -86,7 +101,8 @@ def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Referen
         work = made.batch * made.inner * frames
         row = Row("train", f"{name}, {made.batch} x {frames} frames", "frames", work, [], compiling, flops=flops)
         row = row._replace(peak=peaks.of(config.lifter.compute_dtype), memory=program_bytes(compiled))
-        _report(row, call, amount, reference, report)
+        asked = Asked("train", row.case, work, made.batch, made.inner, config.to_json())
+        _report(row, call, amount, (reference, asked), report)
 
 
 def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:
@@ -95,16 +111,20 @@ def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Referen
     for name, config in cases:
         lifter = build_lifter(config)
         variables = jax.jit(lifter.init)(jax.random.key(0), example_batch(lifter))
-        sampling = Sampling(min(2, config.evaluation.hypotheses) if amount.tiny else config.evaluation.hypotheses)
+        count = min(2, config.evaluation.hypotheses) if amount.tiny else config.evaluation.hypotheses
+        # Averages over flips outside of the sampler draw twice as often: nothing else to measure.
+        averages = lifter.averages_flips and config.evaluation.flip == "average"
+        sampling = Sampling(count, flip="average" if averages else "none")
         for windows in _batches(amount, lifter.frames):
             arguments = variables, jax.random.key(1), random_batch(lifter, windows), sampling
             compiled, compiling = timed(jax.jit(lifter.sample).lower(*arguments).compile)
             frames = 1 if lifter.middle_frame else lifter.frames
-            case = f"{name}, {windows} x {lifter.frames} frames, H = {sampling.hypotheses}"
-            row = Row("sample", case, "poses", windows * frames * sampling.hypotheses, [], compiling)
+            case = f"{name}, {windows} x {lifter.frames} frames, H = {count}{', flips averaged' if averages else ''}"
+            row = Row("sample", case, "poses", windows * frames * count, [], compiling)
             row = row._replace(flops=count_flops(lifter.sample, *arguments), memory=program_bytes(compiled))
             row = row._replace(peak=peaks.of(config.lifter.compute_dtype))
-            _report(row, partial(compiled, *arguments), amount, reference, report)
+            asked = Asked("sample", case, row.work, windows, 1, config.to_json())
+            _report(row, partial(compiled, *arguments), amount, (reference, asked), report)
 
 
 def _batches(amount: Amount, frames: int) -> Iterator[int]:
@@ -125,8 +145,9 @@ class _Peaks:
         return self._found[dtype]
 
 
-def _report(row: Row, call: Callable[[], Any], amount: Amount, reference: Reference, report: Report) -> None:
+def _report(row: Row, call: Callable[[], Any], amount: Amount, beside: tuple[Reference, Asked], report: Report) -> None:
     """Times a call, in turns with the reference where there is one, and reports both."""
+    reference, asked = beside
     if not reference.command:
         report(row._replace(**both_clocks(repeated(call, amount.repeats))))
         return
@@ -136,7 +157,7 @@ def _report(row: Row, call: Callable[[], Any], amount: Amount, reference: Refere
     for _ in range(amount.repeats):
         timed(call)
         ours.append(clocked(call)[1])
-        found = reference.run(row.section, row.case, row.work)
+        found = reference.run(asked)
         if found is None:
             break
         theirs.append(found)

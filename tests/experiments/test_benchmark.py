@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import sys
@@ -143,6 +144,16 @@ def test_every_method_has_a_case_in_both_sizes(part):
     assert widths == {"mixste, small": 64, "mixste, paper": 512}
 
 
+def test_keys_of_configs_are_set_where_they_exist(part, benchmark):
+    changes = benchmark._read_changes("lifter.frames=3,evaluation.flip=none,lifter.scale=2.5")
+    assert changes == {"lifter.frames": 3, "evaluation.flip": "none", "lifter.scale": 2.5}
+    find = part("benchmark_lifters").find_cases
+    (case,) = find(("small",), ("d3dp",), changes=changes)  # it has no scale
+    assert (case.config.lifter.frames, case.config.evaluation.flip) == (3, "none")
+    with pytest.raises(argparse.ArgumentTypeError, match=r"expected SECTION.KEY=VALUE, found 'frames=3'"):
+        benchmark._read_changes("frames=3")
+
+
 def reference(part, tmp_path, line: str):
     program = tmp_path / "program.py"
     program.write_text(f"import os\nprint('warming up')\nprint({line})\n")
@@ -151,20 +162,23 @@ def reference(part, tmp_path, line: str):
 
 def test_a_reference_says_how_long_its_calls_took(part, tmp_path):
     line = """'{"calls": 4, "seconds": ' + os.environ["BENCHMARK_WORK"] + ', "cpu_seconds": 6}'"""
-    found = reference(part, tmp_path, line).run("train", "any", 8)
+    asked = part("benchmark_reference").Asked("train", "any", 8, 2, 1, "{}")
+    found = reference(part, tmp_path, line).run(asked)
     assert (found.wall, found.cpu) == (2.0, 1.5)
-    assert reference(part, tmp_path, """'{"calls": 0}'""").run("train", "any", 8) is None
+    assert reference(part, tmp_path, """'{"calls": 0}'""").run(asked) is None
     with pytest.raises(UserError, match=r"expected a last line .* found 'done'"):
-        reference(part, tmp_path, "'done'").run("train", "any", 8)
+        reference(part, tmp_path, "'done'").run(asked)
     with pytest.raises(UserError, match=r"expected exit code 0, found: .*NameError"):
-        reference(part, tmp_path, "nothing").run("train", "any", 8)
+        reference(part, tmp_path, "nothing").run(asked)
 
 
 def test_calls_and_their_reference_take_turns(part, tmp_path):
     lifters, rows, calls = part("benchmark_lifters"), [], []
     row = part("timing").Row("train", "case", "frames", 8, [])
     beside = reference(part, tmp_path, """'{"calls": 1, "seconds": 5}'""")
-    lifters._report(row, lambda: calls.append(time.sleep(0.01)), lifters.Amount(2, 1, 1), beside, rows.append)
+    asked = part("benchmark_reference").Asked("train", "case", 8, 2, 1, "{}")
+    call = lambda: calls.append(time.sleep(0.01))  # noqa: E731
+    lifters._report(row, call, lifters.Amount(2, 1, 1), (beside, asked), rows.append)
     other, ours = rows
     assert other.case == "case, reference"
     assert other.seconds == [5.0, 5.0]

@@ -181,6 +181,11 @@ class TrainingOptions(Options):
     valid_frames: int = option(2048, "frames of the valid split, evenly spread, that are measured", low=1)
     valid_hypotheses: int = option(1, "hypotheses per frame in validation", low=1)
     init_from: str = option("", "work directory whose best weights training starts from, with a new optimiser")
+    distil: str = option(
+        "",
+        "work directory of a teacher whose hypotheses are learned to be drawn in fewer steps; training starts from it",
+    )
+    distil_steps: int = option(20, "reverse steps of the teacher, by DDIM without noise", low=1)
     distributed: bool = option(False, "join the processes of a cluster (TPU pod, SLURM, MPI, Kubernetes)")
 
     def check(self) -> None:
@@ -189,6 +194,10 @@ class TrainingOptions(Options):
             value = getattr(self, name)
             if value % self.inner_steps:
                 raise OptionError(name, f"a multiple of training.inner_steps={self.inner_steps}", value)
+        if self.distil and self.init_from:
+            raise OptionError(
+                "init_from", "nothing with training.distil, which starts from its teacher", self.init_from
+            )
         if not self.steps and not self.epochs:
             raise OptionError("steps", "at least 1 with training.epochs=0", self.steps)
 

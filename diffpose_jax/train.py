@@ -26,6 +26,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     config_flags.DEFINE_config_file("config", None, help_text, flag_values=values)
     help_text = "Work directory whose best weights training starts from: --config.training.init_from in short."
     flags.DEFINE_string("init_from", None, help_text, flag_values=values)
+    help_text = (
+        "Work directory of a teacher whose hypotheses are learned in fewer steps: --config.training.distil in short."
+    )
+    flags.DEFINE_string("distil", None, help_text, flag_values=values)
     help_text = "Also train so many versions without a fold of the subjects each, for use as a context."
     flags.DEFINE_integer("cross_fit", None, help_text, lower_bound=2, flag_values=values)
     flags.DEFINE_string("workdir", None, "Directory for checkpoints, metrics and results.", flag_values=values)
@@ -37,6 +41,8 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     logging.set_verbosity(logging.WARNING)
     if given.init_from is not None:
         given.config.training.init_from = given.init_from
+    if given.distil is not None:
+        given.config.training.distil = given.distil
     summary = _train(given.config, given.workdir, given.cross_fit)
     if summary.stopped:
         print(f"stopped at step {summary.step}; a checkpoint is saved; the same command continues from there")

@@ -34,6 +34,7 @@ FREE_WORDS = {
     "evaluation.protocol",
     "lifter.context",
     "training.init_from",
+    "training.distil",
     "data.leave_out",
 }
 

@@ -24,6 +24,7 @@ from diffpose_jax.parallel import AXIS, agree_on_signal, local_device_count, pma
 from diffpose_jax.progress import Progress
 from diffpose_jax.registry import build_lifter, complete_config, validate
 from diffpose_jax.sections import DataOptions, TrainingOptions
+from diffpose_jax.training.distillation import load_teacher, with_distillation
 from diffpose_jax.training.initial import start_from
 from diffpose_jax.training.logging import MetricAverages, MetricsLog
 from diffpose_jax.training.preparation import freeze_context, keep_record, load_splits, make_data
@@ -87,11 +88,13 @@ def _train(config: ConfigDict, given: TrainingOptions, workdir: str | os.PathLik
     config, context = resolve_context(config, workdir)
     # Only with the section of its context, which was just filled in, can a method be built.
     path, lifter = open_workdir(workdir, config), build_lifter(config, AXIS)
+    learning = with_distillation(lifter, config)
     before = read_config(path) if is_trained(path) else config
     splits = load_splits(config)
     _check_plateau(given, lifter, config.data.source, "valid" in splits)
     save_config(config, path / "config.json")
     data = make_data(splits["train"], lifter, data_options, config.context.get("folds", []))
+    data = data._replace(teacher=load_teacher(config))
     training = given.count_epochs(len(data.windows.start))
 
     def create(saved: Mapping | None = before) -> TrainState:
@@ -105,13 +108,13 @@ def _train(config: ConfigDict, given: TrainingOptions, workdir: str | os.PathLik
     validation = Validation.of(config, splits["valid"]) if "valid" in splits else None
     manager = CheckpointManager(path, training.keep, validation, config)
     first, state = manager.restore(partial(create, config), create)
-    if given.init_from and not first:
-        state = start_from(state, given.init_from)
+    if (given.init_from or given.distil) and not first:
+        state = start_from(state, given.init_from or given.distil)
     if context and not first:  # a continued run has it in its checkpoint
         state = state._replace(frozen=freeze_context(lifter, context, data, validation))
     log = MetricsLog(path, first, enabled=jax.process_index() == 0)
     try:
-        occluded = with_occlusion(lifter, data_options.occlusion, data_options.occlusion_rate or None)
+        occluded = with_occlusion(learning, data_options.occlusion, data_options.occlusion_rate or None)
         step = _compile_step(occluded, config.seed, data_options, training)  # type: ignore[arg-type]  # no __hash__
         order = BatchOrder(splits["train"], data.windows, config.seed)
         run = Run(training, step, replicate(data), training.batch_size * _count_poses(lifter), manager, log, order)

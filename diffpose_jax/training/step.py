@@ -14,7 +14,7 @@ from diffpose_jax.data.augmentation import augment, cross_over
 from diffpose_jax.data.shuffling import permute_index
 from diffpose_jax.data.windows import DeviceClips, Windows, draw_starts, gather
 from diffpose_jax.keys import example_keys
-from diffpose_jax.lifters.base import Batch, Lifter
+from diffpose_jax.lifters.base import Batch, Lifter, Variables
 from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.visibility import believe_guesses
 from diffpose_jax.parallel import AXIS
@@ -27,10 +27,11 @@ _AUGMENTATION_STREAM, _PARTNER_STREAM, _CROSSOVER_STREAM = 2, 3, 4
 
 
 class TrainData(NamedTuple):
-    """The training split, resident on the device."""
+    """What training reads, resident on the device: the split and its windows, and variables of a frozen teacher."""
 
     clips: DeviceClips
     windows: Windows
+    teacher: Variables | None = None
 
 
 class Examples(NamedTuple):
@@ -86,9 +87,11 @@ def make_step(
             loss: the releases of MixSTE and D3DP call backward with the loss as the incoming gradient.
     """
 
-    def loss_and_gradient(state: TrainState, key: jax.Array, batch: Batch) -> tuple[Any, ...]:
+    def loss_and_gradient(data: TrainData, state: TrainState, key: jax.Array, batch: Batch) -> tuple[Any, ...]:
+        teacher = {} if data.teacher is None else {"teacher": data.teacher}
+
         def loss(params: dict) -> tuple[jax.Array, tuple]:
-            return lifter.loss({**state.variables(), "params": params}, key, batch)
+            return lifter.loss({**state.variables(), "params": params, **teacher}, key, batch)
 
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         return jax.lax.pmean((value, gradient, aux.metrics, aux.batch_stats), AXIS)
@@ -104,7 +107,7 @@ def make_step(
             batch = cross_over_examples(key, batch, others, lifter, data)
         batch = film_examples(key, batch, lifter, data) if data.cameras == "random" else batch
         batch = flip_half(flip_key, batch, lifter) if data.flip else batch
-        value, gradient, metrics, batch_stats = loss_and_gradient(state, loss_key, batch)
+        value, gradient, metrics, batch_stats = loss_and_gradient(train_data, state, loss_key, batch)
         # L grad L is the gradient of L^2 / 2. Adam divides by the gradient's size, so that little of the factor is left
         # but its changes from step to step.
         if training.scale_by_loss:

@@ -168,7 +168,8 @@ def _measure(name: str, workdir: Path, given: argparse.Namespace) -> Iterator[di
 
 def _draw(trained: Trained, clips: ClipSet, frames: np.ndarray, plan: Plan | None = None) -> np.ndarray:
     count = HYPOTHESES if trained.lifter.stochastic else 1
-    sampling = Sampling(count, trained.temperature or 1.0, plan=plan)
+    # As `calibrate` and `evaluate` draw them: a spread that was fitted to hypotheses of both views is not that of one.
+    sampling = Sampling(count, trained.temperature or 1.0, flip=trained.config.evaluation.flip, plan=plan)
     job = Job(sampling, (ALL,), 256)
     return predict_frames("lift", trained.lifter, trained.variables, clips, frames, job)[ALL]
 

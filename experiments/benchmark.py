@@ -12,7 +12,8 @@ figure is a median over repeats with its range, after warm-up; processor time, c
 program and the share of the rate of large matrix products stand beside it. Things that are compared run in turns; on
 CPU their ratio is that of processor time. `--reference CMD` sets any program beside ours (see benchmark_reference.py).
 `--check BASELINE` compares ratios with those of a baseline and names what lost more than 15 %, with exit code 1;
-`--baseline FILE` writes one. Weights and data are random: speed does not depend on them. Writes `benchmark.json` and
+`--baseline FILE` writes one. `--sweep` takes one key through several values and draws how rates scale with it, in
+`scaling.png`. Weights and data are random: speed does not depend on them. Writes `benchmark.json` and
 `benchmark.md`.
 """
 
@@ -28,10 +29,10 @@ from typing import Any, NamedTuple
 import jax
 from benchmark_attention import SHAPES, benchmark_attention
 from benchmark_gather import benchmark_gather
-from benchmark_lifters import Amount, Case, benchmark_sampling, benchmark_training, find_cases
+from benchmark_lifters import Amount, Case, benchmark_sampling, benchmark_training, find_cases, sweep_cases
 from benchmark_mixtures import benchmark_mixtures
 from benchmark_reference import Reference
-from benchmark_report import figures, find_losses, read_baseline, summarise_ratios, table, write_results
+from benchmark_report import draw_scaling, figures, find_losses, read_baseline, summarise_ratios, table, write_results
 from benchmark_starts import benchmark_starts
 from machine import describe_machine
 from timing import Report, Row
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _arguments(argv)
     size = QUICK if options.quick else CPU if jax.default_backend() == "cpu" else ACCELERATOR
     cases = find_cases(options.sizes, options.lifters, size.lifters.tiny, options.set)
+    if options.sweep:
+        cases = sweep_cases(cases, *options.sweep)
     request = Request(size, cases, Reference(options.reference))
     baseline = read_baseline(options.check) if options.check else {}
     machine = describe_machine()
@@ -90,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in options.only:
             SECTIONS[name](request, report)
     write_results(options.output, machine, rows)
+    if options.sweep:
+        draw_scaling(rows, options.sweep[0], options.output / "scaling.png")
     print(table(rows))
     print(f"written: {options.output / 'benchmark.json'}, {options.output / 'benchmark.md'}")
     ratios = summarise_ratios(figures(rows))
@@ -122,6 +127,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set", type=_read_changes, default={}, help="keys of configs: lifter.frames=27,evaluation.flip=none"
     )
+    parser.add_argument("--sweep", type=_read_sweep, help="one key, several values: evaluation.hypotheses=1,5,20")
     parser.add_argument("--reference", default="", help="a command to measure beside ours, in turns")
     parser.add_argument("--check", type=Path, help="a baseline; what lost more than 15 %% is named, exit code 1")
     parser.add_argument("--baseline", type=Path, help="where to write the ratios found, as a baseline")
@@ -140,6 +146,18 @@ def _read_changes(text: str) -> dict[str, Any]:
         except json.JSONDecodeError:
             changes[key] = value
     return changes
+
+
+def _read_sweep(text: str) -> tuple[str, list[float]]:
+    """A key of configs and its values, of `evaluation.hypotheses=1,5,20`."""
+    key, _, values = text.partition("=")
+    try:
+        found = [json.loads(value) for value in values.split(",")]
+    except json.JSONDecodeError:
+        found = []
+    if key.count(".") != 1 or len(found) < 2:
+        raise argparse.ArgumentTypeError(f"expected SECTION.KEY=NUMBER,NUMBER,..., found {text!r}")
+    return key, found
 
 
 SECTIONS: dict[str, Callable[[Request, Report], None]] = {

@@ -47,10 +47,11 @@ class Amount(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A config, and what it is called."""
+    """A config, what it is called, and the value of the key that is swept, None where none is."""
 
     name: str
     config: ConfigDict
+    swept: float | None = None
 
 
 def find_cases(
@@ -82,10 +83,22 @@ def find_cases(
     return cases
 
 
+def sweep_cases(cases: Sequence[Case], key: str, values: Sequence[float]) -> list[Case]:
+    """Each case with each value of a key, `SECTION.NAME`; cases whose config does not have it are left out."""
+    section, _, name = key.partition(".")
+    found = []
+    for case in cases:
+        for value in values if name in case.config[section] else ():
+            config = ConfigDict(case.config.to_dict())
+            config.update_from_flattened_dict({key: value})
+            found.append(Case(f"{case.name}, {name} {value}", config, value))
+    return found
+
+
 def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:
     """Frames/s of the mapped, donated dispatch of several steps: gather, flips, gradient, Adam, moving average."""
     peaks = _Peaks()
-    for name, config in cases:
+    for name, config, swept in cases:
         frames = config.lifter.get("frames", 1)
         clips = random_clips(8, 500, mixtures=config.lifter.name.startswith("diffpose"))
         made = prepare_training(config, clips, max(1, amount.frames // frames), amount.inner)
@@ -100,7 +113,7 @@ def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Referen
 
         work = made.batch * made.inner * frames
         row = Row("train", f"{name}, {made.batch} x {frames} frames", "frames", work, [], compiling, flops=flops)
-        row = row._replace(peak=peaks.of(config.lifter.compute_dtype), memory=program_bytes(compiled))
+        row = row._replace(peak=peaks.of(config.lifter.compute_dtype), memory=program_bytes(compiled), swept=swept)
         asked = Asked("train", row.case, work, made.batch, made.inner, config.to_json())
         _report(row, call, amount, (reference, asked), report)
 
@@ -108,7 +121,7 @@ def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Referen
 def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:
     """Poses/s (hypotheses times frames) of one compiled call, for a batch of windows and for a single one."""
     peaks = _Peaks()
-    for name, config in cases:
+    for name, config, swept in cases:
         lifter = build_lifter(config)
         variables = jax.jit(lifter.init)(jax.random.key(0), example_batch(lifter))
         count = min(2, config.evaluation.hypotheses) if amount.tiny else config.evaluation.hypotheses
@@ -122,7 +135,7 @@ def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Referen
             case = f"{name}, {windows} x {lifter.frames} frames, H = {count}{', flips averaged' if averages else ''}"
             row = Row("sample", case, "poses", windows * frames * count, [], compiling)
             row = row._replace(flops=count_flops(lifter.sample, *arguments), memory=program_bytes(compiled))
-            row = row._replace(peak=peaks.of(config.lifter.compute_dtype))
+            row = row._replace(peak=peaks.of(config.lifter.compute_dtype), swept=swept)
             asked = Asked("sample", case, row.work, windows, 1, config.to_json())
             _report(row, partial(compiled, *arguments), amount, (reference, asked), report)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from timing import Row
 
 from diffpose_jax.errors import UserError
@@ -64,6 +65,27 @@ def write_results(output: Path, machine: dict[str, Any], rows: Sequence[Row]) ->
         (output / "benchmark.md").write_text(f"# Benchmark\n\n{facts}\n\n{table(rows)}\n")
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror}") from error
+
+
+def draw_scaling(rows: Sequence[Row], key: str, path: Path) -> None:
+    """Rates against the values of the key that was swept, both logarithmic: a line per section, lifter and batch."""
+    name = key.partition(".")[2]
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.swept is not None:
+            lifter, _, shape = row.case.partition(f", {name} ")
+            batch = "one window" if shape.partition(", ")[2].startswith("1 x") else "batch"
+            lines.setdefault(f"{row.section}: {lifter}, {batch} ({row.unit}/s)", []).append(row)
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for label, found in lines.items():
+        middle, lowest, highest = np.array([row.rates() for row in found]).T
+        axes.errorbar(
+            [row.swept for row in found], middle, [middle - lowest, highest - middle], marker="o", label=label
+        )
+    axes.set(xscale="log", yscale="log", xlabel=key, ylabel="per second")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
 
 
 def summarise_ratios(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -2,7 +2,8 @@
 
 The models are one method's, trained from several seeds. Each lifts the same frames of the test split with the whole
 chain and with every plan of `--plans`, which are written `ddpm:8` or `ddim:5`; the model's own, which is that of
-`calibrate --steps` where it was used, is named `calibrated`. Hypotheses of every plan are spread by one factor that
+`calibrate --steps` where it was used, is named `calibrated`. `--students` are models that were distilled from them
+(`train --distil`), each with its own few steps. Hypotheses of every plan are spread by one factor that
 gives nominal coverage on valid, as calibration does. The table has, in hundredths of the whole chain's, how much larger
 the error of the mean and the energy score of whole poses are, with the 95 % interval of a bootstrap over seeds and
 subjects, the coverage of the 50 and 90 % regions of the test people, and how many times as fast the plan is (processor
@@ -12,9 +13,9 @@ time, the same windows in turns).
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -55,16 +56,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data", required=True, help="archive that the models are measured on")
     parser.add_argument("--models", required=True, type=lambda text: text.split(","), help="work directories")
     parser.add_argument("--plans", default=["calibrated"], type=lambda text: text.split(","))
+    parser.add_argument("--students", default=[], type=lambda text: text.split(","), help="one for each model")
+    parser.add_argument("--whole", type=int, default=0, help="reverse steps of the whole chain; 0: all")
     parser.add_argument("--hypotheses", type=int, default=20)
     parser.add_argument("--stride", type=int, default=100, help="every n-th frame of test and of valid")
     given = parser.parse_args(arguments)
-    clips, rows = {}, {name: [] for name in ("whole", *given.plans)}
-    for model in given.models:
-        trained = load_trained(Path(model), calibrated=False)
+    clips: dict[str, ClipSet] = {}
+    rows: dict[str, list[Found]] = {}
+    for model, student in itertools.zip_longest(given.models, given.students):
+        trained = load_trained(model, calibrated=False)
         clips = clips or load_dataset(copy_config(trained.config, data={"source": given.data}).data, ["valid", "test"])
-        own = load_trained(Path(model)).lifter.plan
-        for name, found in _measure_all(trained, own, clips, rows, given.hypotheses, given.stride).items():
-            rows[name].append(found)
+        ways = {name: (trained, _plan(model, trained, name, given.whole)) for name in ("whole", *given.plans)}
+        if student:
+            distilled = load_trained(student, calibrated=False)
+            ways["student"] = distilled, distilled.lifter.plan
+        for name, measured in _measure_all(ways, clips, given.hypotheses, given.stride).items():
+            rows.setdefault(name, []).append(measured)
     frames = strided_frames(clips["test"], given.stride)
     subjects = np.array(clips["test"].subject)[clips["test"].frame_clip()[frames]]
     people = len(set(subjects))
@@ -77,19 +84,20 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure_all(
-    trained: Trained, own: Plan, clips: dict[str, ClipSet], names: dict[str, list], hypotheses: int, stride: int
+    ways: dict[str, tuple[Trained, Plan]], clips: dict[str, ClipSet], hypotheses: int, stride: int
 ) -> dict[str, Found]:
-    """What each plan gives with one model; plans are timed in turns."""
+    """What each model gives with its plan; they are timed in turns."""
     frames = {split: strided_frames(part, stride) for split, part in clips.items()}
 
     def lift(name: str, split: str, most: int | None = None) -> Draws:
-        job = Job(Sampling(hypotheses, flip="half", plan=_plan(trained, own, name)), (ALL,), 256)
+        trained, plan = ways[name]
+        job = Job(Sampling(hypotheses, flip="half", plan=plan), (ALL,), 256)
         chosen = frames[split][:most]
         found = predict_frames("", trained.lifter, trained.variables, clips[split], chosen, job)[ALL]
         return compare_with_truth(Lifted(found, chosen), clips[split])
 
-    results = {name: _score(lift(name, "valid"), lift(name, "test")) for name in names}
-    seconds = interleaved({name: partial(lift, name, "test", SHORT) for name in names}, TURNS)
+    results = {name: _score(lift(name, "valid"), lift(name, "test")) for name in ways}
+    seconds = interleaved({name: partial(lift, name, "test", SHORT) for name in ways}, TURNS)
     return {name: found._replace(seconds=float(np.median(seconds[name][..., 1]))) for name, found in results.items()}
 
 
@@ -102,12 +110,13 @@ def _score(valid: Draws, test: Draws) -> Found:
     return Found(error, np.asarray(energy), np.asarray(ranks), 0.0)
 
 
-def _plan(trained: Trained, own: Plan, name: str) -> Plan:
+def _plan(model: str, trained: Trained, name: str, steps: int) -> Plan:
+    """The plan of a name; `steps` are those of the whole chain, 0 for all."""
     if name == "calibrated":
-        return own
+        return load_trained(model).lifter.plan
     whole = trained.config.diffusion
-    sampler, steps = (whole.sampler, whole.steps) if name == "whole" else name.split(":")
-    return plan_for(trained.config, sampler, int(steps))
+    sampler, count = (whole.sampler, steps or whole.steps) if name == "whole" else name.split(":")
+    return plan_for(trained.config, sampler, int(count))
 
 
 def _row(name: str, found: list[Found], whole: list[Found], subjects: np.ndarray) -> str:

@@ -32,6 +32,7 @@ class Row(NamedTuple):
         flops: Of the matrix products of one call.
         peak: Rate of a large matrix product beside it, FLOP/s in the time of `counted_seconds`.
         memory: Bytes that the compiled program needs: arguments, outputs and what is between.
+        swept: The value of the key that is swept.
     """
 
     section: str
@@ -45,6 +46,7 @@ class Row(NamedTuple):
     flops: float | None = None
     peak: float | None = None
     memory: int | None = None
+    swept: float | None = None
 
     def rates(self) -> tuple[float, float, float]:
         """Median, lowest and highest amount of work per second."""

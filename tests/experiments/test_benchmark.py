@@ -154,6 +154,18 @@ def test_keys_of_configs_are_set_where_they_exist(part, benchmark):
         benchmark._read_changes("frames=3")
 
 
+def test_one_key_is_swept_and_its_scaling_drawn(benchmark, tmp_path):
+    assert benchmark._read_sweep("evaluation.hypotheses=1,5") == ("evaluation.hypotheses", [1, 5])
+    for wrong in ("hypotheses=1,2", "evaluation.hypotheses=1", "evaluation.hypotheses=a,b"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"expected SECTION.KEY=NUMBER,NUMBER"):
+            benchmark._read_sweep(wrong)
+    options = ["--only", "sample", "--lifters", "residual_mlp,mixture_density", "--sweep", "evaluation.hypotheses=1,2"]
+    assert benchmark.main(["--quick", *options, "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "benchmark.json").read_text())["figures"]
+    assert {figure["swept"] for figure in found} == {1, 2}
+    assert (tmp_path / "scaling.png").stat().st_size > 1000
+
+
 def reference(part, tmp_path, line: str):
     program = tmp_path / "program.py"
     program.write_text(f"import os\nprint('warming up')\nprint({line})\n")

@@ -62,13 +62,15 @@ def test_a_study_has_a_job_a_table_and_a_figure(name, models, tmp_path):
 def test_few_steps_stand_beside_the_whole_chain(models, tmp_path, capsys):
     archive = tmp_path / "motion.npz"
     save_archive(archive, {split: part.select(range(2)) for split, part in load_synthetic(seed=0).items()})
-    given = ["--data", str(archive), "--models", models.split(",")[1], "--plans", "ddpm:3,ddim:1"]
+    model = models.split(",")[1]
+    given = ["--data", str(archive), "--models", model, "--students", model, "--plans", "ddpm:3,ddim:1"]
     assert importlib.import_module("few_steps").main([*given, "--hypotheses", "3", "--stride", "50"]) == 0
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     found = {row[0].strip("| "): row for row in rows}
     assert found["whole"][3].startswith("+0.00")
     assert found["ddpm:3"][3].startswith("+0.00")  # the whole chain of this model
     assert not found["ddim:1"][5].startswith("+0.00")
+    assert found["student"][3].startswith("+0.00")  # this student is the model itself, with its own plan
 
 
 def test_published_rows_are_filled_in_where_there_is_a_run(models, tmp_path):

@@ -6,7 +6,8 @@ two Gaussians around the mean of its hypotheses, with the covariance of that mea
 of all joints together. Draws of DiffPose's H_K and an ensemble of nearest neighbours need no network after the context.
 The table has the mean error, the energy score of whole poses, CRPS, the error of limb lengths, the distance of limb
 directions, the best of 20 at a spread of 50 mm, and coverage of the 50 and 90 % regions, scores with the 95 % interval
-of a bootstrap over subjects for the first seed. A second table has the differences of energy scores frame by frame,
+of a bootstrap over subjects for the first seed. Confused joints are rare: their coverage is measured on more frames,
+on which nothing else is. A second table has the differences of energy scores frame by frame,
 to the Gaussian of the method's own mean and to that of `ROW_TO_BEAT`, whose intervals are much narrower: of the first
 seed with its interval, then of the others. Trained models are kept in OUTPUT/<name>-<seed> and figures beside them, so
 that a repeated command goes on where it stopped.
@@ -21,16 +22,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from budget import small_config
 from ml_collections import ConfigDict
 
 from diffpose_jax.calibrate import calibrate
+from diffpose_jax.data.clip import VISIBILITY
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.evaluation.aggregation import ALL, SCORED
 from diffpose_jax.evaluation.baselines import nearest_neighbours
+from diffpose_jax.evaluation.calibration import coverage, mahalanobis_rank
 from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.distributions import distribution_row, measure_hypotheses
 from diffpose_jax.evaluation.error_gaussian import Dependence, fit_error_gaussian
@@ -55,6 +59,33 @@ class Method(NamedTuple):
     config: str
     context: str = ""
     folds: int = 0
+
+
+class Test(NamedTuple):
+    """The test frames.
+
+    Attributes:
+        measured: Every n-th frame of each clip, on which everything is measured.
+        frames: Those and frames with confused joints, `[M]`, ascending.
+        strided: The rows of `frames` that are measured.
+        confused: Which joints of `frames` are confused, `[M, J]`.
+    """
+
+    measured: Measured
+    frames: np.ndarray
+    strided: np.ndarray
+    confused: np.ndarray
+
+    @classmethod
+    def of(cls, clips: ClipSet, stride: int, most: int) -> Test:
+        """Every `stride`-th frame, and evenly at most so many of those with confused joints."""
+        assert clips.visibility is not None
+        measured, confused = Measured.of(clips, stride, "standard"), clips.visibility == VISIBILITY.index("confused")
+        some = np.flatnonzero(confused.any(axis=1))
+        some = some[np.unique(np.linspace(0, len(some) - 1, min(most, len(some))).astype(int))]
+        frames = np.union1d(measured.indices, some)
+        confused[:, clips.skeleton.root] = False  # zero by definition
+        return cls(measured, frames, np.isin(frames, measured.indices), confused[frames])
 
 
 METHODS = {
@@ -101,6 +132,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=0, help="training steps of each; 0: those of its config")
     parser.add_argument("--stride", type=int, default=50, help="every n-th frame of the test split is measured")
+    parser.add_argument("--confused", type=int, default=250, help="frames with confused joints, for their coverage")
     parser.add_argument("--valid_frames", type=int, default=1000, help="frames of valid that errors are fitted on")
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
     parser.add_argument("--output", type=Path, default=Path("runs/distributions"))
@@ -141,13 +173,13 @@ def _measure(name: str, workdir: Path, given: argparse.Namespace) -> Iterator[di
     """The rows of a model: its calibrated hypotheses, the Gaussians of the same mean, and its distribution at start."""
     trained = load_trained(workdir)
     clips = load_dataset(trained.config.data, ["train", "valid", "test"], without_mixtures=["train"])
-    measured = Measured.of(clips["test"], given.stride, "standard")
-    drawn = _draw(trained, measured.clips, measured.indices)
+    test = Test.of(clips["test"], given.stride, given.confused)
+    drawn = _draw(trained, clips["test"], test.frames)
     estimates = drawn.mean(axis=1)
     if trained.lifter.stochastic:
-        yield _row(measured, name, drawn)
-        yield _row(measured, f"{name}, not calibrated", _draw(load_trained(workdir, calibrated=False), measured.clips,
-                                                              measured.indices))  # fmt: skip
+        yield _row(test, name, drawn)
+        untouched = load_trained(workdir, calibrated=False)
+        yield _row(test, f"{name}, not calibrated", _draw(untouched, clips["test"], test.frames))
     valid = clips["valid"]
     frames = strided_frames(valid, max(1, valid.num_frames // given.valid_frames))
     assert valid.poses is not None
@@ -156,14 +188,12 @@ def _measure(name: str, workdir: Path, given: argparse.Namespace) -> Iterator[di
     for dependence in choices:
         gaussian = fit_error_gaussian(fitted, valid.poses[frames], valid.skeleton.root, dependence)
         words = "joints together" if dependence == "pose" else "joints apart"
-        yield _row(measured, f"{name}: Gaussian of that mean, {words}", gaussian.draw(estimates, HYPOTHESES))
+        yield _row(test, f"{name}: Gaussian of that mean, {words}", gaussian.draw(estimates, HYPOTHESES))
     if name == "DiffPose":
-        plan = NO_STEPS
-        yield _row(measured, "draws of H_K", _draw(load_trained(workdir, calibrated=False), measured.clips,
-                                                   measured.indices, plan))  # fmt: skip
+        yield _row(test, "draws of H_K", _draw(untouched, clips["test"], test.frames, NO_STEPS))
     if name == "residual MLP":
-        keypoints = np.asarray(measured.clips.keypoints[measured.indices])
-        yield _row(measured, "nearest neighbours in 2D", nearest_neighbours(clips["train"], keypoints, HYPOTHESES))
+        keypoints = np.asarray(clips["test"].keypoints[test.frames])
+        yield _row(test, "nearest neighbours in 2D", nearest_neighbours(clips["train"], keypoints, HYPOTHESES))
 
 
 def _draw(trained: Trained, clips: ClipSet, frames: np.ndarray, plan: Plan | None = None) -> np.ndarray:
@@ -174,9 +204,15 @@ def _draw(trained: Trained, clips: ClipSet, frames: np.ndarray, plan: Plan | Non
     return predict_frames("lift", trained.lifter, trained.variables, clips, frames, job)[ALL]
 
 
-def _row(measured: Measured, name: str, hypotheses: np.ndarray) -> dict[str, Any]:
+def _row(test: Test, name: str, everywhere: np.ndarray) -> dict[str, Any]:
+    measured, hypotheses, truth = test.measured, everywhere[test.strided], test.measured.clips.poses
+    assert truth is not None
     found = measure_hypotheses(measured, [hypotheses])
     row = distribution_row(measured, name, name, found)
+    if test.confused.any():
+        ranks = mahalanobis_rank(jnp.moveaxis(jnp.asarray(everywhere), 1, 0), jnp.asarray(truth[test.frames]))
+        shares = coverage(np.asarray(ranks)[test.confused])
+        row["coverage"]["confused"] = {str(level): share for level, share in shares.items()}
     energy = SCORES["energy_score"].scale * found[SCORED][:, list(SCORES).index("energy_score")]
     row |= {"energy": np.round(energy, 3).tolist(), "subjects": measured.subjects}
     error = np.linalg.norm(hypotheses.mean(axis=1) - np.asarray(measured.frames.poses), axis=-1)

@@ -182,22 +182,25 @@ def _draw_limb(draws: Draws, pattern: str, frames: int, skeleton: Skeleton, rate
 def _draw_partial(draws: Draws, frames: int, skeleton: Skeleton, rate: float) -> Any:
     """The hidden joints `[F, J]` of 'partial'."""
     joints, limbs = skeleton.num_joints, len(_LIMBS)
-    u = draws.uniform((7 + 2 * limbs + joints,))
-    happens, kind, strength, made, whole, length, start = (u[i] for i in range(7))
+    u = draws.uniform((8 + 2 * limbs + joints,))
+    happens, kind, strength, made, whole, length, start, side = (u[i] for i in range(8))
     # Limbs: each of the four with probability 0.35, from its first, second or third joint on.
     chains: Any = np.zeros((joints,), bool)
     for limb, names in enumerate(_LIMBS):
-        gone, cut = u[7 + 2 * limb] < 0.35, u[8 + 2 * limb]
+        gone, cut = u[8 + 2 * limb] < 0.35, u[9 + 2 * limb]
         for place, name in enumerate(names):
             chains = chains | (gone & (3 * cut < place + 1) & _named(skeleton, (name,))[0])
-    lower = _named(skeleton, (*_LIMBS[0], *_LIMBS[1], "pelvis"))[0]
-    scattered = u[7 + 2 * limbs :] < 0.5 * strength
-    # The kinds and their shares: limbs 55 %, the lower body 15 %, the head 10 %, single joints 20 %, each of which is
-    # hidden with a probability that is drawn too, up to one half.
-    hidden: Any = (kind < 0.55) & chains
-    for low, high, chosen in ((0.55, 0.7, lower), (0.7, 0.8, _named(skeleton, _HEAD)[0]), (0.8, 1.0, scattered)):
+    leg, other_leg = (_named(skeleton, names)[0] for names in _LIMBS[:2])
+    one_leg = ((side < 0.5) & leg) | ((side >= 0.5) & other_leg)
+    lower = leg | other_leg | _named(skeleton, ("pelvis",))[0]
+    scattered = u[8 + 2 * limbs :] < 0.5 * strength
+    # The kinds and their shares: limbs 35 %, one whole leg 30 %, the lower body 13 %, the head 7 %, single joints 15 %,
+    # each of which is hidden with a probability that is drawn too, up to one half.
+    hidden: Any = (kind < 0.35) & chains
+    kinds = ((0.35, 0.65, one_leg), (0.65, 0.78, lower), (0.78, 0.85, _named(skeleton, _HEAD)[0]), (0.85, 1, scattered))
+    for low, high, chosen in kinds:
         hidden = hidden | ((kind >= low) & (kind < high) & chosen)
-    hidden = hidden | ((made < 0.5) & (hidden[None] & _made_of(skeleton)).any(axis=-1))
+    hidden = hidden | ((made < 0.35) & (hidden[None] & _made_of(skeleton)).any(axis=-1))
     # All frames, or a run of 1 to F of them.
     count = 1 + (length * frames).astype(np.int32)
     first = (start * (frames - count + 1).astype(np.float32)).astype(np.int32)

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--source", default="data/cmu.npz", help="how the config calls the data trained on")
     given = parser.parse_args(arguments)
     trained = load_trained(given.workdir, calibrated=False)
-    config = copy_config(trained.config, data={"source": given.source}, training={"init_from": ""})
+    config = copy_config(trained.config, data={"source": given.source}, training={"init_from": "", "distil": ""})
     if config.lifter.get("context"):
         config.lifter.context = f"runs/{Path(config.lifter.context).name}"
     config, variables = drop_folds(config, trained.variables)

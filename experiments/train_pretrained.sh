@@ -10,10 +10,12 @@ OUT=${OUT:-runs/pretrained}
 STEPS=${STEPS:-40000}
 LAST=${LAST:-10000}
 
-# name, config, share of crossover (`data.crossover`): for `frame`, with half of the weights, it cost more than it gave
+# name, config, share of crossover (`data.crossover`): for `frame`, with half of the weights, it cost more than it gave;
+# share of examples with something hidden
 release() {
     long=$OUT/$1-day
-    set -- "$1" --config "$2:cmu,day" --config.data.source="$DATA" --config.data.crossover="$3"
+    set -- "$1" --config "$2:cmu,day" --config.data.source="$DATA" --config.data.crossover="$3" \
+        --config.data.occlusion_rate="$4"
     name=$1
     shift
     python -m diffpose_jax.train "$@" --config.training.steps="$STEPS" --workdir "$long"
@@ -25,5 +27,5 @@ release() {
     python experiments/release.py --workdir "$OUT/$name" --name "$name"
 }
 
-release frame diffupose_mlp 0
-release sequence diff3dhpe_frames 0.6
+release frame diffupose_mlp 0 0.3
+release sequence diff3dhpe_frames 0.6 0.5

@@ -154,6 +154,7 @@ def test_keys_of_configs_are_set_where_they_exist(part, benchmark):
         benchmark._read_changes("frames=3")
 
 
+@pytest.mark.repeats
 def test_one_key_is_swept_and_its_scaling_drawn(benchmark, tmp_path):
     assert benchmark._read_sweep("evaluation.hypotheses=1,5") == ("evaluation.hypotheses", [1, 5])
     for wrong in ("hypotheses=1,2", "evaluation.hypotheses=1", "evaluation.hypotheses=a,b"):

@@ -86,6 +86,7 @@ def test_no_gradient_reaches_the_teacher_and_the_truth_is_not_read(student_confi
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(others))
 
 
+@pytest.mark.slow
 def test_training_brings_one_step_to_where_ten_of_the_teacher_end(student_config, teacher, tmp_path):
     summary = train(student_config, tmp_path / "student")
     lifter, batch, key = build_lifter(student_config), batch_of(build_lifter(student_config), 64), jax.random.key(9)

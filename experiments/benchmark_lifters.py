@@ -75,24 +75,25 @@ def find_cases(
             if tiny:
                 config.lifter.update({key: value for key, value in TINY.items() if key in config.lifter})
                 config.diffusion.update(steps=4, sampling_steps=0, num_timesteps=0)
-            known = {
-                key: value for key, value in changes.items() if key.partition(".")[2] in config[key.partition(".")[0]]
-            }
-            config.update_from_flattened_dict(known)
+            config.update_from_flattened_dict({key: changes[key] for key in changes if _has_key(config, key)})
             cases.append(Case(f"{name}, {size}", give_context(config, **(TINY if tiny else {}))))
     return cases
 
 
 def sweep_cases(cases: Sequence[Case], key: str, values: Sequence[float]) -> list[Case]:
     """Each case with each value of a key, `SECTION.NAME`; cases whose config does not have it are left out."""
-    section, _, name = key.partition(".")
     found = []
     for case in cases:
-        for value in values if name in case.config[section] else ():
+        for value in values if _has_key(case.config, key) else ():
             config = ConfigDict(case.config.to_dict())
             config.update_from_flattened_dict({key: value})
-            found.append(Case(f"{case.name}, {name} {value}", config, value))
+            found.append(Case(f"{case.name}, {key.partition('.')[2]} {value}", config, value))
     return found
+
+
+def _has_key(config: ConfigDict, key: str) -> bool:
+    section, _, name = key.partition(".")
+    return name in config.get(section, {})
 
 
 def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:

@@ -19,6 +19,7 @@ from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.visibility import believe_guesses
 from diffpose_jax.parallel import AXIS
 from diffpose_jax.sections import DataOptions, TrainingOptions
+from diffpose_jax.training.distillation import TEACHER
 from diffpose_jax.training.skips import Skips, count_skips, mean_of_finite
 from diffpose_jax.training.state import TrainState, update_average
 
@@ -88,7 +89,7 @@ def make_step(
     """
 
     def loss_and_gradient(data: TrainData, state: TrainState, key: jax.Array, batch: Batch) -> tuple[Any, ...]:
-        teacher = {} if data.teacher is None else {"teacher": data.teacher}
+        teacher = {} if data.teacher is None else {TEACHER: data.teacher}
 
         def loss(params: dict) -> tuple[jax.Array, tuple]:
             return lifter.loss({**state.variables(), "params": params, **teacher}, key, batch)

@@ -47,7 +47,10 @@ def _write_reference(app: Any, config: object) -> None:
 
 
 def _link_outside(app: Any, docname: str, source: list[str]) -> None:
-    """Links to files of the repository outside `docs`, which the pages do not contain, become downloads."""
+    """Links to files of the repository outside `docs`, which the pages do not contain, become downloads.
+
+    A link to a section of such a file becomes one to the file.
+    """
 
     def replace(match: re.Match) -> str:
         target = (Path(app.srcdir, docname).parent / match[2]).resolve()
@@ -55,7 +58,7 @@ def _link_outside(app: Any, docname: str, source: list[str]) -> None:
             return match[0]
         return match[1] if target.is_dir() else f"[{match[1]}](path:{match[2]})"
 
-    source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\((\.\./[^)#]+)\)", replace, source[0])
+    source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\((\.\./[^)#]+)(?:#[^)]*)?\)", replace, source[0])
 
 
 def _to_rst(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:

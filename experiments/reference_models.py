@@ -3,9 +3,10 @@
 Every model (a released one or a work directory) lifts the same frames of people that it was not trained on (split
 `test`) with exact keypoints, with simulated detections, with joints hidden as in training, and with a leg never seen,
 and of people that it was trained on. Each row has the mean of 20 hypotheses (MPJPE, P-MPJPE, also of the joints that
-were seen alone), one hypothesis, the energy score of whole poses, limb lengths, coverage of the 50 and 90 % regions
-and of the conformal 90 % regions, of joints that were seen and of others. Beside it stands the Gaussian of that mean,
-with the covariance of its errors on the calibration split. Brackets hold the 95 % interval of a bootstrap over people.
+were seen alone, and of the same joints where nothing is hidden, with the difference), one hypothesis, the energy score
+of whole poses, limb lengths, coverage of the 50 and 90 % regions and of the conformal 90 % regions, of joints that were
+seen and of others. Beside it stands the Gaussian of that mean, with the covariance of its errors on the calibration
+split. Brackets hold the 95 % interval of a bootstrap over people.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -26,6 +27,7 @@ from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.distributions import distribution_row, measure_hypotheses, regions_by_visibility
 from diffpose_jax.evaluation.error_gaussian import ErrorGaussian
 from diffpose_jax.evaluation.hiding import hide_for
+from diffpose_jax.evaluation.intervals import format_interval, subject_interval
 from diffpose_jax.evaluation.jobs import Job
 from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.evaluation.metrics import p_mpjpe, spread
@@ -33,13 +35,21 @@ from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.registry import load_dataset
 from diffpose_jax.workdir.trained import Trained, load_trained
 
-# Name: split, strength of the detector's errors, pattern that hides joints.
+
+class Condition(NamedTuple):
+    """The split that is lifted, the strength of the detector's errors, and the pattern that hides joints."""
+
+    split: str
+    strength: float = 0.0
+    occlusion: str = "none"
+
+
 CONDITIONS = {
-    "exact": ("test", 0.0, "none"),
-    "detected": ("test", 1.0, "none"),
-    "partly hidden": ("test", 0.0, "partial"),
-    "leg never seen": ("test", 0.0, "leg"),
-    "people of training, exact": ("train", 0.0, "none"),
+    "exact": Condition("test"),
+    "detected": Condition("test", strength=1.0),
+    "partly hidden": Condition("test", occlusion="partial"),
+    "leg never seen": Condition("test", occlusion="leg"),
+    "people of training, exact": Condition("train"),
 }
 
 
@@ -74,6 +84,22 @@ def _measure(model: str, condition: str, given: argparse.Namespace) -> Iterator[
 
 
 def _rows(trained: Trained, model: str, condition: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    measured, drawn = _lift(trained, condition, given)
+    name = f"{Path(model).name}, {condition}" + (", as predict lifts" if given.noise == "clip" else "")
+    row = _row(measured, name, drawn, trained)
+    if CONDITIONS[condition].occlusion != "none":
+        _, of_whole_people = _lift(trained, "exact", given)
+        row["seen"] = _compare_seen(measured, drawn, of_whole_people)
+    yield row
+    if trained.calibration is not None and trained.calibration.errors is not None:
+        gaussian = ErrorGaussian(trained.calibration.errors, measured.clips.skeleton.root)
+        yield _row(
+            measured, f"{name}: Gaussian of that mean", gaussian.draw(drawn.mean(axis=1), given.hypotheses), None
+        )
+
+
+def _lift(trained: Trained, condition: str, given: argparse.Namespace) -> tuple[Measured, np.ndarray]:
+    """The frames of a condition, and their hypotheses `[M, H, J, 3]`, m."""
     split, strength, occlusion = CONDITIONS[condition]
     recorded = {"source": given.data, "detector_strength": strength, "cameras": "recorded", "bodies": 0.0}
     config = copy_config(trained.config, data=recorded)
@@ -84,20 +110,27 @@ def _rows(trained: Trained, model: str, condition: str, given: argparse.Namespac
     # The training split is much larger: as many of its frames.
     stride = given.stride * (1 if split == "test" else 7)
     measured = Measured.of(clips, stride, "standard")
-    drawn = predict_frames(condition, trained.lifter, trained.variables, clips, measured.indices, job)[ALL]
-    name = f"{Path(model).name}, {condition}" + (", as predict lifts" if given.noise == "clip" else "")
-    yield _row(measured, name, drawn, trained)
-    if trained.calibration is not None and trained.calibration.errors is not None:
-        gaussian = ErrorGaussian(trained.calibration.errors, clips.skeleton.root)
-        yield _row(
-            measured, f"{name}: Gaussian of that mean", gaussian.draw(drawn.mean(axis=1), given.hypotheses), None
-        )
+    return measured, predict_frames(condition, trained.lifter, trained.variables, clips, measured.indices, job)[ALL]
+
+
+def _compare_seen(measured: Measured, drawn: np.ndarray, of_whole_people: np.ndarray) -> dict[str, Any]:
+    """The error, mm, of the joints that are seen where nothing is hidden, and by how much it is less, over people."""
+    seen = measured.clips.seen[measured.indices]
+    hidden, whole = (_error(measured, hypotheses) for hypotheses in (drawn, of_whole_people))
+    interval = subject_interval(np.where(seen, hidden - whole, np.nan), measured.subjects)
+    return {"whole": float(whole[seen].mean()), "more": float((hidden - whole)[seen].mean()), "interval": interval}
+
+
+def _error(measured: Measured, hypotheses: np.ndarray) -> np.ndarray:
+    """The distance `[M, J]`, mm, of the mean of hypotheses from the truth."""
+    distance = np.linalg.norm(hypotheses.mean(axis=1) - np.asarray(measured.frames.poses), axis=-1)
+    return 1000 * np.asarray(distance)
 
 
 def _row(measured: Measured, name: str, hypotheses: np.ndarray, trained: Trained | None) -> dict[str, Any]:
     row = distribution_row(measured, name, name, measure_hypotheses(measured, [hypotheses]))
     truth, mean = np.asarray(measured.frames.poses), hypotheses.mean(axis=1)
-    error = 1000 * np.linalg.norm(mean - truth, axis=-1)
+    error = _error(measured, hypotheses)
     seen = measured.clips.seen[measured.indices]
     row["scores"] |= {
         "mpjpe": float(error.mean()),
@@ -112,8 +145,8 @@ def _row(measured: Measured, name: str, hypotheses: np.ndarray, trained: Trained
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    head = ("mean of 20", "seen joints", "P-MPJPE", "one", "energy", "limb lengths", "50 / 90 %", "seen", "not seen",
-            "conformal 90 %, not seen")  # fmt: skip
+    head = ("mean of 20", "seen joints", "more than with nothing hidden", "P-MPJPE", "one", "energy", "limb lengths",
+            "50 / 90 %", "seen", "not seen", "conformal 90 %, not seen")  # fmt: skip
     lines = ["| | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
     for row in rows:
         scores, interval = row["scores"], row["scores_interval"].get("energy_score")
@@ -121,10 +154,18 @@ def _table(rows: list[dict[str, Any]]) -> str:
         shares = [_shares(row["coverage"], kind) for kind in ("all", "seen", "not seen")]
         conformal = row.get("conformal", {})
         held = " / ".join(f"{100 * conformal[kind]['0.9']:.0f}" for kind in ("all", "not seen") if kind in conformal)
-        numbers = [f"{scores[name]:.1f}" for name in ("mpjpe", "mpjpe_seen", "p_mpjpe", "one")]
-        cells = [row["label"], *numbers, energy, f"{scores['limb_length_error']:.1f}", *shares, held]
+        mean, seen, *others = (f"{scores[name]:.1f}" for name in ("mpjpe", "mpjpe_seen", "p_mpjpe", "one"))
+        limbs = f"{scores['limb_length_error']:.1f}"
+        cells = [row["label"], mean, seen, _format_more(row.get("seen")), *others, energy, limbs, *shares, held]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _format_more(seen: dict[str, Any] | None) -> str:
+    if seen is None:
+        return ""
+    share = seen["more"] / seen["whole"]
+    return f"{seen['more']:.1f}{format_interval(seen['interval'])}, {share:.1%} of {seen['whole']:.1f}"
 
 
 def _shares(coverage: dict[str, dict[str, float]], kind: str) -> str:

@@ -13,8 +13,8 @@ program and the share of the rate of large matrix products stand beside it. Thin
 CPU their ratio is that of processor time. `--reference CMD` sets any program beside ours (see benchmark_reference.py).
 `--check BASELINE` compares ratios with those of a baseline and names what lost more than 15 %, with exit code 1;
 `--baseline FILE` writes one. `--sweep` takes one key through several values and draws how rates scale with it, in
-`scaling.png`. Weights and data are random: speed does not depend on them. Writes `benchmark.json` and
-`benchmark.md`.
+`scaling.png`. Weights and data are random: speed does not depend on them. Writes `benchmark.json`, `benchmark.md`
+and, of lifters, `roofline.png`: FLOP/s against FLOPs per byte of their matrix products, below what the machine can do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,16 @@ from benchmark_gather import benchmark_gather
 from benchmark_lifters import Amount, Case, benchmark_sampling, benchmark_training, find_cases, sweep_cases
 from benchmark_mixtures import benchmark_mixtures
 from benchmark_reference import Reference
-from benchmark_report import draw_scaling, figures, find_losses, read_baseline, summarise_ratios, table, write_results
+from benchmark_report import (
+    draw_roofline,
+    draw_scaling,
+    figures,
+    find_losses,
+    read_baseline,
+    summarise_ratios,
+    table,
+    write_results,
+)
 from benchmark_starts import benchmark_starts
 from machine import describe_machine
 from timing import Report, Row
@@ -93,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in options.only:
             SECTIONS[name](request, report)
     write_results(options.output, machine, rows)
+    if any(row.traffic for row in rows):
+        draw_roofline(rows, options.output / "roofline.png")
     if options.sweep:
         draw_scaling(rows, options.sweep[0], options.output / "scaling.png")
     print(table(rows))

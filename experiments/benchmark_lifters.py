@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from benchmark_reference import Asked, Reference
-from flops import count_flops, measure_peak, program_bytes
+from flops import Products, count_products, measure_bandwidth, measure_peak, program_bytes
 from ml_collections import ConfigDict
 from random_data import give_context, prepare_training, random_batch, random_clips
 from timing import Report, Row, Seconds, both_clocks, clocked, counts_cpu_time, repeated, timed
@@ -98,14 +98,13 @@ def _has_key(config: ConfigDict, key: str) -> bool:
 
 def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:
     """Frames/s of the mapped, donated dispatch of several steps: gather, flips, gradient, Adam, moving average."""
-    peaks = _Peaks()
     for name, config, swept in cases:
         frames = config.lifter.get("frames", 1)
         clips = random_clips(8, 500, mixtures=config.lifter.name.startswith("diffpose"))
         made = prepare_training(config, clips, max(1, amount.frames // frames), amount.inner)
         states, numbers = [made.state], iter(range(1, 1_000_000))
         arguments = made.state, made.data, made.examples(0)
-        flops = count_flops(made.step, *arguments)
+        products = count_products(made.step, *arguments)
         compiled, compiling = timed(made.step.lower(*arguments).compile)
 
         def call(step: Callable = compiled, data: Any = made.data, states: list = states) -> Any:
@@ -113,15 +112,14 @@ def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Referen
             return metrics
 
         work = made.batch * made.inner * frames
-        row = Row("train", f"{name}, {made.batch} x {frames} frames", "frames", work, [], compiling, flops=flops)
-        row = row._replace(peak=peaks.of(config.lifter.compute_dtype), memory=program_bytes(compiled), swept=swept)
+        row = Row("train", f"{name}, {made.batch} x {frames} frames", "frames", work, [], compiling, swept=swept)
+        row = row._replace(**_limits(products, config), memory=program_bytes(compiled))
         asked = Asked("train", row.case, work, made.batch, made.inner, config.to_json())
         _report(row, call, amount, (reference, asked), report)
 
 
 def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:
     """Poses/s (hypotheses times frames) of one compiled call, for a batch of windows and for a single one."""
-    peaks = _Peaks()
     for name, config, swept in cases:
         lifter = build_lifter(config)
         variables = jax.jit(lifter.init)(jax.random.key(0), example_batch(lifter))
@@ -134,9 +132,9 @@ def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Referen
             compiled, compiling = timed(jax.jit(lifter.sample).lower(*arguments).compile)
             frames = 1 if lifter.middle_frame else lifter.frames
             case = f"{name}, {windows} x {lifter.frames} frames, H = {count}{', flips averaged' if averages else ''}"
-            row = Row("sample", case, "poses", windows * frames * count, [], compiling)
-            row = row._replace(flops=count_flops(lifter.sample, *arguments), memory=program_bytes(compiled))
-            row = row._replace(peak=peaks.of(config.lifter.compute_dtype), swept=swept)
+            row = Row("sample", case, "poses", windows * frames * count, [], compiling, swept=swept)
+            products = count_products(lifter.sample, *arguments)
+            row = row._replace(**_limits(products, config), memory=program_bytes(compiled))
             asked = Asked("sample", case, row.work, windows, 1, config.to_json())
             _report(row, partial(compiled, *arguments), amount, (reference, asked), report)
 
@@ -146,17 +144,15 @@ def _batches(amount: Amount, frames: int) -> Iterator[int]:
     yield 1
 
 
-class _Peaks:
-    """The rate of large matrix products of a type, measured when it is first asked for."""
+@cache
+def _rates(dtype: str) -> dict[str, float]:
+    """The fields of a row that say how fast this machine multiplies and copies, measured when first asked for."""
+    return {"peak": measure_peak(dtype), "bandwidth": measure_bandwidth()}
 
-    def __init__(self) -> None:
-        self._found: dict[str, float] = {}
 
-    def of(self, dtype: str) -> float:
-        """FLOP/s."""
-        if dtype not in self._found:
-            self._found[dtype] = measure_peak(dtype)
-        return self._found[dtype]
+def _limits(products: Products, config: ConfigDict) -> dict[str, float]:
+    """The fields of a row that say what a call multiplies, and how fast the machine does it."""
+    return {"flops": products.flops, "traffic": products.bytes, **_rates(config.lifter.compute_dtype)}
 
 
 def _report(row: Row, call: Callable[[], Any], amount: Amount, beside: tuple[Reference, Asked], report: Report) -> None:

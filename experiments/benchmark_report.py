@@ -88,6 +88,31 @@ def draw_scaling(rows: Sequence[Row], key: str, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def draw_roofline(rows: Sequence[Row], path: Path) -> None:
+    """What the machine can do, and FLOPs per second of each case against its FLOPs per byte: a roofline.
+
+    Bytes are those of operands and results of the products. What caches hold is not read from memory, so that a case
+    may lie above the slanted part, at which every byte comes from there.
+    """
+    figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+    axes = figure.subplots()
+    drawn = [row for row in rows if row.flops and row.traffic and row.peak and row.bandwidth]
+    intensities = np.array([row.flops / row.traffic for row in drawn])
+    machines = dict.fromkeys((row.peak, row.bandwidth) for row in drawn)
+    highest = max(*intensities, *(peak / bandwidth for peak, bandwidth in machines))
+    ends = np.geomspace(intensities.min() / 2, 2 * highest, 200)
+    for peak, bandwidth in machines:
+        label = f"{peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s"
+        axes.plot(ends, np.minimum(peak, bandwidth * ends) / 1e9, "k-", label=label)
+    markers = {"train": "o", "sample": "s"}
+    for number, (row, intensity) in enumerate(zip(drawn, intensities, strict=True)):
+        label, rate = f"{row.section}: {row.case}", row.flops_per_second() / 1e9
+        axes.plot(intensity, rate, markers.get(row.section, "."), color=f"C{number % 10}", label=label)
+    axes.set(xscale="log", yscale="log", xlabel="FLOPs per byte of the products", ylabel="GFLOP/s")
+    figure.legend(fontsize="x-small", loc="outside right upper")
+    figure.savefig(path, dpi=150)
+
+
 def summarise_ratios(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """The ratios of figures by section and case: to the reference beside them, and to the peak of the machine.
 

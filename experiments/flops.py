@@ -1,4 +1,4 @@
-"""Counts what a function multiplies, from its trace, and measures how fast this machine multiplies at all.
+"""Counts what a function multiplies, from its trace, and measures how fast this machine multiplies and copies at all.
 
 A compiled program's own `cost_analysis` counts the body of a loop once; here it counts as often as it runs.
 """
@@ -6,9 +6,9 @@ A compiled program's own `cost_analysis` counts the body of a loop once; here it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,25 +16,44 @@ from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from timing import clocked, counts_cpu_time
 
 
-def count_flops(function: Callable, *arguments: Any) -> float:
-    """The FLOPs of the matrix products of a call on one device, two per multiplication and addition."""
+class Products(NamedTuple):
+    """The matrix products of a call on one device.
+
+    Attributes:
+        flops: Two per multiplication and addition.
+        bytes: Of their operands and results, as if each came from memory and went there: caches spare a part of it.
+    """
+
+    flops: float = 0.0
+    bytes: float = 0.0
+
+
+def count_products(function: Callable, *arguments: Any) -> Products:
+    """The matrix products of a call."""
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _count(jaxpr: Jaxpr) -> float:
-    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+def _count(jaxpr: Jaxpr) -> Products:
+    return _add([_count_equation(equation) for equation in jaxpr.eqns])
 
 
-def _count_equation(equation: JaxprEqn) -> float:
+def _count_equation(equation: JaxprEqn) -> Products:
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         shape = equation.invars[0].aval.shape
-        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+        flops = 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+        arrays = [one.aval for one in (*equation.invars, *equation.outvars)]
+        return Products(flops, float(sum(one.size * one.dtype.itemsize for one in arrays)))
     inner = [_count(part) for part in jaxprs_in_params(equation.params)]
     if equation.primitive.name == "cond":
-        return max(inner, default=0.0)
+        return max(inner, default=Products())
     # How often a `while` runs is not known before; none of the lifters has matrix products in one.
-    return equation.params.get("length", 1) * sum(inner) if equation.primitive.name == "scan" else sum(inner)
+    times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+    return Products(*(times * one for one in _add(inner)))
+
+
+def _add(parts: Sequence[Products]) -> Products:
+    return Products(sum(part.flops for part in parts), sum(part.bytes for part in parts))
 
 
 def measure_peak(dtype: str = "float32", repeats: int = 5) -> float:
@@ -51,11 +70,19 @@ def measure_peak(dtype: str = "float32", repeats: int = 5) -> float:
 
         return jax.lax.scan(once, jnp.zeros((rows, columns), dtype), None, length=count)[0]
 
-    call = partial(multiply, left, right)
+    return 2.0 * rows * inner * columns * count / _least_seconds(partial(multiply, left, right), repeats)
+
+
+def measure_bandwidth(repeats: int = 5) -> float:
+    """The bytes/s at which a large array is read and another one written, in the same seconds as `measure_peak`."""
+    array = jnp.ones((2**26 if jax.default_backend() == "cpu" else 2**29,), jnp.float32)
+    return 2.0 * array.nbytes / _least_seconds(partial(jax.jit(lambda one: one + 1), array), repeats)
+
+
+def _least_seconds(call: Callable[[], Any], repeats: int) -> float:
     clocked(call)
     seconds = [clocked(call)[1] for _ in range(repeats)]
-    least = min(one.cpu if counts_cpu_time() else one.wall for one in seconds)
-    return 2.0 * rows * inner * columns * count / least
+    return min(one.cpu if counts_cpu_time() else one.wall for one in seconds)
 
 
 def program_bytes(compiled: Any) -> int | None:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
 from device_profile import largest_costs  # noqa: E402
-from flops import count_flops, measure_peak  # noqa: E402
+from flops import count_products, measure_peak  # noqa: E402
 from machine import describe_machine  # noqa: E402
 from random_data import Training, give_context, prepare_training, random_batch, random_clips  # noqa: E402
 from timing import repeated, timed  # noqa: E402
@@ -109,7 +109,7 @@ def measure_training(quick: bool, end: float) -> list[dict[str, Any]]:
     for case, precision, config in _configs(quick, end):
         training = prepare_training(config, _clips(config, quick), 8 if quick else case.train_batch, 2 if quick else 10)
         examples = training.examples(0)
-        flops = count_flops(training.step, training.state, training.data, examples)
+        flops = count_products(training.step, training.state, training.data, examples).flops
         state, seconds = training.state, []
         for _ in range(4 if quick else 8):
             (state, *_), passed = timed(partial(training.step, state, training.data, examples))
@@ -132,7 +132,9 @@ def measure_sampling(quick: bool, end: float) -> list[dict[str, Any]]:
             compiled, compiling = timed(jax.jit(lifter.sample).lower(*arguments).compile)
             seconds[windows] = float(np.median([one.wall for one in repeated(partial(compiled, *arguments), 5, 5.0)]))
         windows = max(seconds)
-        flops = count_flops(lifter.sample, variables, jax.random.key(1), random_batch(lifter, windows), sampling)
+        flops = count_products(
+            lifter.sample, variables, jax.random.key(1), random_batch(lifter, windows), sampling
+        ).flops
         rate = windows * lifter.frames / seconds[windows]
         rows.append(_row(case, precision, rate, flops / seconds[windows], compiling))
         rows[-1] |= {"hypotheses": sampling.hypotheses, "one window ms": 1000 * seconds[1]}

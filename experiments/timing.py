@@ -30,7 +30,9 @@ class Row(NamedTuple):
         ratio: This rate over that of the reference beside it, one per turn.
         cpu_seconds: Of every call, processor time.
         flops: Of the matrix products of one call.
+        traffic: Bytes of their operands and results.
         peak: Rate of a large matrix product beside it, FLOP/s in the time of `counted_seconds`.
+        bandwidth: Rate of a large copy beside it, bytes/s likewise.
         memory: Bytes that the compiled program needs: arguments, outputs and what is between.
         swept: The value of the key that is swept.
     """
@@ -44,7 +46,9 @@ class Row(NamedTuple):
     ratio: list[float] | None = None
     cpu_seconds: list[float] | None = None
     flops: float | None = None
+    traffic: float | None = None
     peak: float | None = None
+    bandwidth: float | None = None
     memory: int | None = None
     swept: float | None = None
 
@@ -58,9 +62,11 @@ class Row(NamedTuple):
 
     def share_of_peak(self) -> float | None:
         """The FLOPs per second of the fastest half of the calls over those of a large matrix product."""
-        if not self.flops or not self.peak:
-            return None
-        return self.flops / float(np.quantile(self.counted_seconds(), 0.25)) / self.peak
+        return self.flops_per_second() / self.peak if self.flops and self.peak else None
+
+    def flops_per_second(self) -> float:
+        """The FLOPs per second of the fastest half of the calls."""
+        return (self.flops or 0.0) / float(np.quantile(self.counted_seconds(), 0.25))
 
 
 Report = Callable[[Row], None]

@@ -129,6 +129,8 @@ def test_the_quick_mode_measures_and_writes_both_files(benchmark, only, more, tm
             assert figure["flops"] > 0
             assert figure["memory"] > 0
             assert figure["of_peak"] > 0
+            assert figure["traffic"] > 0
+            assert (tmp_path / "roofline.png").exists()
     assert {"processor", "cores", "jax", "backend", "devices"} <= set(result["machine"])
     printed = capsys.readouterr()
     for text in (printed.out, (tmp_path / "benchmark.md").read_text()):

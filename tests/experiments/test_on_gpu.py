@@ -79,14 +79,16 @@ def test_the_shell_script_takes_a_folder_and_options(tmp_path):
         assert subprocess.check_output([*run, *given], env=environment, text=True).strip() == expected
 
 
-def test_flops_of_loops_count_as_often_as_they_run(load):
+def test_products_in_loops_count_as_often_as_they_run(load):
     def once(x: jax.Array) -> jax.Array:
         return x @ x
 
     def often(x: jax.Array) -> jax.Array:
         return jax.lax.scan(lambda carry, _: (once(carry), None), x, None, length=7)[0]
 
-    square = jnp.eye(4)
-    assert load("flops").count_flops(once, square) == 2 * 4**3
-    assert load("flops").count_flops(jax.jit(often), square) == 7 * 2 * 4**3
-    assert load("flops").count_flops(lambda x: jax.vmap(once)(x), jnp.zeros((3, 4, 4))) == 3 * 2 * 4**3
+    count, square = load("flops").count_products, jnp.eye(4)
+    # Two operands and a result of 16 numbers of four bytes.
+    flops, moved = count(once, square)
+    assert (flops, moved) == (2 * 4**3, 3 * 16 * 4)
+    assert count(jax.jit(often), square) == (7 * flops, 7 * moved)
+    assert count(lambda x: jax.vmap(once)(x), jnp.zeros((3, 4, 4))) == (3 * flops, 3 * moved)

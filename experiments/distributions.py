@@ -5,12 +5,12 @@ the person-centred view, calibrated on valid, and measured on the same test fram
 two Gaussians around the mean of its hypotheses, with the covariance of that mean's errors on valid: of each joint, and
 of all joints together. Draws of DiffPose's H_K and an ensemble of nearest neighbours need no network after the context.
 The table has the mean error, the energy score of whole poses, CRPS, the error of limb lengths, the distance of limb
-directions, the best of 20 at a spread of 50 mm, and coverage of the 50 and 90 % regions, scores with the 95 % interval
-of a bootstrap over subjects for the first seed. Confused joints are rare: their coverage is measured on more frames,
-on which nothing else is. A second table has the differences of energy scores frame by frame,
-to the Gaussian of the method's own mean and to that of `ROW_TO_BEAT`, whose intervals are much narrower: of the first
-seed with its interval, then of the others. Trained models are kept in OUTPUT/<name>-<seed> and figures beside them, so
-that a repeated command goes on where it stopped.
+directions, the best of 20 at a spread of 50 mm, and coverage of the 50 and 90 % regions. Confused joints are rare:
+their coverage is measured on more frames, on which nothing else is. A second table has the differences of energy
+scores frame by frame, to the Gaussian of the method's own mean and to that of `ROW_TO_BEAT`, whose intervals are much
+narrower: of the first seed with its interval, then of the others. A third has the intervals of coverage. Intervals are
+those of 95 % of a bootstrap over subjects, for the first seed. Trained models are kept in OUTPUT/<name>-<seed> and
+figures beside them, so that a repeated command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from budget import small_config
+from distributions_report import format_tables
 from ml_collections import ConfigDict
 
 from diffpose_jax.calibrate import calibrate
@@ -34,7 +35,7 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.diffusion.plans import Plan
 from diffpose_jax.evaluation.aggregation import ALL, SCORED
 from diffpose_jax.evaluation.baselines import nearest_neighbours
-from diffpose_jax.evaluation.calibration import coverage, mahalanobis_rank
+from diffpose_jax.evaluation.calibration import LEVELS, covered, mahalanobis_rank
 from diffpose_jax.evaluation.chosen_frames import predict_frames
 from diffpose_jax.evaluation.distributions import distribution_row, measure_hypotheses
 from diffpose_jax.evaluation.error_gaussian import Dependence, fit_error_gaussian
@@ -69,12 +70,14 @@ class Test(NamedTuple):
         frames: Those and frames with confused joints, `[M]`, ascending.
         strided: The rows of `frames` that are measured.
         confused: Which joints of `frames` are confused, `[M, J]`.
+        subjects: The subject of each of `frames`.
     """
 
     measured: Measured
     frames: np.ndarray
     strided: np.ndarray
     confused: np.ndarray
+    subjects: list[str]
 
     @classmethod
     def of(cls, clips: ClipSet, stride: int, most: int) -> Test:
@@ -85,7 +88,8 @@ class Test(NamedTuple):
         some = some[np.unique(np.linspace(0, len(some) - 1, min(most, len(some))).astype(int))]
         frames = np.union1d(measured.indices, some)
         confused[:, clips.skeleton.root] = False  # zero by definition
-        return cls(measured, frames, np.isin(frames, measured.indices), confused[frames])
+        subjects = [clips.subject[clip] for clip in clips.frame_clip()[frames]]
+        return cls(measured, frames, np.isin(frames, measured.indices), confused[frames], subjects)
 
 
 METHODS = {
@@ -98,15 +102,6 @@ METHODS = {
     "DiffPose, paper": Method("diffpose_frame:paper", "residual MLP"),
 }
 ROW_TO_BEAT = "residual MLP: Gaussian of that mean, joints together"
-COLUMNS = {
-    "mpjpe": "mean of 20",
-    "energy_score": "energy score",
-    "crps": "CRPS",
-    "limb_length_error": "limb lengths",
-    "limb_direction_distance": "limb directions",
-    "best_at_equal_spread": "best at 50 mm",
-    "spread": "spread",
-}
 
 
 def main(arguments: list[str]) -> int:
@@ -119,7 +114,7 @@ def main(arguments: list[str]) -> int:
             kept = workdir / "distributions.json"
             if not kept.exists():
                 kept.write_text(json.dumps(list(_measure(name, workdir, given)), indent=1))
-    table = _table(given.output) + "\n" + _differences(given.output)
+    table = format_tables(given.output, ROW_TO_BEAT)
     (given.output / "distributions.md").write_text(table)
     print(table + f"\ntable: {given.output / 'distributions.md'}")
     return 0
@@ -134,7 +129,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--stride", type=int, default=50, help="every n-th frame of the test split is measured")
     parser.add_argument("--confused", type=int, default=250, help="frames with confused joints, for their coverage")
     parser.add_argument("--valid_frames", type=int, default=1000, help="frames of valid that errors are fitted on")
-    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
+    # What serves as context in folds is, trained on all, the method without folds.
+    measured = [name for name, method in METHODS.items() if not method.folds]
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=measured, metavar="NAME")
     parser.add_argument("--output", type=Path, default=Path("runs/distributions"))
     given = parser.parse_args(arguments)
     given.output.mkdir(parents=True, exist_ok=True)
@@ -211,70 +208,14 @@ def _row(test: Test, name: str, everywhere: np.ndarray) -> dict[str, Any]:
     row = distribution_row(measured, name, name, found)
     if test.confused.any():
         ranks = mahalanobis_rank(jnp.moveaxis(jnp.asarray(everywhere), 1, 0), jnp.asarray(truth[test.frames]))
-        shares = coverage(np.asarray(ranks)[test.confused])
-        row["coverage"]["confused"] = {str(level): share for level, share in shares.items()}
+        values = {str(level): np.where(test.confused, covered(np.asarray(ranks), level), np.nan) for level in LEVELS}
+        row["coverage"]["confused"] = {level: float(np.nanmean(one)) for level, one in values.items()}
+        intervals = {level: subject_interval(one, test.subjects) for level, one in values.items()}
+        row["coverage_interval"]["confused"] = intervals
     energy = SCORES["energy_score"].scale * found[SCORED][:, list(SCORES).index("energy_score")]
     row |= {"energy": np.round(energy, 3).tolist(), "subjects": measured.subjects}
     error = np.linalg.norm(hypotheses.mean(axis=1) - np.asarray(measured.frames.poses), axis=-1)
     return row | {"scores": {**row["scores"], "mpjpe": 1000 * float(error.mean())}}
-
-
-def _table(output: Path) -> str:
-    """Mean and standard deviation over seeds of every row; the interval over subjects is of the first seed."""
-    rows: dict[str, list[Mapping[str, Any]]] = {}
-    for path in sorted(output.glob("*/distributions.json")):
-        for row in json.loads(path.read_text()):
-            rows.setdefault(row["name"], []).append(row)
-    kinds = list(dict.fromkeys(kind for found in rows.values() for kind in found[0]["coverage"]))
-    head = ["", *COLUMNS.values(), *(f"{kind} 50 / 90 %" for kind in kinds)]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    for name, found in rows.items():
-        cells = [_cell(found, column) for column in COLUMNS]
-        cells += [" / ".join(_share(found, kind, level) for level in ("0.5", "0.9")) for kind in kinds]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _differences(output: Path) -> str:
-    """Energy score of each method minus that of the Gaussians, of every seed, with the first one's interval."""
-    seeds: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for path in sorted(output.glob("*/distributions.json")):
-        rows = seeds.setdefault(path.parent.name.rpartition("-")[2], {})
-        rows |= {row["name"]: row for row in json.loads(path.read_text())}
-    lines = [
-        "| energy score, mm, minus that of | the Gaussian of its own mean | the residual MLP's Gaussian |",
-        "|---|---:|---:|",
-    ]
-    for name in seeds["0"]:
-        own = f"{name}: Gaussian of that mean, joints together"
-        if own in seeds["0"] and ROW_TO_BEAT in seeds["0"]:
-            cells = [[_difference(rows[name], rows[other]) for rows in seeds.values() if name in rows]
-                     for other in (own, ROW_TO_BEAT)]  # fmt: skip
-            # The interval of the first seed alone: those over the same eight subjects differ little.
-            texts = ["; ".join([found[0], *(text.split(" ")[0] for text in found[1:])]) for found in cells]
-            lines.append(f"| {name} | " + " | ".join(texts) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _difference(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    if "energy" not in other:
-        return ""
-    difference = np.array(row["energy"]) - np.array(other["energy"])
-    low, high = subject_interval(difference[:, None], row["subjects"]) or (np.nan, np.nan)
-    return f"{difference.mean():.1f} [{low:.1f}, {high:.1f}]"
-
-
-def _cell(rows: Sequence[Mapping[str, Any]], column: str) -> str:
-    values = [row["scores"][column] for row in rows]
-    if any(value is None for value in values):
-        return ""
-    interval = rows[0]["scores_interval"].get(column)
-    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{spread}" + (f" [{interval[0]:.0f}, {interval[1]:.0f}]" if interval else "")
-
-
-def _share(rows: Sequence[Mapping[str, Any]], kind: str, level: str) -> str:
-    return f"{100 * np.mean([row['coverage'][kind][level] for row in rows if kind in row['coverage']]):.0f}"
 
 
 if __name__ == "__main__":

@@ -30,13 +30,12 @@ from typing import ClassVar, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
 from diffpose_jax.config import option, read_options
 from diffpose_jax.diffusion.plans import Plan
-from diffpose_jax.diffusion.process import at_step, diffuse, to_eps, to_x0
+from diffpose_jax.diffusion.process import at_step, diffuse, to_eps
 from diffpose_jax.diffusion.samplers import Denoiser, centred, initial_noise, sample
 from diffpose_jax.diffusion.schedules import Schedule
 from diffpose_jax.errors import UserError
@@ -57,6 +56,7 @@ from diffpose_jax.lifters.diffpose.initial_distribution import (
     measure_statistics,
     widen_hidden,
 )
+from diffpose_jax.lifters.diffpose.objective import Objective
 from diffpose_jax.lifters.diffpose.release import antithetic_steps, join_frames, share_noise, split_batch, split_frames
 from diffpose_jax.lifters.networks import apply_in_training, apply_network
 from diffpose_jax.lifters.sampling import draw_hypotheses
@@ -176,6 +176,11 @@ class DiffPose(Lifter):
     def averages_flips(self) -> bool:
         return True
 
+    @property
+    def objective(self) -> Objective:
+        """What the loss compares."""
+        return Objective(self.schedule, self.predict)
+
     def init(self, key: Array, batch: Batch) -> Variables:
         network_key, context_key = jax.random.split(key)
         frozen = assume_statistics(self.context.init(context_key, batch), self.skeleton.num_joints, self.takes_mask)
@@ -207,8 +212,8 @@ class DiffPose(Lifter):
         output, batch_stats = apply_in_training(self.network, variables, dropout_key, frames.index, *inputs)
         found = output.astype(x.dtype)
         if self.options.preconditioning == "posterior":
-            found = self.objective(posterior.mean + posterior.std * found, x, component, k)
-        error = found - self.objective(frames.poses, x, component, k)
+            found = self.objective.of(posterior.mean + posterior.std * found, x, component, k)
+        error = found - self.objective.of(frames.poses, x, component, k)
         total = jnp.mean(jnp.sum(jnp.square(error), axis=(-3, -2, -1)))
         if self.options.preconditioning == "posterior" and self.predict != "eps":
             # In units of the context's squared error, whatever the joints and their number.
@@ -247,7 +252,7 @@ class DiffPose(Lifter):
             if self.options.preconditioning == "posterior":
                 x0 = posterior.mean + posterior.std * output
             else:
-                x0 = self.invert_objective(output, x, component, k)
+                x0 = self.objective.invert(output, x, component, k)
             return x0, to_eps(x - component.mean, x0 - component.mean, alpha_bar)
 
         return predict
@@ -306,57 +311,6 @@ class DiffPose(Lifter):
             component.weight[..., None],
         )
         return jnp.concatenate([x, posterior.mean, posterior.residual, condition.keypoints, *component_parts], axis=-1)
-
-    def objective(self, x0: Array, x: Array, component: Component, k: Array) -> Array:
-        """What the loss compares, `[B, F, J, 3]`, where x0 is taken for the pose that was diffused to x at timestep k.
-
-        'next' is `mu + sqrt(abar_{k-1}) (x0 - mu) + sqrt(1 - abar_{k-1}) eps` with the eps that x and x0 imply; 'eps'
-        is that noise, whitened.
-
-        Args:
-            x0: The poses, true or predicted, `[B, F, J, 3]`, m.
-            x: The noisy poses, likewise.
-            component: The Gaussian that poses are diffused towards.
-            k: The timesteps, a scalar or `[B]`.
-        """
-        if self.predict == "x0":
-            return x0
-        x0, x = x0 - component.mean, x - component.mean
-        noise = to_eps(x, x0, at_step(self.schedule.alpha_bar, k, x))
-        if self.predict == "eps":
-            return component.whiten(noise)
-        one_minus = np.append(np.float32(0), self.schedule.one_minus_alpha_bar[:-1])
-        signal = jnp.sqrt(at_step(self.schedule.alpha_bar_prev, k, x))
-        return component.mean + signal * x0 + jnp.sqrt(at_step(one_minus, k, x)) * noise
-
-    def invert_objective(self, output: Array, x: Array, component: Component, k: Array) -> Array:
-        """The pose `[B, F, J, 3]` that an output means where the network gives what `objective` names as it is.
-
-        For 'next', x - mu = s h + n eps and output - mu = s' h + n' eps with s = sqrt(abar_k), n = sqrt(1 - abar_k) and
-        the same of step k - 1 with primes. Eliminating eps gives h = (n' (x - mu) - n (output - mu)) / (s n' - s' n).
-
-        Args:
-            output: The network's output, `[B, F, J, 3]`.
-            x: The noisy poses, likewise, m.
-            component: The Gaussian that poses are diffused towards.
-            k: The timesteps, a scalar or `[B]`.
-        """
-        if self.predict == "x0":
-            return output
-        x = x - component.mean
-        if self.predict == "eps":
-            return component.mean + to_x0(x, component.scale(output), at_step(self.schedule.alpha_bar, k, x))
-        on_x, on_next = (at_step(column, k, x) for column in _elimination(self.schedule))
-        return component.mean + on_x * x + on_next * (output - component.mean)
-
-
-def _elimination(schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
-    """n' / d and -n / d with d = s n' - s' n, `[K]`, see `invert_objective`."""
-    one_minus = schedule.one_minus_alpha_bar.astype(np.float64)
-    s, n = np.sqrt(schedule.alpha_bar.astype(np.float64)), np.sqrt(one_minus)
-    s_next, n_next = np.sqrt(schedule.alpha_bar_prev.astype(np.float64)), np.sqrt(np.append(0.0, one_minus[:-1]))
-    d = s * n_next - s_next * n
-    return (n_next / d).astype(np.float32), (-n / d).astype(np.float32)
 
 
 def check_context(context: Lifter) -> None:

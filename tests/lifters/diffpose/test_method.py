@@ -133,7 +133,7 @@ def test_objectives_compare_the_pose_the_noise_and_the_next_pose(batch, conditio
     noise = component.scale(white)
     x = diffuse(SCHEDULE, batch.poses, TIMESTEPS, noise, component.mean)
     found = {
-        predict: build(predict=predict).objective(batch.poses, x, component, TIMESTEPS)
+        predict: build(predict=predict).objective.of(batch.poses, x, component, TIMESTEPS)
         for predict in ("x0", "eps", "next")
     }
     np.testing.assert_array_equal(found["x0"], batch.poses)
@@ -148,8 +148,8 @@ def test_the_pose_follows_from_what_the_objective_names(batch, condition, predic
     lifter, component = build(predict=predict, **PAPER), condition.component
     noise = component.scale(normal(B, FRAMES, J, 3))
     x = diffuse(SCHEDULE, batch.poses, TIMESTEPS, noise, component.mean)
-    output = lifter.objective(batch.poses, x, component, TIMESTEPS)
-    found = lifter.invert_objective(output, x, component, TIMESTEPS)
+    output = lifter.objective.of(batch.poses, x, component, TIMESTEPS)
+    found = lifter.objective.invert(output, x, component, TIMESTEPS)
     # At the last timestep the signal is 0.1 % of the noise, and so is float32's last digit larger.
     np.testing.assert_allclose(found[:3], batch.poses[:3], atol=2e-5)
     np.testing.assert_allclose(found[3], batch.poses[3], atol=2e-3)
@@ -188,7 +188,7 @@ def test_only_all_timesteps_take_the_next_pose_as_the_network_gives_it(steps, mo
     plan, alpha_bar = ddim_plan(SCHEDULE, steps), SCHEDULE.alpha_bar
     s, n = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
     s_next, n_next = np.append(1, s[:-1])[plan.step], np.append(0, n[:-1])[plan.step]
-    on_x0 = n[plan.step] / (s[plan.step] * n_next - s_next * n[plan.step])  # see `invert_objective`
+    on_x0 = n[plan.step] / (s[plan.step] * n_next - s_next * n[plan.step])  # see `Objective.invert`
     on_eps = -s[plan.step] / n[plan.step] * on_x0
     factor = np.abs(plan.table[:, 1] * on_x0 + plan.table[:, 2] * on_eps)
     assert factor.max() <= most

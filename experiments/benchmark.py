@@ -12,9 +12,10 @@ figure is a median over repeats with its range, after warm-up; processor time, c
 program and the share of the rate of large matrix products stand beside it. Things that are compared run in turns; on
 CPU their ratio is that of processor time. `--reference CMD` sets any program beside ours (see benchmark_reference.py).
 `--check BASELINE` compares ratios with those of a baseline and names what lost more than 15 %, with exit code 1;
-`--baseline FILE` writes one. `--sweep` takes one key through several values and draws how rates scale with it, in
-`scaling.png`. Weights and data are random: speed does not depend on them. Writes `benchmark.json`, `benchmark.md`
-and, of lifters, `roofline.png`: FLOP/s against FLOPs per byte of their matrix products, below what the machine can do.
+`--baseline FILE` writes one. `--sweep` takes one key of the configs, `batch` (frames of a training batch) or `devices`
+through several values and draws how rates scale with it, in `scaling.png`. Weights and data are random: speed does not
+depend on them. Writes `benchmark.json`, `benchmark.md` and, of lifters, `roofline.png`: FLOP/s against FLOPs per byte
+of their matrix products, below what the machine can do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 
 import jax
 from benchmark_attention import SHAPES, benchmark_attention
+from benchmark_devices import sweep_devices
 from benchmark_gather import benchmark_gather
 from benchmark_lifters import Amount, Case, benchmark_sampling, benchmark_training, find_cases, sweep_cases
 from benchmark_mixtures import benchmark_mixtures
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _arguments(argv)
     size = QUICK if options.quick else CPU if jax.default_backend() == "cpu" else ACCELERATOR
     cases = find_cases(options.sizes, options.lifters, size.lifters.tiny, options.set)
-    if options.sweep:
+    if options.sweep and options.sweep[0] != "devices":
         cases = sweep_cases(cases, *options.sweep)
     request = Request(size, cases, Reference(options.reference))
     baseline = read_baseline(options.check) if options.check else {}
@@ -93,13 +95,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     rows: list[Row] = []
     total = sum(COUNTS[name](request) for name in options.only)
+    swept, values = options.sweep or ("", [])
+    total *= len(values) if swept == "devices" else 1
     with Progress("benchmark", total, "figures", line_seconds=0) as progress:
 
         def report(row: Row) -> None:
             rows.append(row)
             progress.update(len(rows), f"{row.section}: {row.case}: {row.rates()[0]:,.0f} {row.unit}/s")
 
-        for name in options.only:
+        if swept == "devices":
+            sweep_devices(values, sys.argv[1:] if argv is None else argv, options.output, report)
+        for name in options.only if swept != "devices" else ():
             SECTIONS[name](request, report)
     write_results(options.output, machine, rows)
     if any(row.traffic for row in rows):
@@ -138,7 +144,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set", type=_read_changes, default={}, help="keys of configs: lifter.frames=27,evaluation.flip=none"
     )
-    parser.add_argument("--sweep", type=_read_sweep, help="one key, several values: evaluation.hypotheses=1,5,20")
+    parser.add_argument("--sweep", type=_read_sweep, help="evaluation.hypotheses=1,5,20, batch=64,256, devices=1,2")
     parser.add_argument("--reference", default="", help="a command to measure beside ours, in turns")
     parser.add_argument("--check", type=Path, help="a baseline; what lost more than 15 %% is named, exit code 1")
     parser.add_argument("--baseline", type=Path, help="where to write the ratios found, as a baseline")
@@ -159,15 +165,17 @@ def _read_changes(text: str) -> dict[str, Any]:
     return changes
 
 
-def _read_sweep(text: str) -> tuple[str, list[float]]:
-    """A key of configs and its values, of `evaluation.hypotheses=1,5,20`."""
+def _read_sweep(text: str) -> tuple[str, list[Any]] | None:
+    """What is swept and its values, of `evaluation.hypotheses=1,5,20`; None of an empty text."""
+    if not text:
+        return None
     key, _, values = text.partition("=")
     try:
         found = [json.loads(value) for value in values.split(",")]
     except json.JSONDecodeError:
         found = []
-    if key.count(".") != 1 or len(found) < 2:
-        raise argparse.ArgumentTypeError(f"expected SECTION.KEY=NUMBER,NUMBER,..., found {text!r}")
+    if (key.count(".") != 1 and key not in ("batch", "devices")) or len(found) < 2:
+        raise argparse.ArgumentTypeError(f"expected SECTION.KEY, batch or devices=NUMBER,NUMBER,..., found {text!r}")
     return key, found
 
 

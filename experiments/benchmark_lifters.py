@@ -47,11 +47,12 @@ class Amount(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A config, what it is called, and the value of the key that is swept, None where none is."""
+    """A config, what it is called, the value of what is swept and the frames of a batch, None where none is given."""
 
     name: str
     config: ConfigDict
     swept: float | None = None
+    frames: int | None = None
 
 
 def find_cases(
@@ -80,8 +81,10 @@ def find_cases(
     return cases
 
 
-def sweep_cases(cases: Sequence[Case], key: str, values: Sequence[float]) -> list[Case]:
-    """Each case with each value of a key, `SECTION.NAME`; cases whose config does not have it are left out."""
+def sweep_cases(cases: Sequence[Case], key: str, values: Sequence[Any]) -> list[Case]:
+    """Each case with each value of a key, `SECTION.NAME`, or of `batch`; cases whose config lacks it are left out."""
+    if key == "batch":
+        return [Case(f"{case.name}, batch {value}", case.config, value, value) for case in cases for value in values]
     found = []
     for case in cases:
         for value in values if _has_key(case.config, key) else ():
@@ -98,10 +101,10 @@ def _has_key(config: ConfigDict, key: str) -> bool:
 
 def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:
     """Frames/s of the mapped, donated dispatch of several steps: gather, flips, gradient, Adam, moving average."""
-    for name, config, swept in cases:
+    for name, config, swept, whole in cases:
         frames = config.lifter.get("frames", 1)
         clips = random_clips(8, 500, mixtures=config.lifter.name.startswith("diffpose"))
-        made = prepare_training(config, clips, max(1, amount.frames // frames), amount.inner)
+        made = prepare_training(config, clips, max(1, (whole or amount.frames) // frames), amount.inner)
         states, numbers = [made.state], iter(range(1, 1_000_000))
         arguments = made.state, made.data, made.examples(0)
         products = count_products(made.step, *arguments)
@@ -120,14 +123,14 @@ def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Referen
 
 def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:
     """Poses/s (hypotheses times frames) of one compiled call, for a batch of windows and for a single one."""
-    for name, config, swept in cases:
+    for name, config, swept, whole in cases:
         lifter = build_lifter(config)
         variables = jax.jit(lifter.init)(jax.random.key(0), example_batch(lifter))
         count = min(2, config.evaluation.hypotheses) if amount.tiny else config.evaluation.hypotheses
         # Averages over flips outside of the sampler draw twice as often: nothing else to measure.
         averages = lifter.averages_flips and config.evaluation.flip == "average"
         sampling = Sampling(count, flip="average" if averages else "none")
-        for windows in _batches(amount, lifter.frames):
+        for windows in _batches(whole or amount.frames, lifter.frames):
             arguments = variables, jax.random.key(1), random_batch(lifter, windows), sampling
             compiled, compiling = timed(jax.jit(lifter.sample).lower(*arguments).compile)
             frames = 1 if lifter.middle_frame else lifter.frames
@@ -139,8 +142,8 @@ def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Referen
             _report(row, partial(compiled, *arguments), amount, (reference, asked), report)
 
 
-def _batches(amount: Amount, frames: int) -> Iterator[int]:
-    yield max(2, amount.frames // 4 // frames)
+def _batches(whole: int, frames: int) -> Iterator[int]:
+    yield max(2, whole // 4 // frames)
     yield 1
 
 

@@ -69,7 +69,7 @@ def write_results(output: Path, machine: dict[str, Any], rows: Sequence[Row]) ->
 
 def draw_scaling(rows: Sequence[Row], key: str, path: Path) -> None:
     """Rates against the values of the key that was swept, both logarithmic: a line per section, lifter and batch."""
-    name = key.partition(".")[2]
+    name = key.rpartition(".")[2]
     lines: dict[str, list[Row]] = {}
     for row in rows:
         if row.swept is not None:

@@ -159,14 +159,30 @@ def test_keys_of_configs_are_set_where_they_exist(part, benchmark):
 @pytest.mark.repeats
 def test_one_key_is_swept_and_its_scaling_drawn(benchmark, tmp_path):
     assert benchmark._read_sweep("evaluation.hypotheses=1,5") == ("evaluation.hypotheses", [1, 5])
+    assert benchmark._read_sweep("batch=4,8") == ("batch", [4, 8])
     for wrong in ("hypotheses=1,2", "evaluation.hypotheses=1", "evaluation.hypotheses=a,b"):
-        with pytest.raises(argparse.ArgumentTypeError, match=r"expected SECTION.KEY=NUMBER,NUMBER"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"expected SECTION.KEY, batch or devices=NUMBER,NUMBER"):
             benchmark._read_sweep(wrong)
     options = ["--only", "sample", "--lifters", "residual_mlp,mixture_density", "--sweep", "evaluation.hypotheses=1,2"]
     assert benchmark.main(["--quick", *options, "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "benchmark.json").read_text())["figures"]
     assert {figure["swept"] for figure in found} == {1, 2}
     assert (tmp_path / "scaling.png").stat().st_size > 1000
+
+
+@pytest.mark.repeats
+def test_devices_are_swept_in_processes_of_their_own_and_batches_in_one(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(EXPERIMENTS / "benchmark.py")])
+    options = ["--quick", "--only", "train", "--lifters", "residual_mlp"]
+    for key, values in (("batch", [8, 32]), ("devices", [1, 2])):
+        sweep = f"{key}={values[0]},{values[1]}"
+        assert benchmark.main([*options, "--sweep", sweep, "--output", str(tmp_path / key)]) == 0
+        found = json.loads((tmp_path / key / "benchmark.json").read_text())["figures"]
+        assert [figure["swept"] for figure in found] == values
+        assert len({figure["case"] for figure in found}) == 2
+        assert (tmp_path / key / "scaling.png").stat().st_size > 1000
+    machines = [json.loads((tmp_path / f"devices/devices_{n}/benchmark.json").read_text())["machine"] for n in (1, 2)]
+    assert [machine["devices"].partition(" x ")[0] for machine in machines] == ["1", "2"]
 
 
 def reference(part, tmp_path, line: str):

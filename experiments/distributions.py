@@ -128,9 +128,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=0, help="training steps of each; 0: those of its config")
     parser.add_argument("--stride", type=int, default=50, help="every n-th frame of the test split is measured")
     parser.add_argument("--confused", type=int, default=250, help="frames with confused joints, for their coverage")
-    parser.add_argument(
-        "--valid_frames", type=int, default=1000, help="frames of valid to calibrate and to fit errors on"
-    )
+    parser.add_argument("--valid_frames", type=int, default=1000, help="frames of valid that errors are fitted on")
     # What serves as context in folds is, trained on all, the method without folds.
     measured = [name for name, method in METHODS.items() if not method.folds]
     parser.add_argument("--only", nargs="+", choices=METHODS, default=measured, metavar="NAME")
@@ -156,8 +154,7 @@ def _train(name: str, seed: int, given: argparse.Namespace) -> Path:
         cross_fit(config, workdir, method.folds)
     else:
         train(config, workdir)
-    # On as many frames as the Gaussians beside it; the time is for machines with one core.
-    calibrate(workdir, frames=given.valid_frames, minutes=10)
+    calibrate(workdir)
     (workdir / "trained").touch()
     return workdir
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.lifters.scales import KINDS
 from diffpose_jax.workdir.calibration import CALIBRATION, Calibration, pack_factor, read_calibration, write_calibration
 
 RECORD = {
@@ -33,23 +32,14 @@ def test_what_was_written_is_read(tmp_path):
     found = read_calibration(tmp_path, 7, 2)
     assert (found.temperature, found.hypotheses) == (1.5, 20)
     assert found.scales.joints == (1.0, 2.0)
-    kinds = dict(zip(KINDS, found.scales.kinds, strict=True))
-    # A record of before there were two of these kinds, and a tail of one of them.
-    assert kinds == {**RECORD["scales"]["kinds"], "left_or_right": 1.2, "hidden_limb": 1.3}
-    assert found.scales.left_or_right_tail == found.scales.tail == 0.0
+    assert found.scales.kinds[3] == 1.3
     radii = found.regions.radii(np.array([[0.0, 0.04]]))
     np.testing.assert_allclose(radii, [[[0, 0.05], [0, 0.1]]], rtol=1e-6)
     assert found.regions.guarantee == "most_subjects"
+    assert found.scales.kinds[4] == 1.3  # a record of before there was this kind
     np.testing.assert_array_equal(found.errors, [[0.04, 0, 0], [0.01, 0.03, 0], [0, -0.02, 0.05]])
     assert pack_factor(found.errors) == RECORD["errors"]
     assert list(tmp_path.iterdir()) == [tmp_path / CALIBRATION]
-
-
-def test_tails_are_read(tmp_path):
-    for sides, expected in ((0.5, 0.5), (0.0, 0.0), (None, 0.2)):
-        scales = RECORD["scales"] | {"tail": 0.2, "left_or_right_tail": sides}
-        found = read(tmp_path, RECORD | {"scales": scales}).scales
-        assert (found.tail, found.left_or_right_tail) == (0.2, expected)
 
 
 def test_a_joint_that_was_not_seen_has_the_factor_of_hidden_ones(tmp_path):

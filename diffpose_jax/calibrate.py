@@ -190,7 +190,7 @@ def _describe_scales(scales: Scales | None) -> dict[str, Any] | None:
     if scales is None:
         return None
     kinds = dict(zip(KINDS, scales.kinds, strict=True))
-    return {**scales._asdict(), "joints": list(scales.joints), "kinds": kinds, "hidden": list(scales.hidden)}
+    return {"joints": list(scales.joints), "kinds": kinds, "hidden": list(scales.hidden), "tail": scales.tail}
 
 
 def _coverage(lifted: Lifted, clips: ClipSet) -> dict[str, float]:
@@ -234,11 +234,11 @@ def describe(found: dict[str, Any]) -> list[str]:
     if found["scales"] is None:
         lines.append(f"temperature {found['temperature']:.2f}: {found['why']}")
     else:
-        joints, tail, sides = (found["scales"][name] for name in ("joints", "tail", "left_or_right_tail"))
+        joints = found["scales"]["joints"]
         kinds = ", ".join(f"{kind} {factor:.2f}" for kind, factor in found["scales"]["kinds"].items())
         lines.append(
             f"temperature {found['temperature']:.2f}, scales of joints {min(joints):.2f} to {max(joints):.2f}, "
-            f"of keypoints {kinds}, tail {tail:.2f}{'' if sides is None else f' and {sides:.2f}'}: {found['why']}"
+            f"of keypoints {kinds}, tail {found['scales']['tail']:.2f}: {found['why']}"
         )
     count = len(found["subjects"])
     if found["regions"]["guarantee"] == conformal.SUBJECTS:

@@ -159,10 +159,10 @@ class Scaled(Flipped):
     def draw(self, variables: Variables, key: Array, batch: Batch, sampling: Sampling) -> Drawn:
         """The hypotheses `[H, B, F, J, 3]` (m), spread out from their mean. For the arguments see `Lifter.sample`."""
         drawn = super().draw(variables, key, batch, sampling)
-        kinds = keypoint_kinds(lifted_part(self.lifter, batch), self.lifter.skeleton)
-        factors, weights = self.scales.factors(kinds), None
-        if self.scales.has_tail:
-            weights = tail_weights(key, batch.index, len(drawn.samples), self.scales.tails(kinds))
+        factors = self.scales.factors(keypoint_kinds(lifted_part(self.lifter, batch), self.lifter.skeleton))
+        weights = None
+        if self.scales.tail:
+            weights = tail_weights(key, batch.index, len(drawn.samples), self.scales.tail)
         samples = scale_hypotheses(drawn.samples, factors, weights)
         if drawn.averaged is drawn.samples:
             return Drawn(samples, samples)

@@ -133,18 +133,13 @@ def _parse_diffusion(found: Any) -> Mapping[str, Any]:
     return {"sampler": sampler, "sampling_steps": steps}
 
 
-# What earlier records, which know fewer kinds, called a joint of these.
-_EARLIER_KINDS = {"left_or_right": "ambiguous", "hidden_limb": "hidden"}
-
-
 def _parse_scales(found: Any, joints: int) -> Scales:
     kinds = found["kinds"]
-    factors = [kinds[kind if kind in kinds else _EARLIER_KINDS.get(kind, kind)] for kind in KINDS]
+    # Earlier records have one kind of all hidden joints.
+    factors = [kinds["hidden" if kind == "hidden_limb" and kind not in kinds else kind] for kind in KINDS]
     own, hidden = _numbers(found["joints"], "scales", joints), found.get("hidden")
-    tail = found.get("tail", 0.0)
-    sides = found.get("left_or_right_tail")
-    tails = _numbers([tail, tail if sides is None else sides], "tail", least=0.0)
-    return Scales(own, _numbers(factors, "scales"), _numbers(hidden, "scales", joints) if hidden else (), *tails)
+    (tail,) = _numbers([found.get("tail", 0.0)], "tail", least=0.0)
+    return Scales(own, _numbers(factors, "scales"), _numbers(hidden, "scales", joints) if hidden else (), tail)
 
 
 def _parse_regions(found: Any, joints: int) -> Regions:

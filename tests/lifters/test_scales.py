@@ -50,20 +50,6 @@ def test_kinds_are_told_apart_by_the_width_of_the_heatmap_and_by_the_mask():
     assert not np.asarray(keypoint_kinds(BATCH._replace(mask=0 * BATCH.mask), H36M_17))[..., H36M_17.root].any()
 
 
-def test_a_heatmap_that_shows_a_joint_at_its_partner_too_is_of_left_or_right():
-    left, right = (H36M_17.joints.index(name) for name in ("left_wrist", "right_wrist"))
-    narrow = mixture(np.full(17, 1e-3))
-    second = narrow.means.at[:, :, left].set(BATCH.keypoints[:, :, right, None])
-    for weight, shown in ((0.3, True), (0.01, False)):
-        weights = jnp.concatenate([(1 - weight) * narrow.weights, weight * narrow.weights], axis=-1)
-        means = jnp.concatenate([narrow.means, second], axis=-2)
-        both = Mixture(weights, means, jnp.concatenate([narrow.covariances] * 2, axis=-3))
-        kinds = np.asarray(keypoint_kinds(BATCH._replace(mixture=both), H36M_17))
-        assert (kinds[..., left] == KINDS.index("left_or_right")).all() == shown
-        # Of the other joints both components are at their own place.
-        assert not np.delete(kinds, left, axis=-1).any()
-
-
 def test_without_heatmaps_kinds_are_told_apart_by_the_score():
     scores = BATCH.mask.at[:, :, 3].set(0.9).at[:, :, 5].set(0.3).at[:, :, 7].set(0).at[:, :, H36M_17.root].set(0.3)
     kinds = np.asarray(keypoint_kinds(BATCH._replace(mask=scores), H36M_17))[0, 0]
@@ -91,7 +77,7 @@ def test_a_hidden_joint_has_a_factor_of_its_own_on_top():
 
 def test_deviations_are_multiplied_and_the_mean_stays():
     hypotheses = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3, 1, 17, 3)), jnp.float32)
-    scales = Scales(tuple(np.linspace(0.5, 2.1, 17).tolist()), (1.0, 2.0, 3.0, 3.5, 4.0, 5.0))
+    scales = Scales(tuple(np.linspace(0.5, 2.1, 17).tolist()), (1.0, 2.0, 3.0, 4.0, 5.0))
     hidden = BATCH._replace(mask=BATCH.mask.at[:, :, 7].set(0))
     lifter = with_scales(_Drawn(hypotheses), scales)
     found = np.asarray(lifter.sample({}, KEY, hidden, Sampling(5)))
@@ -120,17 +106,3 @@ def test_a_tail_changes_neither_the_mean_nor_the_variance_and_depends_on_the_exa
     scaled = scale_hypotheses(hypotheses, jnp.ones((5, 2, 17)), weights)
     np.testing.assert_allclose(scaled.mean(axis=0), hypotheses.mean(axis=0), atol=1e-5)
     assert abs(float((scaled.var(axis=0) / hypotheses.var(axis=0)).mean()) - 1) < 0.05
-
-
-def test_a_joint_of_left_or_right_has_a_tail_of_its_own():
-    sides, sharp = KINDS.index("left_or_right"), KINDS.index("sharp")
-    kinds = jnp.asarray([[sharp, sides, sharp]] * 5)
-    tails = Scales((1.0,) * 3, tail=0.2, left_or_right_tail=0.6).tails(kinds)
-    weights = np.asarray(tail_weights(KEY, jnp.arange(5), 20, tails))
-    for joint, tail in enumerate((0.2, 0.6, 0.2)):
-        np.testing.assert_allclose(weights[..., joint], tail_weights(KEY, jnp.arange(5), 20, tail), rtol=1e-5)
-    # Of a hypothesis all joints are far out together.
-    np.testing.assert_array_equal(np.argsort(weights[..., 0], axis=0), np.argsort(weights[..., 1], axis=0))
-    assert not np.ptp(Scales((1.0,) * 3, tail=0.2).tails(kinds))
-    assert Scales((1.0,), left_or_right_tail=0.1).has_tail
-    assert not Scales((1.0,), left_or_right_tail=0.0).has_tail

@@ -11,13 +11,13 @@ import numpy as np
 
 from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import Windows, gather
-from diffpose_jax.evaluation.calibration import Draws, fit_scales, fit_tail
-from diffpose_jax.evaluation.intervals import bound_new_subject
+from diffpose_jax.evaluation.calibration import Draws, fit_scales
 from diffpose_jax.evaluation.jobs import Job
+from diffpose_jax.evaluation.kind_scales import Keypoints, add_tail, fit_kinds
 from diffpose_jax.evaluation.scores import energy_score
 from diffpose_jax.evaluation.timed_lifting import Lifted, Limit, TimedLifting, compare_with_truth, thin_out
 from diffpose_jax.lifters.base import Lifter, Variables
-from diffpose_jax.lifters.scales import HIDDEN, KINDS, Scales, keypoint_kinds, scale_hypotheses, tail_weights
+from diffpose_jax.lifters.scales import Scales, keypoint_kinds, scale_hypotheses, tail_weights
 from diffpose_jax.lifters.visibility import believe_guesses
 from diffpose_jax.skeleton import Skeleton
 
@@ -33,12 +33,6 @@ RESPONSE = 0.3
 WORSE = 1.02
 # The temperature that few frames gave is corrected on all of them at most so often.
 _CORRECTIONS = 2
-# A kind of keypoint has a factor of its own if the sample has so many of its joints.
-_ENOUGH = 200
-# A hidden joint has a factor of its own if of a subject it was hidden so often.
-_ENOUGH_HIDDEN = 25
-# What is seen is fitted on people who are seen whole where these are at least this share.
-_ENOUGH_WHOLE = 0.25
 # The frames on which the spread is fitted are at most so many.
 _FIT_FRAMES = 1024
 
@@ -72,11 +66,11 @@ class _Sample(NamedTuple):
         """Hypotheses of at most `_FIT_FRAMES` frames, without the root."""
         return compare_with_truth(thin_out(lifted, _FIT_FRAMES), self.clips)
 
-    def keypoints(self, lifted: Lifted) -> _Keypoints:
+    def keypoints(self, lifted: Lifted) -> Keypoints:
         """What is known of the keypoints of the same frames."""
         frames = thin_out(lifted, _FIT_FRAMES).frames
         kinds = np.delete(self.kinds(frames), self.skeleton.root, axis=1)
-        return _Keypoints(kinds, np.array(self.clips.subject)[self.clips.frame_clip()[frames]])
+        return Keypoints(kinds, np.array(self.clips.subject)[self.clips.frame_clip()[frames]])
 
     def kinds(self, frames: np.ndarray) -> np.ndarray:
         """The index in `KINDS` of the keypoints of frames `[M]` as the lifter sees them, `[M, J]`."""
@@ -91,23 +85,6 @@ class _Sample(NamedTuple):
         """
         labels = np.where(self.keypoints(lifted).whole, 0, 1)
         return float(np.log(fit_scales(self.draws(lifted), labels, 2)[0]))
-
-
-class _Keypoints(NamedTuple):
-    """What is known of keypoints without the root: their kinds `[M, J]`, and the subjects `[M]` that they are of."""
-
-    kinds: np.ndarray
-    subjects: np.ndarray
-
-    @property
-    def whole(self) -> np.ndarray:
-        """Whether a joint is one of a person who is seen whole, `[M, J]`; of all, where few people are.
-
-        Where something is hidden, what is seen is less certain too. Most people are seen whole, and it is for them that
-        the regions of seen joints shall be right.
-        """
-        whole = np.all(self.kinds < HIDDEN, axis=1, keepdims=True)
-        return np.broadcast_to(whole if whole.mean() >= _ENOUGH_WHOLE else True, self.kinds.shape)
 
 
 def fit_spread(
@@ -209,8 +186,8 @@ def _with_temperature(sample: _Sample, before: Lifted, calls: int, search: Searc
     if _energy(sample, after) > WORSE * _energy(sample, before):
         return _with_scales(sample, before, f"at temperature {temperature:.2f} the energy score of whole poses rises")
     draws, keypoints = sample.draws(after), sample.keypoints(after)
-    scales = _scales_of_kinds(draws, keypoints, np.zeros(draws.target.shape[1]), sample.skeleton)
-    scales = _add_tail(sample, after, scales)
+    scales = fit_kinds(draws, keypoints, np.zeros(draws.target.shape[1]), sample.skeleton)
+    scales = _with_tail(sample, after, scales)
     why = "the spread follows the temperature"
     return SpreadFit(temperature, scales, why, before, _apply(sample, after, scales))
 
@@ -220,74 +197,14 @@ def _with_scales(sample: _Sample, before: Lifted, why: str) -> SpreadFit:
     draws, keypoints = sample.draws(before), sample.keypoints(before)
     count = keypoints.kinds.shape[1]
     own = fit_scales(draws, np.where(keypoints.whole, np.arange(count), count), count + 1)[:count]
-    scales = _scales_of_kinds(draws, keypoints, np.log(own), sample.skeleton, keep=True)
-    scales = _add_tail(sample, before, scales)
+    scales = fit_kinds(draws, keypoints, np.log(own), sample.skeleton, keep=True)
+    scales = _with_tail(sample, before, scales)
     return SpreadFit(1.0, scales, why, before, _apply(sample, before, scales))
 
 
-def _add_tail(sample: _Sample, lifted: Lifted, scales: Scales | None) -> Scales | None:
-    """The scales with a tail, where the hypotheses that are scaled by them need one (`fit_tail`)."""
-    scaled = _apply(sample, lifted, scales)
-    tail, factor = fit_tail(sample.draws(scaled), sample.keypoints(scaled).whole)
-    if not tail:
-        return scales
-    root, count = sample.skeleton.root, sample.skeleton.num_joints
-    plain = scales or Scales((1.0,) * count)
-    joints = tuple(one if joint == root else factor * one for joint, one in enumerate(plain.joints))
-    return plain._replace(joints=joints, tail=tail)
-
-
-def _scales_of_kinds(
-    draws: Draws, keypoints: _Keypoints, joints: np.ndarray, skeleton: Skeleton, keep: bool = False
-) -> Scales | None:
-    """Scales of joints and kinds; None where there is one kind only, unless the joints' own are kept.
-
-    Args:
-        draws: The hypotheses that are scaled.
-        keypoints: What is known of their keypoints.
-        joints: Logarithms of the joints' own factors, `[J]`.
-        skeleton: The layout, with the root that the arrays lack.
-        keep: Whether the joints' own factors are needed whatever the kinds are.
-    """
-    kinds = keypoints.kinds
-    counts = np.bincount(kinds.ravel(), minlength=len(KINDS))
-    factors, hidden = np.ones(len(KINDS)), np.ones(kinds.shape[1])
-    if (counts >= _ENOUGH).sum() > 1:
-        base = np.broadcast_to(np.exp(joints), kinds.shape)
-        # The last label takes the seen joints of people who are partly hidden; its factor is not used.
-        labels = np.where(keypoints.whole | (kinds >= HIDDEN), kinds, len(KINDS))
-        factors = fit_scales(draws.scaled(jnp.asarray(base, jnp.float32)), labels, len(KINDS) + 1)[:-1]
-        # A kind that is rare here has the factor of the next better known one.
-        for index, count in enumerate(counts):
-            if count < _ENOUGH:
-                factors[index] = factors[index - 1] if index else 1.0
-        hidden = _scales_of_hidden(draws.scaled(jnp.asarray(base * factors[kinds], jnp.float32)), keypoints, skeleton)
-    elif not keep:
-        return None
-    own, own_hidden = (tuple(np.insert(one, skeleton.root, 1.0).tolist()) for one in (np.exp(joints), hidden))
-    return Scales(own, tuple(map(float, factors)), own_hidden)
-
-
-def _scales_of_hidden(draws: Draws, keypoints: _Keypoints, skeleton: Skeleton) -> np.ndarray:
-    """The factors `[J]` of hidden joints on top of that of their kind, left and right alike.
-
-    What nine in ten new subjects need no more than, by what the subjects need. Where a hidden limb is depends on what a
-    person does, and people differ in that more than in anything that is seen: hypotheses that are right for the average
-    of a few people are too sure for most of the others.
-    """
-    moving = np.delete(np.arange(skeleton.num_joints), skeleton.root)
-    # Both sides of the body have one label, the lower index of the pair.
-    pairs = np.minimum(moving, np.asarray(skeleton.flip_order)[moving])
-    hidden, factors = keypoints.kinds >= HIDDEN, np.ones(len(moving))
-    found = []
-    for subject in np.unique(keypoints.subjects):
-        own = hidden & (keypoints.subjects == subject)[:, None]
-        counts = np.bincount(np.broadcast_to(pairs, own.shape)[own], minlength=skeleton.num_joints)
-        fitted = fit_scales(draws, np.where(own, pairs, skeleton.num_joints), skeleton.num_joints + 1)[:-1]
-        found.append(np.where(counts >= _ENOUGH_HIDDEN, fitted, np.nan)[pairs])
-    known = ~np.isnan(found).all(axis=0)
-    factors[known] = bound_new_subject(np.array(found)[:, known])
-    return factors
+def _with_tail(sample: _Sample, lifted: Lifted, scales: Scales | None) -> Scales | None:
+    draws = sample.draws(_apply(sample, lifted, scales))
+    return add_tail(draws, sample.keypoints(lifted), scales, sample.skeleton)
 
 
 def _apply(sample: _Sample, lifted: Lifted, scales: Scales | None) -> Lifted:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import jax
 from benchmark_attention import SHAPES, benchmark_attention
-from benchmark_devices import sweep_devices
+from benchmark_devices import leave_memory, sweep_devices
 from benchmark_gather import benchmark_gather
 from benchmark_lifters import Amount, Case, benchmark_sampling, benchmark_training, find_cases, sweep_cases
 from benchmark_mixtures import benchmark_mixtures
@@ -85,17 +85,19 @@ class Request(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the sections asked for, reports each figure as it comes, and writes the files; 1 where something lost."""
     options = _arguments(argv)
+    swept, values = options.sweep or ("", [])
+    if swept == "devices":
+        leave_memory()
     size = QUICK if options.quick else CPU if jax.default_backend() == "cpu" else ACCELERATOR
     cases = find_cases(options.sizes, options.lifters, size.lifters.tiny, options.set)
-    if options.sweep and options.sweep[0] != "devices":
-        cases = sweep_cases(cases, *options.sweep)
+    if swept and swept != "devices":
+        cases = sweep_cases(cases, swept, values)
     request = Request(size, cases, Reference(options.reference))
     baseline = read_baseline(options.check) if options.check else {}
     machine = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     rows: list[Row] = []
     total = sum(COUNTS[name](request) for name in options.only)
-    swept, values = options.sweep or ("", [])
     total *= len(values) if swept == "devices" else 1
     with Progress("benchmark", total, "figures", line_seconds=0) as progress:
 
@@ -110,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_results(options.output, machine, rows)
     if any(row.traffic for row in rows):
         draw_roofline(rows, options.output / "roofline.png")
-    if options.sweep:
-        draw_scaling(rows, options.sweep[0], options.output / "scaling.png")
+    if swept:
+        draw_scaling(rows, swept, options.output / "scaling.png")
     print(table(rows))
     print(f"written: {options.output / 'benchmark.json'}, {options.output / 'benchmark.md'}")
     ratios = summarise_ratios(figures(rows))
@@ -148,7 +150,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--reference", default="", help="a command to measure beside ours, in turns")
     parser.add_argument("--check", type=Path, help="a baseline; what lost more than 15 %% is named, exit code 1")
     parser.add_argument("--baseline", type=Path, help="where to write the ratios found, as a baseline")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.sweep and options.sweep[0] == "devices" and options.only != ["train"]:
+        parser.error("--sweep devices: expected --only train, which is mapped over devices")
+    return options
 
 
 def _read_changes(text: str) -> dict[str, Any]:
@@ -165,16 +170,15 @@ def _read_changes(text: str) -> dict[str, Any]:
     return changes
 
 
-def _read_sweep(text: str) -> tuple[str, list[Any]] | None:
-    """What is swept and its values, of `evaluation.hypotheses=1,5,20`; None of an empty text."""
-    if not text:
-        return None
+def _read_sweep(text: str) -> tuple[str, list[Any]]:
+    """What is swept and its values, of `evaluation.hypotheses=1,5,20`, `batch=64,256` or `devices=1,2`."""
     key, _, values = text.partition("=")
     try:
         found = [json.loads(value) for value in values.split(",")]
     except json.JSONDecodeError:
         found = []
-    if (key.count(".") != 1 and key not in ("batch", "devices")) or len(found) < 2:
+    counts = key in ("batch", "devices") and all(type(value) is int and value > 0 for value in found)
+    if not (counts or key.count(".") == 1) or len(found) < 2:
         raise argparse.ArgumentTypeError(f"expected SECTION.KEY, batch or devices=NUMBER,NUMBER,..., found {text!r}")
     return key, found
 

@@ -23,6 +23,7 @@ from timing import Report, Row, Seconds, both_clocks, clocked, counts_cpu_time, 
 from diffpose_jax.cli import shipped_configs
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.batches import example_batch
+from diffpose_jax.parallel import local_device_count
 from diffpose_jax.registry import build_lifter
 
 # Configs of no method of their own.
@@ -47,7 +48,7 @@ class Amount(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A config, what it is called, the value of what is swept and the frames of a batch, None where none is given."""
+    """A config, what it is called, and the value of what is swept or the frames of a batch, None where not given."""
 
     name: str
     config: ConfigDict
@@ -84,7 +85,7 @@ def find_cases(
 def sweep_cases(cases: Sequence[Case], key: str, values: Sequence[Any]) -> list[Case]:
     """Each case with each value of a key, `SECTION.NAME`, or of `batch`; cases whose config lacks it are left out."""
     if key == "batch":
-        return [Case(f"{case.name}, batch {value}", case.config, value, value) for case in cases for value in values]
+        return [Case(f"{case.name}, batch {value}", case.config, frames=value) for case in cases for value in values]
     found = []
     for case in cases:
         for value in values if _has_key(case.config, key) else ():
@@ -107,7 +108,9 @@ def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Referen
         made = prepare_training(config, clips, max(1, (whole or amount.frames) // frames), amount.inner)
         states, numbers = [made.state], iter(range(1, 1_000_000))
         arguments = made.state, made.data, made.examples(0)
-        products = count_products(made.step, *arguments)
+        # Processor time is that of all devices.
+        devices = local_device_count() if counts_cpu_time() else 1
+        products = Products(*(devices * one for one in count_products(made.step, *arguments)))
         compiled, compiling = timed(made.step.lower(*arguments).compile)
 
         def call(step: Callable = compiled, data: Any = made.data, states: list = states) -> Any:
@@ -115,8 +118,9 @@ def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Referen
             return metrics
 
         work = made.batch * made.inner * frames
-        row = Row("train", f"{name}, {made.batch} x {frames} frames", "frames", work, [], compiling, swept=swept)
-        row = row._replace(**_limits(products, config), memory=program_bytes(compiled))
+        row = Row("train", f"{name}, {made.batch} x {frames} frames", "frames", work, [], compiling)
+        row = row._replace(swept=made.batch * frames if whole else swept)
+        row = row._replace(**_describe_products(products, config), memory=program_bytes(compiled))
         asked = Asked("train", row.case, work, made.batch, made.inner, config.to_json())
         _report(row, call, amount, (reference, asked), report)
 
@@ -130,32 +134,32 @@ def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Referen
         # Averages over flips outside of the sampler draw twice as often: nothing else to measure.
         averages = lifter.averages_flips and config.evaluation.flip == "average"
         sampling = Sampling(count, flip="average" if averages else "none")
-        for windows in _batches(whole or amount.frames, lifter.frames):
+        for windows in [max(1, whole // lifter.frames)] if whole else _batches(amount.frames // 4, lifter.frames):
             arguments = variables, jax.random.key(1), random_batch(lifter, windows), sampling
             compiled, compiling = timed(jax.jit(lifter.sample).lower(*arguments).compile)
             frames = 1 if lifter.middle_frame else lifter.frames
             case = f"{name}, {windows} x {lifter.frames} frames, H = {count}{', flips averaged' if averages else ''}"
-            row = Row("sample", case, "poses", windows * frames * count, [], compiling, swept=swept)
+            row = Row("sample", case, "poses", windows * frames * count, [], compiling)
+            row = row._replace(swept=windows * lifter.frames if whole else swept)
             products = count_products(lifter.sample, *arguments)
-            row = row._replace(**_limits(products, config), memory=program_bytes(compiled))
+            row = row._replace(**_describe_products(products, config), memory=program_bytes(compiled))
             asked = Asked("sample", case, row.work, windows, 1, config.to_json())
             _report(row, partial(compiled, *arguments), amount, (reference, asked), report)
 
 
 def _batches(whole: int, frames: int) -> Iterator[int]:
-    yield max(2, whole // 4 // frames)
+    yield max(2, whole // frames)
     yield 1
 
 
-@cache
-def _rates(dtype: str) -> dict[str, float]:
-    """The fields of a row that say how fast this machine multiplies and copies, measured when first asked for."""
-    return {"peak": measure_peak(dtype), "bandwidth": measure_bandwidth()}
+# Rates of this machine are measured when they are first asked for.
+_measure_peak, _measure_bandwidth = cache(measure_peak), cache(measure_bandwidth)
 
 
-def _limits(products: Products, config: ConfigDict) -> dict[str, float]:
-    """The fields of a row that say what a call multiplies, and how fast the machine does it."""
-    return {"flops": products.flops, "traffic": products.bytes, **_rates(config.lifter.compute_dtype)}
+def _describe_products(products: Products, config: ConfigDict) -> dict[str, float]:
+    """The fields of a row that say what a call multiplies, and how fast the machine multiplies and copies."""
+    rates = {"peak": _measure_peak(config.lifter.compute_dtype), "bandwidth": _measure_bandwidth()}
+    return {"flops": products.flops, "traffic": products.bytes, **rates}
 
 
 def _report(row: Row, call: Callable[[], Any], amount: Amount, beside: tuple[Reference, Asked], report: Report) -> None:

@@ -105,9 +105,9 @@ def draw_roofline(rows: Sequence[Row], path: Path) -> None:
         label = f"{peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s"
         axes.plot(ends, np.minimum(peak, bandwidth * ends) / 1e9, "k-", label=label)
     markers = {"train": "o", "sample": "s"}
-    for number, (row, intensity) in enumerate(zip(drawn, intensities, strict=True)):
+    for index, (row, intensity) in enumerate(zip(drawn, intensities, strict=True)):
         label, rate = f"{row.section}: {row.case}", row.flops_per_second() / 1e9
-        axes.plot(intensity, rate, markers.get(row.section, "."), color=f"C{number % 10}", label=label)
+        axes.plot(intensity, rate, markers.get(row.section, "."), color=f"C{index % 10}", label=label)
     axes.set(xscale="log", yscale="log", xlabel="FLOPs per byte of the products", ylabel="GFLOP/s")
     figure.legend(fontsize="x-small", loc="outside right upper")
     figure.savefig(path, dpi=150)

@@ -17,7 +17,7 @@ from timing import clocked, counts_cpu_time
 
 
 class Products(NamedTuple):
-    """The matrix products of a call on one device.
+    """The matrix products of a call, on one device where it is mapped over several.
 
     Attributes:
         flops: Two per multiplication and addition.
@@ -74,9 +74,16 @@ def measure_peak(dtype: str = "float32", repeats: int = 5) -> float:
 
 
 def measure_bandwidth(repeats: int = 5) -> float:
-    """The bytes/s at which a large array is read and another one written, in the same seconds as `measure_peak`."""
-    array = jnp.ones((2**26 if jax.default_backend() == "cpu" else 2**29,), jnp.float32)
-    return 2.0 * array.nbytes / _least_seconds(partial(jax.jit(lambda one: one + 1), array), repeats)
+    """The bytes/s at which a large array is read and written in place, in the same seconds as `measure_peak`."""
+    # In memory that is there already: of a new array the system would have to find every page first.
+    increment = partial(jax.jit, donate_argnums=0)(lambda array: array + 1)
+    arrays = [jnp.ones((2**26 if jax.default_backend() == "cpu" else 2**29,), jnp.float32)]
+
+    def call() -> jax.Array:
+        arrays.append(increment(arrays.pop()))
+        return arrays[0]
+
+    return 2.0 * arrays[0].nbytes / _least_seconds(call, repeats)
 
 
 def _least_seconds(call: Callable[[], Any], repeats: int) -> float:

@@ -29,7 +29,7 @@ class Row(NamedTuple):
         compile_seconds: Of compilation.
         ratio: This rate over that of the reference beside it, one per turn.
         cpu_seconds: Of every call, processor time.
-        flops: Of the matrix products of one call.
+        flops: Of the matrix products of one call: of all devices where processor time counts, else of one.
         traffic: Bytes of their operands and results.
         peak: Rate of a large matrix product beside it, FLOP/s in the time of `counted_seconds`.
         bandwidth: Rate of a large copy beside it, bytes/s likewise.

@@ -160,7 +160,14 @@ def test_keys_of_configs_are_set_where_they_exist(part, benchmark):
 def test_one_key_is_swept_and_its_scaling_drawn(benchmark, tmp_path):
     assert benchmark._read_sweep("evaluation.hypotheses=1,5") == ("evaluation.hypotheses", [1, 5])
     assert benchmark._read_sweep("batch=4,8") == ("batch", [4, 8])
-    for wrong in ("hypotheses=1,2", "evaluation.hypotheses=1", "evaluation.hypotheses=a,b"):
+    wrong_ones = (
+        "hypotheses=1,2",
+        "evaluation.hypotheses=1",
+        "evaluation.hypotheses=a,b",
+        "batch=0,1",
+        "devices=1,1.5",
+    )
+    for wrong in wrong_ones:
         with pytest.raises(argparse.ArgumentTypeError, match=r"expected SECTION.KEY, batch or devices=NUMBER,NUMBER"):
             benchmark._read_sweep(wrong)
     options = ["--only", "sample", "--lifters", "residual_mlp,mixture_density", "--sweep", "evaluation.hypotheses=1,2"]
@@ -171,8 +178,7 @@ def test_one_key_is_swept_and_its_scaling_drawn(benchmark, tmp_path):
 
 
 @pytest.mark.repeats
-def test_devices_are_swept_in_processes_of_their_own_and_batches_in_one(benchmark, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [str(EXPERIMENTS / "benchmark.py")])
+def test_devices_are_swept_in_processes_of_their_own_and_batches_in_one(benchmark, tmp_path, capsys):
     options = ["--quick", "--only", "train", "--lifters", "residual_mlp"]
     for key, values in (("batch", [8, 32]), ("devices", [1, 2])):
         sweep = f"{key}={values[0]},{values[1]}"
@@ -183,6 +189,11 @@ def test_devices_are_swept_in_processes_of_their_own_and_batches_in_one(benchmar
         assert (tmp_path / key / "scaling.png").stat().st_size > 1000
     machines = [json.loads((tmp_path / f"devices/devices_{n}/benchmark.json").read_text())["machine"] for n in (1, 2)]
     assert [machine["devices"].partition(" x ")[0] for machine in machines] == ["1", "2"]
+    # Of all devices together it is as much to multiply.
+    assert len({figure["flops"] for figure in found}) == 1
+    with pytest.raises(SystemExit):
+        benchmark.main(["--quick", "--sweep", "devices=1,2"])
+    assert "--sweep devices: expected --only train" in capsys.readouterr().err
 
 
 def reference(part, tmp_path, line: str):

@@ -1,6 +1,6 @@
 """Distributions beside what needs no diffusion: `python experiments/distributions.py --data data/cmu_heatmaps.npz`.
 
-On keypoints and heatmaps of one archive every method of `METHODS` is trained from every seed in its size `small`, with
+On keypoints and heatmaps of one archive methods of `METHODS` are trained from every seed in their size `small`, with
 the person-centred view, calibrated on valid, and measured on the same test frames with 20 hypotheses. Beside each stand
 two Gaussians around the mean of its hypotheses, with the covariance of that mean's errors on valid: of each joint, and
 of all joints together. Draws of DiffPose's H_K and an ensemble of nearest neighbours need no network after the context.
@@ -129,7 +129,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--stride", type=int, default=50, help="every n-th frame of the test split is measured")
     parser.add_argument("--confused", type=int, default=250, help="frames with confused joints, for their coverage")
     parser.add_argument("--valid_frames", type=int, default=1000, help="frames of valid that errors are fitted on")
-    # What serves as context in folds is, trained on all, the method without folds.
+    # A cross-fitted model is the context of another; by itself it is the same as the one without folds.
     measured = [name for name, method in METHODS.items() if not method.folds]
     parser.add_argument("--only", nargs="+", choices=METHODS, default=measured, metavar="NAME")
     parser.add_argument("--output", type=Path, default=Path("runs/distributions"))

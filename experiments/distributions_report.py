@@ -48,8 +48,9 @@ def _format_scores(seeds: Rows) -> str:
         found = [rows[name] for rows in seeds.values() if name in rows]
         cells = [_format_score(found, column) for column in _COLUMNS]
         for kind in VISIBILITY:
-            shares = [[row["coverage"][kind][level] for row in found] for level in _LEVELS]
-            cells.append(" / ".join(f"{100 * np.mean(one):.0f}" for one in shares))
+            known = [row["coverage"][kind] for row in found if kind in row["coverage"]]
+            shares = [np.mean([share[level] for share in known]) for level in _LEVELS] if known else []
+            cells.append(" / ".join(f"{100 * share:.0f}" for share in shares))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -58,9 +59,9 @@ def _format_score(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     values = [row["scores"][column] for row in rows]
     if any(value is None for value in values):
         return ""
-    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    std = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
     interval = rows[0]["scores_interval"].get(column) if column == _WITH_INTERVAL else None
-    return f"{np.mean(values):.1f}{deviation}{format_interval(interval, 0)}"
+    return f"{np.mean(values):.1f}{std}{format_interval(interval, 0)}"
 
 
 def _format_differences(seeds: Rows, row_to_beat: str) -> str:
@@ -72,7 +73,7 @@ def _format_differences(seeds: Rows, row_to_beat: str) -> str:
             continue
         cells = []
         for other in others:
-            found = [_difference(rows[name], rows[other]) for rows in seeds.values() if name in rows]
+            found = [_difference(rows[name], rows[other]) for rows in seeds.values() if {name, other} <= rows.keys()]
             means = [f"{difference.mean():.1f}" for difference in found]
             # The interval of the first seed alone: those over the same eight subjects differ little.
             interval = subject_interval(found[0][:, None], seeds["0"][name]["subjects"])
@@ -96,7 +97,7 @@ def _format_coverages(seeds: Rows) -> str:
 
 def _format_coverage(row: Mapping[str, Any], kind: str) -> str:
     cells = []
-    for level in _LEVELS:
+    for level in _LEVELS if kind in row["coverage"] else ():
         ends = row["coverage_interval"][kind][level]
         interval = None if ends is None else [100 * end for end in ends]
         cells.append(f"{100 * row['coverage'][kind][level]:.0f}{format_interval(interval, 0)}")

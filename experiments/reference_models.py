@@ -76,7 +76,8 @@ def main(arguments: list[str]) -> int:
 
 def _measure(model: str, condition: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     trained = load_trained(model)
-    name = f"{Path(model).name.replace(':', '-')}-{trained.step}-{given.noise}-{condition.replace(' ', '_')}"
+    amount = f"{given.stride}-{given.hypotheses}-{given.noise}"
+    name = f"{Path(model).name.replace(':', '-')}-{trained.step}-{amount}-{condition.replace(' ', '_')}"
     path = given.output / f"{name}.json"
     if not path.exists():
         path.write_text(json.dumps(list(_rows(trained, model, condition, given)), indent=1))
@@ -114,7 +115,11 @@ def _lift(trained: Trained, condition: str, given: argparse.Namespace) -> tuple[
 
 
 def _compare_seen(measured: Measured, drawn: np.ndarray, of_whole_people: np.ndarray) -> dict[str, Any]:
-    """The error, mm, of the joints that are seen where nothing is hidden, and by how much it is less, over people."""
+    """By how much the error of seen joints exceeds that of the same joints with nothing hidden, mm.
+
+    Returns:
+        'more', with its 'interval' over people, and 'whole', the error with nothing hidden.
+    """
     seen = measured.clips.seen[measured.indices]
     hidden, whole = (_error(measured, hypotheses) for hypotheses in (drawn, of_whole_people))
     interval = subject_interval(np.where(seen, hidden - whole, np.nan), measured.subjects)

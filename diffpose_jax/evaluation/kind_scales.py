@@ -50,12 +50,12 @@ def fit_kinds(
         keep: Whether the joints' own factors are needed whatever the kinds are.
     """
     kinds = keypoints.kinds
-    counts = np.bincount(kinds.ravel(), minlength=len(KINDS))
+    # The last label takes the seen joints of people who are partly hidden; its factor is not used.
+    labels = np.where(keypoints.whole | (kinds >= HIDDEN), kinds, len(KINDS))
+    counts = np.bincount(labels.ravel(), minlength=len(KINDS) + 1)[:-1]
     factors, hidden = np.ones(len(KINDS)), np.ones(kinds.shape[1])
     if (counts >= _ENOUGH).sum() > 1:
         base = np.broadcast_to(np.exp(joints), kinds.shape)
-        # The last label takes the seen joints of people who are partly hidden; its factor is not used.
-        labels = np.where(keypoints.whole | (kinds >= HIDDEN), kinds, len(KINDS))
         factors = fit_scales(draws.scaled(jnp.asarray(base, jnp.float32)), labels, len(KINDS) + 1)[:-1]
         # A kind that is rare here has the factor of the next better known one.
         for index, count in enumerate(counts):

@@ -9,7 +9,7 @@ import pytest
 
 from diffpose_jax.evaluation.calibration import Draws, coverage
 from diffpose_jax.evaluation.kind_scales import Keypoints, add_tail, fit_kinds
-from diffpose_jax.lifters.scales import KINDS, scale_hypotheses, tail_weights
+from diffpose_jax.lifters.scales import HIDDEN, KINDS, scale_hypotheses, tail_weights
 from diffpose_jax.skeleton import H36M_17
 
 FRAMES, JOINTS = 400, 16
@@ -52,6 +52,21 @@ def test_a_rare_kind_has_the_factor_of_the_next_better_known_one(draws, known):
     scales = fit_kinds(draws, known._replace(kinds=kinds), np.zeros(JOINTS), H36M_17)
     assert scales is not None
     assert scales.kinds[AMBIGUOUS] == scales.kinds[WIDE] != scales.kinds[SHARP]
+
+
+def test_what_is_seen_of_people_who_are_partly_hidden_does_not_count(draws, known):
+    # In every second frame a joint is hidden; what is seen there has a kind that occurs nowhere else.
+    kinds = known.kinds.copy()
+    kinds[::2] = AMBIGUOUS
+    kinds[::2, 5] = HIDDEN
+    partly = known._replace(kinds=kinds)
+    np.testing.assert_array_equal(partly.whole[:, 0], np.arange(FRAMES) % 2 == 1)
+    scales = fit_kinds(draws, partly, np.zeros(JOINTS), H36M_17)
+    assert scales is not None
+    assert scales.kinds[AMBIGUOUS] == scales.kinds[WIDE]
+    # The hidden joint has what the needier of two people needs or more, and the others' factor of hidden ones is 1.
+    assert scales.hidden[6] >= 1.0
+    np.testing.assert_allclose(np.delete(scales.hidden, [6, 0, H36M_17.flip_order[6]]), 1.0)
 
 
 def test_one_kind_alone_needs_no_scales(draws, known):

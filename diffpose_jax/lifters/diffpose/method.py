@@ -212,8 +212,8 @@ class DiffPose(Lifter):
         output, batch_stats = apply_in_training(self.network, variables, dropout_key, frames.index, *inputs)
         found = output.astype(x.dtype)
         if self.options.preconditioning == "posterior":
-            found = self.objective.of(posterior.mean + posterior.std * found, x, component, k)
-        error = found - self.objective.of(frames.poses, x, component, k)
+            found = self.objective.compute(posterior.mean + posterior.std * found, x, component, k)
+        error = found - self.objective.compute(frames.poses, x, component, k)
         total = jnp.mean(jnp.sum(jnp.square(error), axis=(-3, -2, -1)))
         if self.options.preconditioning == "posterior" and self.predict != "eps":
             # In units of the context's squared error, whatever the joints and their number.

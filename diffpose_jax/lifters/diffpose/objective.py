@@ -24,7 +24,7 @@ class Objective(NamedTuple):
     schedule: Schedule
     predict: str
 
-    def of(self, x0: Array, x: Array, component: Component, k: Array) -> Array:
+    def compute(self, x0: Array, x: Array, component: Component, k: Array) -> Array:
         """What the loss compares, `[B, F, J, 3]`, where x0 is taken for the pose that was diffused to x at timestep k.
 
         'next' is `mu + sqrt(abar_{k-1}) (x0 - mu) + sqrt(1 - abar_{k-1}) eps` with the eps that x and x0 imply; 'eps'
@@ -47,7 +47,7 @@ class Objective(NamedTuple):
         return component.mean + signal * x0 + jnp.sqrt(at_step(one_minus, k, x)) * noise
 
     def invert(self, output: Array, x: Array, component: Component, k: Array) -> Array:
-        """The pose `[B, F, J, 3]` that an output means where the network gives what `of` names as it is.
+        """The pose `[B, F, J, 3]` that an output means where the network gives what `compute` names as it is.
 
         For 'next', x - mu = s h + n eps and output - mu = s' h + n' eps with s = sqrt(abar_k), n = sqrt(1 - abar_k) and
         the same of step k - 1 with primes. Eliminating eps gives h = (n' (x - mu) - n (output - mu)) / (s n' - s' n).

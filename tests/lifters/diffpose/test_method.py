@@ -133,7 +133,7 @@ def test_objectives_compare_the_pose_the_noise_and_the_next_pose(batch, conditio
     noise = component.scale(white)
     x = diffuse(SCHEDULE, batch.poses, TIMESTEPS, noise, component.mean)
     found = {
-        predict: build(predict=predict).objective.of(batch.poses, x, component, TIMESTEPS)
+        predict: build(predict=predict).objective.compute(batch.poses, x, component, TIMESTEPS)
         for predict in ("x0", "eps", "next")
     }
     np.testing.assert_array_equal(found["x0"], batch.poses)
@@ -148,7 +148,7 @@ def test_the_pose_follows_from_what_the_objective_names(batch, condition, predic
     lifter, component = build(predict=predict, **PAPER), condition.component
     noise = component.scale(normal(B, FRAMES, J, 3))
     x = diffuse(SCHEDULE, batch.poses, TIMESTEPS, noise, component.mean)
-    output = lifter.objective.of(batch.poses, x, component, TIMESTEPS)
+    output = lifter.objective.compute(batch.poses, x, component, TIMESTEPS)
     found = lifter.objective.invert(output, x, component, TIMESTEPS)
     # At the last timestep the signal is 0.1 % of the noise, and so is float32's last digit larger.
     np.testing.assert_allclose(found[:3], batch.poses[:3], atol=2e-5)

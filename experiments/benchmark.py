@@ -48,7 +48,7 @@ from benchmark_starts import benchmark_starts
 from machine import describe_machine
 from timing import Report, Row
 
-from diffpose_jax import cli
+from diffpose_jax.command_line import shipped_configs
 from diffpose_jax.progress import Progress
 
 SIZES = ("small", "paper")
@@ -140,9 +140,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: tiny sizes, no meaning")
     parser.add_argument("--only", type=some_of(list(SECTIONS)), default=list(SECTIONS), help="e.g. sample,gather,train")
     parser.add_argument("--sizes", type=some_of(SIZES), default=["small"], help="small, paper or both: small,paper")
-    parser.add_argument(
-        "--lifters", type=some_of(sorted(cli.shipped_configs())), default=[], help="configs, all if none"
-    )
+    parser.add_argument("--lifters", type=some_of(sorted(shipped_configs())), default=[], help="configs, all if none")
     parser.add_argument(
         "--set", type=_read_changes, default={}, help="keys of configs: lifter.frames=27,evaluation.flip=none"
     )

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from random_data import give_context, prepare_training, random_batch, random_clips
 from timing import Report, Row, Seconds, both_clocks, clocked, counts_cpu_time, repeated, timed
 
-from diffpose_jax.cli import shipped_configs
+from diffpose_jax.command_line import shipped_configs
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.parallel import local_device_count

@@ -11,7 +11,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from diffpose_jax import cli
+from diffpose_jax.command_line import parse
 from diffpose_jax.config import read_options
 from diffpose_jax.data.windows import device_clips, training_windows
 from diffpose_jax.lifters.batches import example_batch
@@ -41,7 +41,7 @@ def small_config(name: str, data: str, seed: int, changes: Mapping[str, Any]) ->
     define_flags(values)
     family = "synthetic" if data == "synthetic" else "cmu"
     argument = f"{ROOT}/configs/{file}.py:{family},small{',' if words else ''}{words}"
-    cli.parse(["budget", "--config", argument, "--workdir", "unused"], values)
+    parse(["budget", "--config", argument, "--workdir", "unused"], values)
     config = ConfigDict(values.config.to_dict())
     config.seed, config.data.source = seed, data
     config.update_from_flattened_dict(dict(changes))

@@ -21,7 +21,7 @@ from queue import Queue
 from absl import flags
 from budget import seconds_per_step
 
-from diffpose_jax import cli
+from diffpose_jax.command_line import parse
 from diffpose_jax.train import define_flags
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,7 +111,7 @@ def step_time(arguments: list[str]) -> int:
     """Prints the seconds of processor time that a training step of a config takes."""
     values = flags.FlagValues()
     define_flags(values)
-    cli.parse(["step_time", *arguments, "--workdir", "unused"], values)
+    parse(["step_time", *arguments, "--workdir", "unused"], values)
     print(seconds_per_step(values.config))
     return 0
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 
-from diffpose_jax import cli
+from diffpose_jax.command_line import parse
 from diffpose_jax.data.augmentation import film_anew
 from diffpose_jax.data.clip import Clip
 from diffpose_jax.data.clips import ClipSet
@@ -83,7 +83,7 @@ def _train(given: argparse.Namespace, name: str, seed: int) -> Path:
     workdir = given.output / f"{name.replace(', ', '_').replace(' ', '')}-{seed}"
     values = flags.FlagValues()
     define_flags(values)
-    cli.parse(["views", "--config", f"{ROOT}/configs/residual_mlp.py:cmu,small", "--workdir", "unused"], values)
+    parse(["views", "--config", f"{ROOT}/configs/residual_mlp.py:cmu,small", "--workdir", "unused"], values)
     config = values.config
     config.seed, config.data.source = seed, given.data
     config.data.update(VARIANTS[name])

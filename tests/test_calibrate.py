@@ -14,8 +14,8 @@ import pytest
 from absl import flags
 
 from diffpose_jax import calibrate as program
-from diffpose_jax import cli
 from diffpose_jax.calibrate import Calibrating, calibrate
+from diffpose_jax.command_line import parse
 from diffpose_jax.config import Options
 from diffpose_jax.data.archives import save_archive
 from diffpose_jax.data.clip import Clip
@@ -196,7 +196,7 @@ def test_a_trained_diffpose_covers_the_truth_as_it_should_afterwards(tmp_path, u
     overrides = [f"--config.{one}" for one in (*SMALL, f"lifter.context={context}")]
     config = f"{CONFIGS}/diffpose_frame.py:synthetic,small"
     workdir = tmp_path / "diffpose"
-    cli.parse(["train", "--config", config, "--workdir", str(workdir), *overrides], values)
+    parse(["train", "--config", config, "--workdir", str(workdir), *overrides], values)
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
         loop.train(values.config, workdir)
     check_coverage(workdir, calibrate(workdir, **FEW), stride=60)
@@ -299,7 +299,7 @@ def test_the_temperature_is_where_no_spread_is_missing(response, truth, found):
 def test_the_program_says_what_it_found_and_where(workdir, capsys):
     values = flags.FlagValues()
     program.define_flags(values)
-    cli.parse(["calibrate", "--workdir", str(workdir), "--frames", "120", "--hypotheses", "10"], values)
+    parse(["calibrate", "--workdir", str(workdir), "--frames", "120", "--hypotheses", "10"], values)
     assert program.main(["calibrate"], values) == 0
     out = capsys.readouterr().out.splitlines()
     assert [line.split(" holds")[0] for line in out[:2]] == [

@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from diffpose_jax import cli
+from diffpose_jax.command_line import parse
 from diffpose_jax.registry import build_lifter, validate
 from diffpose_jax.train import define_flags
 
@@ -14,7 +14,7 @@ from diffpose_jax.train import define_flags
 def config_of(text: str) -> ConfigDict:
     values = flags.FlagValues()
     define_flags(values)
-    cli.parse(["train", "--config", text, "--workdir", "unused"], values)
+    parse(["train", "--config", text, "--workdir", "unused"], values)
     validate(values.config)
     return values.config
 

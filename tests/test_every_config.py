@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from diffpose_jax import cli
+from diffpose_jax.command_line import parse
 from diffpose_jax.data.archives import load_archive, save_archive
 from diffpose_jax.data.detector.heatmap_clips import fit_quick_mixtures
 from diffpose_jax.data.sets.synthetic import load_synthetic
@@ -95,7 +95,7 @@ def config_of(name: str, archive: Path, context: Path | None) -> ConfigDict:
     define_flags(values)
     name, _, recipe = name.partition(":")
     argument = f"synthetic,small{',9' if name in TEMPORAL else ''}{',' * bool(recipe)}{recipe}"
-    cli.parse(["train", "--config", f"{ROOT}/configs/{name}.py:{argument}", "--workdir", "unused"], values)
+    parse(["train", "--config", f"{ROOT}/configs/{name}.py:{argument}", "--workdir", "unused"], values)
     config = values.config
     config.data.source = str(archive)
     if context is not None:

@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 
 import diffpose_jax as dp
-from diffpose_jax import cli
+from diffpose_jax.command_line import parse
 from diffpose_jax.lifters.diffupose import DiffuPose
 
 FRAMES = 6
@@ -58,7 +58,7 @@ def test_the_program_gives_the_same_poses_as_the_four_lines(result, diffupose_wo
     program, values = import_module("diffpose_jax.predict"), flags.FlagValues()
     program.define_flags(values)
     arguments = ["--workdir", diffupose_workdir, "--input", keypoint_file, "--output", tmp_path, "--nojson"]
-    cli.parse(["predict", *map(str, arguments), "--hypotheses=4", "--focal=2.3"], values)
+    parse(["predict", *map(str, arguments), "--hypotheses=4", "--focal=2.3"], values)
     assert program.main(["predict"], values) == 0
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as found:
         for name in ("poses", "hypotheses", "root"):

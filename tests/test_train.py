@@ -10,6 +10,7 @@ import pytest
 from absl import flags
 
 from diffpose_jax import cli
+from diffpose_jax.command_line import parse
 
 # The package's own `train` is the function.
 program = import_module("diffpose_jax.train")
@@ -110,7 +111,7 @@ def test_every_config_is_valid_with_every_argument(path):
     for argument in arguments:
         values = flags.FlagValues()
         program.define_flags(values)
-        cli.parse(["train", "--config", f"{path}{argument}", "--workdir", "unused"], values)
+        parse(["train", "--config", f"{path}{argument}", "--workdir", "unused"], values)
         validate(values.config)
         assert path.name in Path(path).read_text()
         assert values.config.name.startswith(path.stem)

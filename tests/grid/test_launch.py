@@ -14,7 +14,7 @@ import pytest
 import yaml
 from absl import flags
 
-from diffpose_jax import cli
+from diffpose_jax.command_line import parse
 
 # The package's own `train` and `evaluate` are functions.
 train, evaluate = import_module("diffpose_jax.train"), import_module("diffpose_jax.evaluate")
@@ -57,12 +57,12 @@ def test_on_a_pod_every_host_runs_the_same_command_as_a_process_of_one_cluster()
     assert given[:-1] == ["train", "--config", "diffupose:cmu,day", "--workdir", "/mnt/two words"]
     values = flags.FlagValues()
     train.define_flags(values)
-    cli.parse(given, values)
+    parse(given, values)
     assert values.config.training.distributed
     ((*_, command),) = pod_commands("job", "--job", "job.yaml", "--output", "/mnt/out")
     values = flags.FlagValues()
     evaluate.define_flags(values)
-    cli.parse(shlex.split(command)[1:], values)
+    parse(shlex.split(command)[1:], values)
     assert values.distributed
     assert values.job == "job.yaml"
 

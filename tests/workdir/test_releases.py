@@ -16,6 +16,7 @@ import diffpose_jax as dp
 from diffpose_jax import calibrate as calibrate_program
 from diffpose_jax import cli
 from diffpose_jax.calibrate import calibrate
+from diffpose_jax.command_line import parse
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluate import evaluate
 from diffpose_jax.records import write_record
@@ -173,7 +174,7 @@ def test_a_copy_does_not_replace_what_was_trained(shipped, diffupose_workdir):
 def chosen(*arguments: str, default: str | None = None) -> str:
     values = flags.FlagValues()
     cli.define_model(values)
-    cli.parse(["program", *arguments], values)
+    parse(["program", *arguments], values)
     return cli.chosen_model(values, default)
 
 
@@ -222,7 +223,7 @@ def test_calibrating_a_release_makes_a_calibrated_copy(shipped, tmp_path, monkey
     monkeypatch.setattr(calibrate_program, "describe", lambda found: [f"temperature {found['temperature']}"])
     values = flags.FlagValues()
     calibrate_program.define_flags(values)
-    cli.parse(["calibrate", "--pretrained=tiny", f"--output={tmp_path / 'mine'}", "--data=synthetic"], values)
+    parse(["calibrate", "--pretrained=tiny", f"--output={tmp_path / 'mine'}", "--data=synthetic"], values)
     assert calibrate_program.main(["calibrate"], values) == 0
     assert seen == ["synthetic"]
     assert load_trained(tmp_path / "mine").temperature == 1.25

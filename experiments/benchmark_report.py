@@ -99,15 +99,16 @@ def draw_roofline(rows: Sequence[Row], path: Path) -> None:
     drawn = [row for row in rows if row.flops and row.traffic and row.peak and row.bandwidth]
     intensities = np.array([row.flops / row.traffic for row in drawn])
     machines = dict.fromkeys((row.peak, row.bandwidth) for row in drawn)
-    highest = max(*intensities, *(peak / bandwidth for peak, bandwidth in machines))
-    ends = np.geomspace(intensities.min() / 2, 2 * highest, 200)
+    shown = [*intensities, *(peak / bandwidth for peak, bandwidth in machines)]
+    ends = np.geomspace(min(shown) / 2, max(shown) * 2, 200)
     for peak, bandwidth in machines:
         label = f"{peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s"
         axes.plot(ends, np.minimum(peak, bandwidth * ends) / 1e9, "k-", label=label)
     markers = {"train": "o", "sample": "s"}
     for index, (row, intensity) in enumerate(zip(drawn, intensities, strict=True)):
-        label, rate = f"{row.section}: {row.case}", row.flops_per_second() / 1e9
+        label, rate = f"{index + 1} {row.section}: {row.case}", row.flops_per_second() / 1e9
         axes.plot(intensity, rate, markers.get(row.section, "."), color=f"C{index % 10}", label=label)
+        axes.annotate(str(index + 1), (intensity, rate), (4, 4), textcoords="offset points", fontsize="small")
     axes.set(xscale="log", yscale="log", xlabel="FLOPs per byte of the products", ylabel="GFLOP/s")
     figure.legend(fontsize="x-small", loc="outside right upper")
     figure.savefig(path, dpi=150)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -152,13 +152,9 @@ def _batches(whole: int, frames: int) -> Iterator[int]:
     yield 1
 
 
-# Rates of this machine are measured when they are first asked for.
-_measure_peak, _measure_bandwidth = cache(measure_peak), cache(measure_bandwidth)
-
-
 def _describe_products(products: Products, config: ConfigDict) -> dict[str, float]:
-    """The fields of a row that say what a call multiplies, and how fast the machine multiplies and copies."""
-    rates = {"peak": _measure_peak(config.lifter.compute_dtype), "bandwidth": _measure_bandwidth()}
+    """The fields of a row that say what a call multiplies, and how fast the machine multiplies and copies just now."""
+    rates = {"peak": measure_peak(config.lifter.compute_dtype), "bandwidth": measure_bandwidth()}
     return {"flops": products.flops, "traffic": products.bytes, **rates}
 
 

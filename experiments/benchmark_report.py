@@ -91,19 +91,19 @@ def draw_scaling(rows: Sequence[Row], key: str, path: Path) -> None:
 def draw_roofline(rows: Sequence[Row], path: Path) -> None:
     """What the machine can do, and FLOPs per second of each case against its FLOPs per byte: a roofline.
 
-    Bytes are those of operands and results of the products. What caches hold is not read from memory, so that a case
-    may lie above the slanted part, at which every byte comes from there.
+    The machine's rates are the medians of those measured beside the cases. Bytes are those of operands and results of
+    the products. What caches hold is not read from memory, so that a case may lie above the slanted part, at which
+    every byte comes from there.
     """
     figure = Figure(figsize=(9.6, 5.4), layout="constrained")
     axes = figure.subplots()
     drawn = [row for row in rows if row.flops and row.traffic and row.peak and row.bandwidth]
     intensities = np.array([row.flops / row.traffic for row in drawn])
-    machines = dict.fromkeys((row.peak, row.bandwidth) for row in drawn)
-    shown = [*intensities, *(peak / bandwidth for peak, bandwidth in machines)]
+    peak, bandwidth = (float(np.median([getattr(row, name) for row in drawn])) for name in ("peak", "bandwidth"))
+    shown = [*intensities, peak / bandwidth]
     ends = np.geomspace(min(shown) / 2, max(shown) * 2, 200)
-    for peak, bandwidth in machines:
-        label = f"{peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s"
-        axes.plot(ends, np.minimum(peak, bandwidth * ends) / 1e9, "k-", label=label)
+    label = f"{peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s"
+    axes.plot(ends, np.minimum(peak, bandwidth * ends) / 1e9, "k-", label=label)
     markers = {"train": "o", "sample": "s"}
     for index, (row, intensity) in enumerate(zip(drawn, intensities, strict=True)):
         label, rate = f"{index + 1} {row.section}: {row.case}", row.flops_per_second() / 1e9

@@ -241,7 +241,7 @@ class EvaluationOptions(Options):
     memory: float = option(
         0.0,
         "what a compiled call may need on a device: windows and hypotheses at a time are as many as fit. 0: a quarter "
-        "of an accelerator's memory, 0.13 GB on CPU",
+        "of an accelerator's memory, 0.03 GB on CPU",
         low=0,
         unit="GB",
     )

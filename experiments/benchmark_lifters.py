@@ -21,10 +21,12 @@ from random_data import give_context, prepare_training, random_batch, random_cli
 from timing import Report, Row, Seconds, both_clocks, clocked, counts_cpu_time, repeated, timed
 
 from diffpose_jax.command_line import shipped_configs
+from diffpose_jax.evaluation.workload import choose_workload, default_budget, measure_needs
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.lifters.batches import example_batch
 from diffpose_jax.parallel import local_device_count
 from diffpose_jax.registry import build_lifter
+from diffpose_jax.sections import Flip
 
 # Configs of no method of their own.
 _ELSEWHERE = ("quickstart", "method")
@@ -126,15 +128,22 @@ def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Referen
 
 
 def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:
-    """Poses/s (hypotheses times frames) of one compiled call, for a batch of windows and for a single one."""
+    """Poses/s (hypotheses times frames) of one compiled call, for a batch of windows and for a single one.
+
+    As many hypotheses are drawn at a time, and of as many windows, as `evaluate` and `predict` choose.
+    """
     for name, config, swept, whole in cases:
         lifter = build_lifter(config)
         variables = jax.jit(lifter.init)(jax.random.key(0), example_batch(lifter))
         count = min(2, config.evaluation.hypotheses) if amount.tiny else config.evaluation.hypotheses
         # Averages over flips outside of the sampler draw twice as often: nothing else to measure.
         averages = lifter.averages_flips and config.evaluation.flip == "average"
-        sampling = Sampling(count, flip="average" if averages else "none")
+        flip: Flip = "average" if averages else "none"
+        single = variables, jax.random.key(1), random_batch(lifter, 1), Sampling(1, flip=flip)
+        needs, budget = measure_needs(lifter.sample, *single), int(1e9 * config.evaluation.memory) or default_budget()
         for windows in [max(1, whole // lifter.frames)] if whole else _batches(amount.frames // 4, lifter.frames):
+            windows, chunk = choose_workload(needs, windows, count, budget)
+            sampling = Sampling(count, flip=flip, chunk=chunk)
             arguments = variables, jax.random.key(1), random_batch(lifter, windows), sampling
             compiled, compiling = timed(jax.jit(lifter.sample).lower(*arguments).compile)
             frames = 1 if lifter.middle_frame else lifter.frames

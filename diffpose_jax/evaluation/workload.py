@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Var, jaxprs_in_params
 
-# Bytes per device where the config does not say. On CPU larger calls are slower, not faster: they leave the caches.
-# Ten hypotheses of 256 frames by a DiffuPose of width 128 take 2.6 s at once, 2.2 s one by one, as they go by this.
-CPU_BYTES = 128 << 20
+# Bytes per device where the config does not say. On CPU larger calls are slower, not faster: they leave the caches. What
+# `evaluation.memory` costs every method is in `experiments/RESULTS.md`, "Memory and precision".
+CPU_BYTES = 32 << 20
 # The share of an accelerator's memory: the trace does not know what the compiler makes of it, see `live_bytes`.
 ACCELERATOR_SHARE = 0.25
 # Frames of all hypotheses that are computed at once without asking what they need.
-SMALL_CALL = 256
+SMALL_CALL = 64
 # Copies of all hypotheses `[H, B, F, J, 3]` that aggregation and scores hold at a time.
 KEPT_COPIES = 6
 

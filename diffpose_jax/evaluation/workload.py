@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Var, jaxprs_in_params
 
-# Bytes per device where the config does not say. On CPU larger calls are slower, not faster: they leave the caches. What
-# `evaluation.memory` costs every method is in `experiments/RESULTS.md`, "Memory and precision".
+# Bytes per device where the config does not say. On CPU larger calls are slower, not faster: they leave the caches.
+# `experiments/RESULTS.md` has the rates of several methods, "Memory and precision".
 CPU_BYTES = 32 << 20
 # The share of an accelerator's memory: the trace does not know what the compiler makes of it, see `live_bytes`.
 ACCELERATOR_SHARE = 0.25

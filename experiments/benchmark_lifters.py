@@ -141,8 +141,9 @@ def benchmark_sampling(cases: Sequence[Case], amount: Amount, reference: Referen
         flip: Flip = "average" if averages else "none"
         single = variables, jax.random.key(1), random_batch(lifter, 1), Sampling(1, flip=flip)
         needs, budget = measure_needs(lifter.sample, *single), int(1e9 * config.evaluation.memory) or default_budget()
-        for windows in [max(1, whole // lifter.frames)] if whole else _batches(amount.frames // 4, lifter.frames):
-            windows, chunk = choose_workload(needs, windows, count, budget)
+        batches = [max(1, whole // lifter.frames)] if whole else _batches(amount.frames // 4, lifter.frames)
+        # Of a large lifter a batch may be no more than a single window.
+        for windows, chunk in dict.fromkeys(choose_workload(needs, most, count, budget) for most in batches):
             sampling = Sampling(count, flip=flip, chunk=chunk)
             arguments = variables, jax.random.key(1), random_batch(lifter, windows), sampling
             compiled, compiling = timed(jax.jit(lifter.sample).lower(*arguments).compile)

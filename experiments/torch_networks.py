@@ -96,7 +96,11 @@ class MixSTE(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3))
 
     def forward(self, x: Tensor, timestep: Tensor | None = None) -> Tensor:
-        """Blocks over joints and over frames in turns; the timestep is `[B]`."""
+        """The poses; the timestep is `[B]`."""
+        return self.head[1](self.features(x, timestep))
+
+    def features(self, x: Tensor, timestep: Tensor | None = None) -> Tensor:
+        """Blocks over joints and over frames in turns, then the norm of the head, `[B, F, J, width]`."""
         batch, frames, joints, _ = x.shape
         step = None if timestep is None or self.step is None else self.step(embed_timestep(timestep, self.width))
         x = self.embed(x).reshape(batch * frames, joints, -1) + self.joint_places
@@ -109,7 +113,7 @@ class MixSTE(nn.Module):
             x = x + self.frame_places if layer == 0 else x
             x = self.norms[1](temporal(x, of_joints)).reshape(batch, joints, frames, -1).transpose(1, 2)
             x = x.reshape(batch * frames, joints, -1)
-        return self.head(x).reshape(batch, frames, joints, 3)
+        return self.head[0](x).reshape(batch, frames, joints, -1)
 
 
 class PoseFormer(nn.Module):

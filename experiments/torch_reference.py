@@ -1,9 +1,11 @@
-"""The transformers of `torch_networks.py` timed, to set PyTorch beside ours.
+"""The networks of `torch_networks.py` and `torch_csdi_gcn.py` timed, to set PyTorch beside ours.
 
     taskset -c 0 python experiments/benchmark.py --only train --sizes small,paper --lifters mixste,poseformer \
         --reference "python experiments/torch_reference.py"
     taskset -c 0 python experiments/benchmark.py --only sample --sizes paper --lifters d3dp \
         --set lifter.frames=27,evaluation.hypotheses=5,diffusion.sampling_steps=2 \
+        --reference "python experiments/torch_reference.py"
+    taskset -c 0 python experiments/benchmark.py --only sample --sizes paper --lifters diffhpe_2d,diffhpe_wrapper \
         --reference "python experiments/torch_reference.py"
 
 The same layers, sizes, batch, stochastic depth, loss, optimiser and reverse steps as the config's, on random data; not
@@ -24,6 +26,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
+from torch_csdi_gcn import CSDIGCN
 from torch_networks import MixSTE, PoseFormer
 
 from diffpose_jax.lifters.building import make_schedule_of
@@ -33,6 +36,7 @@ JOINTS = 17
 # How the denoisers are told the timestep, and what they clamp poses to.
 STEPS = {"d3dp": "once", "diff3dhpe": "blocks"}
 CLAMPS = {"d3dp": 1.1, "diff3dhpe": 1.0}
+DIFFUSED = (*STEPS, "diffhpe")
 K_CLIP = 2.0
 _ORDER = [0, 4, 5, 6, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 11, 12, 13]
 
@@ -58,13 +62,18 @@ def main() -> None:
 
 
 def _is_known(lifter: ConfigDict) -> bool:
-    return lifter.name in ("mixste", "poseformer", "d3dp") or (
+    return lifter.name in ("mixste", "poseformer", "d3dp", "diffhpe") or (
         lifter.name == "diff3dhpe" and lifter.get("backbone", "mixste") == "mixste"
     )
 
 
-def make_network(lifter: ConfigDict) -> nn.Module:
-    """The network of a config's section `lifter`."""
+def make_network(config: ConfigDict) -> nn.Module:
+    """The network of a config."""
+    lifter = config.lifter
+    if lifter.name == "diffhpe":
+        context = make_network(ConfigDict({"lifter": config.context})) if config.context else None
+        sizes = (lifter.frames, lifter.width, lifter.num_layers, lifter.step_width)
+        return CSDIGCN(*sizes, config.diffusion.steps, lifter.dropout, lifter.non_local, context)
     sizes = (lifter.num_layers, lifter.num_heads, lifter.get("mlp_ratio", 2.0), lifter.drop_path)
     if lifter.name == "poseformer":
         return PoseFormer(lifter.frames, lifter.get("joint_width", lifter.width), *sizes)
@@ -75,8 +84,8 @@ def make_network(lifter: ConfigDict) -> nn.Module:
 def make_training(config: ConfigDict, windows: int) -> Callable[[], None]:
     """A function that makes one training step of random windows."""
     lifter, training = config.lifter, config.training
-    network = make_network(lifter)
-    alpha_bar = None if lifter.name not in STEPS else _alpha_bar(config)
+    network = make_network(config)
+    alpha_bar = None if lifter.name not in DIFFUSED else _alpha_bar(config)
     optimiser = torch.optim.AdamW(network.parameters(), 1e-4, weight_decay=training.weight_decay)
     keypoints = torch.randn(windows, lifter.frames, JOINTS, 2)
     poses = torch.randn(windows, 1 if lifter.name == "poseformer" else lifter.frames, JOINTS, 3)
@@ -105,10 +114,12 @@ def supervised_loss(found: Tensor, poses: Tensor) -> Tensor:
 
 
 def denoising_loss(network: nn.Module, method: str, keypoints: Tensor, poses: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The loss of D3DP, or the weighted one of Diff3DHPE, at random timesteps."""
+    """The loss of DiffHPE, D3DP, or the weighted one of Diff3DHPE, at random timesteps."""
     timestep = torch.randint(len(alpha_bar), (len(poses),))
-    at_step = alpha_bar[timestep].float()[:, None, None, None]
-    noisy = at_step.sqrt() * poses + (1 - at_step).sqrt() * torch.randn_like(poses)
+    at_step, noise = alpha_bar[timestep].float()[:, None, None, None], torch.randn_like(poses)
+    noisy = at_step.sqrt() * poses + (1 - at_step).sqrt() * noise
+    if method == "diffhpe":
+        return functional.mse_loss(network(keypoints, noisy, timestep), noise)
     if method == "d3dp":
         noisy = noisy.clamp(-CLAMPS[method], CLAMPS[method])
     found = network(torch.cat([keypoints, noisy], dim=-1), timestep.float())
@@ -119,12 +130,44 @@ def denoising_loss(network: nn.Module, method: str, keypoints: Tensor, poses: Te
 
 
 def make_sampling(config: ConfigDict, windows: int) -> Callable[[], Tensor]:
-    """A function that draws the config's hypotheses of random windows, all hypotheses in one batch as D3DP does."""
-    lifter, hypotheses = config.lifter, config.evaluation.hypotheses
-    network = make_network(lifter).eval()
+    """A function that draws the hypotheses of random windows: in one batch or in turns, as the release does."""
+    lifter = config.lifter
+    network = make_network(config).eval()
     keypoints = torch.randn(windows, lifter.frames, JOINTS, 2)
-    if lifter.name not in STEPS:
+    if lifter.name not in DIFFUSED:
         return torch.no_grad()(lambda: network(keypoints))
+    draw = make_ancestral_sampling if lifter.name == "diffhpe" else make_ddim_sampling
+    return draw(config, network, keypoints)
+
+
+def make_ancestral_sampling(config: ConfigDict, network: nn.Module, keypoints: Tensor) -> Callable[[], Tensor]:
+    """All timesteps of DiffHPE, one hypothesis after the other."""
+    alpha_bar = _alpha_bar(config)
+    alpha = alpha_bar / torch.cat([torch.ones(1, dtype=alpha_bar.dtype), alpha_bar[:-1]])
+    before = alpha_bar / alpha
+    sigma = ((1 - before) / (1 - alpha_bar) * (1 - alpha)).sqrt()
+    factors = list(
+        zip(*(part.tolist() for part in ((1 - alpha) / (1 - alpha_bar).sqrt(), alpha.sqrt(), sigma)), strict=True)
+    )
+
+    @torch.no_grad()
+    def draw() -> Tensor:
+        found = []
+        for _ in range(config.evaluation.hypotheses):
+            x = torch.randn(*keypoints.shape[:3], 3)
+            for k in reversed(range(len(factors))):
+                towards_mean, scale, deviation = factors[k]
+                x = (x - towards_mean * network(keypoints, x, torch.full((len(x),), k))) / scale
+                x = x + deviation * torch.randn_like(x) if k else x
+            found.append(x)
+        return torch.stack(found)
+
+    return draw
+
+
+def make_ddim_sampling(config: ConfigDict, network: nn.Module, keypoints: Tensor) -> Callable[[], Tensor]:
+    """The reverse steps of D3DP and Diff3DHPE, all hypotheses in one batch."""
+    lifter, hypotheses = config.lifter, config.evaluation.hypotheses
     alpha_bar, count = _alpha_bar(config), config.diffusion.sampling_steps
     # The releases' steps: evenly from the last one down, without 0.
     steps = np.trunc(np.linspace(-1, len(alpha_bar) - 1, count + 1)).astype(int)[::-1].tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,21 @@ class ResidualBlock(nn.Module):
         return ((h + residual) / math.sqrt(2), total + skip), None
 
 
+def compute_vectors_first(variables: Any) -> Any:
+    """Variables of one block of a stack, the same, whose vectors are computed before the loops that read them.
+
+    XLA:CPU moves the slice that takes a vector from its stack into every loop that reads it, and such a loop runs one
+    number at a time: of sampling, the gate took 29 %. It moves no product, and one with ones and zeros is exact.
+    """
+
+    def compute_first(leaf: jax.Array) -> jax.Array:
+        if leaf.ndim != 1 or jax.default_backend() != "cpu":
+            return leaf
+        return (jnp.ones((1, 2), leaf.dtype) @ jnp.stack([leaf, jnp.zeros_like(leaf)]))[0]
+
+    return jax.tree.map(compute_first, variables)
+
+
 class CSDIGCN(nn.Module):
     """CSDI's residual network (Tashiro et al. 2021) with graph layers, as a noise predictor (Rommel et al. 2023).
 
@@ -134,8 +150,11 @@ class CSDIGCN(nn.Module):
         # Joints first, [J, B, F, C], as the graph layers take them.
         h = jax.nn.relu(kaiming(self.width, name="input")(jnp.moveaxis(x, 2, 0)))
         step = StepTableEmbedding(self.num_steps, self.step_width, self.dtype, name="step")(k)
+        # Statistics are only read where they are not collected.
+        read = "params" if train else ["params", "batch_stats"]
+        block = nn.map_variables(ResidualBlock, read, trans_in_fn=compute_vectors_first, init=self.is_initializing())
         blocks = nn.scan(
-            ResidualBlock,
+            block,
             variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffpose_jax.errors import UserError
-from diffpose_jax.models.csdi_gcn import CSDIGCN
+from diffpose_jax.models.csdi_gcn import CSDIGCN, compute_vectors_first
 from diffpose_jax.models.embeddings import tabulate_steps
 from diffpose_jax.models.graph import PreAggregatedGraphConv, normalise_rows
 from diffpose_jax.models.non_local import POOLING_GROUPS, pair_joints_release
@@ -45,6 +45,12 @@ def test_it_has_the_published_number_of_parameters(skeleton, channels, options, 
     network = CSDIGCN(skeleton, **options)
     x, k = jnp.zeros((1, network.frames, skeleton.num_joints, channels)), jnp.zeros(1, jnp.int32)
     assert count_parameters(network, x, k) == published
+
+
+def test_vectors_that_are_computed_first_are_the_same_bit_by_bit():
+    block = {"norm": {"scale": normal(8), "mean": jnp.asarray([1e-38, -0.0, 3e38])}, "kernel": normal(4, 8)}
+    found = jax.jit(compute_vectors_first)(block)
+    jax.tree.map(np.testing.assert_array_equal, found, block)
 
 
 def test_the_graph_divides_rows_by_their_sum():

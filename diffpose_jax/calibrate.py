@@ -203,8 +203,8 @@ def _coverage(lifted: Lifted, clips: ClipSet) -> dict[str, float]:
     }
 
 
-def fit_regions(lifted: Lifted, clips: ClipSet, subjects: Sequence[str]) -> dict[str, Any]:
-    """The conformal regions of calibrated hypotheses, as `calibration.json` has them.
+def fit_regions(lifted: Lifted, clips: ClipSet, subjects: Sequence[str]) -> dict[str, Any] | None:
+    """The conformal regions of calibrated hypotheses, as `calibration.json` has them; None with too few frames for any.
 
     Args:
         lifted: The hypotheses of frames.
@@ -214,7 +214,10 @@ def fit_regions(lifted: Lifted, clips: ClipSet, subjects: Sequence[str]) -> dict
     assert clips.poses is not None
     std = spread(np.moveaxis(lifted.hypotheses, 1, 0))
     scores = conformal.nonconformity(lifted.hypotheses.mean(axis=1), std, clips.poses[lifted.frames])
-    fitted, hidden = conformal.fit_visible_and_hidden(scores, clips.seen[lifted.frames], subjects, LEVELS)
+    try:
+        fitted, hidden = conformal.fit_visible_and_hidden(scores, clips.seen[lifted.frames], subjects, LEVELS)
+    except UserError:  # the time was too short, or the split has too few: what else was found is kept
+        return None
     factors = {str(level): values.tolist() for level, values in zip(LEVELS, fitted.values, strict=True)}
     found: dict[str, Any] = {"floor_m": conformal.FLOOR, "factors": factors, "guarantee": fitted.guarantee}
     if hidden is not None:
@@ -241,12 +244,18 @@ def describe(found: dict[str, Any]) -> list[str]:
             f"of keypoints {kinds}, tail {found['scales']['tail']:.2f}: {found['why']}"
         )
     count = len(found["subjects"])
-    if found["regions"]["guarantee"] == conformal.SUBJECTS:
+    if found["regions"] is None:
+        needed = conformal.samples_needed(max(LEVELS))
+        lines.append(
+            f"conformal regions: none, for of each subject they need {needed} frames, where {found['frames']} of all "
+            "were lifted; more --minutes may give them"
+        )
+    elif found["regions"]["guarantee"] == conformal.SUBJECTS:
         lines.append(f"conformal regions: guaranteed for subjects exchangeable with these {count}")
     else:
         lines.append(
             f"conformal regions: the largest of {count} subjects' quantiles, which hold for {count} in {count + 1} "
-            f"new subjects; a guarantee for any needs {conformal.subjects_needed(max(LEVELS))}"
+            f"new subjects; a guarantee for any needs {conformal.samples_needed(max(LEVELS))}"
         )
     return lines
 

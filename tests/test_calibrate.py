@@ -276,6 +276,14 @@ def test_a_model_that_is_too_slow_for_the_time_is_one_line(workdir, monkeypatch)
     assert "\n" not in str(caught.value)
 
 
+def test_where_there_are_too_few_frames_for_regions_the_rest_is_kept(context, monkeypatch):
+    monkeypatch.setattr("diffpose_jax.evaluation.timed_lifting._WINDOWS_PER_SUBJECT", 4)
+    found = calibrate(context, frames=6)
+    assert found["regions"] is None
+    assert "regions: none, for of each subject they need 9 frames, where 6 of" in "\n".join(program.describe(found))
+    assert predict(context, write_points(context)).radius_90 is None
+
+
 def test_what_a_call_takes_whatever_it_lifts_is_not_counted_for_every_hypothesis(workdir, monkeypatch):
     monkeypatch.setattr(TimedLifting, "_expected_seconds", lambda self, evaluations: 1e9)
     # A call takes 0.4 s and hardly more for more hypotheses: those of 64 frames are far from 64 times as slow.

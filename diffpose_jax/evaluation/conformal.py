@@ -148,14 +148,14 @@ def frame_quantile(scores: np.ndarray, level: float) -> np.ndarray:
     # puts just above a whole number.
     rank = int(np.ceil((len(scores) + 1) * level - 1e-9))
     if rank > len(scores):
-        needed = int(np.ceil(level / (1 - level) - 1e-9))
+        needed = samples_needed(level)
         raise UserError(
             f"conformal regions: expected at least {needed} frames of each subject for {level:.0%}, found {len(scores)}"
         )
     return np.sort(np.asarray(scores, np.float64), axis=0)[rank - 1]
 
 
-def subjects_needed(level: float) -> int:
-    """How many subjects a guarantee by subjects of this level needs."""
-    # K / (K + 1) >= level, solved for K.
+def samples_needed(level: float) -> int:
+    """How many subjects a guarantee by subjects of this level needs, and how many frames a quantile of frames."""
+    # K / (K + 1) >= level, solved for K; of M frames the rank ceil((M + 1) level) is at most M for the same number.
     return int(np.ceil(level / (1 - level) - 1e-9))

@@ -15,7 +15,8 @@ from diffpose_jax.data.clips import ClipSet
 from diffpose_jax.data.windows import DeviceClips, Windows, centred_windows, device_clips, end_aligned_windows
 from diffpose_jax.errors import UserError
 from diffpose_jax.evaluation.aggregation import ALL
-from diffpose_jax.evaluation.calibration import Draws
+from diffpose_jax.evaluation.calibration import LEVELS, Draws
+from diffpose_jax.evaluation.conformal import samples_needed
 from diffpose_jax.evaluation.jobs import Job, predict_windows
 from diffpose_jax.evaluation.padding import pad_clips
 from diffpose_jax.lifters.base import Lifter, Variables
@@ -180,15 +181,18 @@ def sample_windows(lifter: Lifter, clips: ClipSet, frames: int) -> Windows:
     clip = np.searchsorted(clips.clip_start, np.asarray(windows.low), side="right") - 1
     subjects = np.array(clips.subject)[clip]
     share = frames / (len(subjects) * (1 if lifter.middle_frame else lifter.frames))
-    rng, turns, ids = np.random.default_rng(0), [], []
+    rng, turns, ids, needed = np.random.default_rng(0), [], [], samples_needed(max(LEVELS))
     for name in np.unique(subjects):
         own = np.flatnonzero(subjects == name)
         count = min(max(round(share * len(own)), _WINDOWS_PER_SUBJECT), len(own))
         own = own[np.unique(np.linspace(0, len(own) - 1, count).astype(int))]
         ids.append(rng.permutation(own))
-        turns.append((np.arange(len(own)) + 0.5) / len(own))
+        place = (np.arange(len(own)) + 0.5) / len(own)
+        # A sample that the time cuts short, by up to a half, still has of everybody what conformal regions need.
+        place[:needed] = np.minimum(place[:needed], 0.5)
+        turns.append(place)
     # Window i of a subject's n has the place (i + 1/2) / n in 0..1: sorted by it, every beginning has the same share of
-    # each subject's windows.
+    # each subject's windows, but for those moved above.
     order = np.argsort(np.concatenate(turns), kind="stable")
     chosen = np.concatenate(ids)[order].astype(np.int32)
     return windows.take(chosen)

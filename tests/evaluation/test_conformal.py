@@ -15,8 +15,8 @@ from diffpose_jax.evaluation.conformal import (
     frame_quantile,
     largest_quantile,
     nonconformity,
+    samples_needed,
     subject_quantile,
-    subjects_needed,
 )
 
 
@@ -72,8 +72,8 @@ def test_the_largest_of_few_subjects_quantiles_holds_for_most_new_subjects():
 
 
 def test_too_few_subjects_get_the_largest_of_their_quantiles_by_its_name():
-    assert subjects_needed(0.9) == 9
-    assert subjects_needed(0.5) == 1
+    assert samples_needed(0.9) == 9
+    assert samples_needed(0.5) == 1
     scores, subjects = people(np.random.default_rng(0), 8)
     few = fit_factors(scores, subjects, (0.5, 0.9))
     assert few.guarantee == MOST_SUBJECTS

@@ -32,3 +32,5 @@ def test_of_everybody_there_are_enough_to_be_told_apart():
     clips = people(hardly=15, long=3000)
     windows = sample_windows(build_lifter(config_for("residual_mlp")), clips, 200)
     assert np.sum(np.asarray(windows.start) < 15) == 12
+    half = windows.start[: len(windows.start) // 2 + 5]
+    assert np.sum(np.asarray(half) < 15) == 9

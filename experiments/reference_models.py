@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--models", required=True, help="names of released models, or work directories, with commas")
     parser.add_argument("--stride", type=int, default=50, help="every n-th frame of a clip is measured")
     parser.add_argument("--hypotheses", type=int, default=20)
+    parser.add_argument("--split", default="test", help="'valid' compares what is still to be chosen")
     noise = "'clip' lifts as `predict` does: one noise per clip, windows that overlap and are blended"
     parser.add_argument("--noise", choices=("frame", "clip"), default="frame", help=noise)
     parser.add_argument("--only", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), metavar="CONDITION")
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> int:
 
 def _measure(model: str, condition: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     trained = load_trained(model)
-    amount = f"{given.stride}-{given.hypotheses}-{given.noise}"
+    amount = f"{given.stride}-{given.hypotheses}-{given.noise}" + ("" if given.split == "test" else f"-{given.split}")
     name = f"{Path(model).name.replace(':', '-')}-{trained.step}-{amount}-{condition.replace(' ', '_')}"
     path = given.output / f"{name}.json"
     if not path.exists():
@@ -102,9 +103,10 @@ def _rows(trained: Trained, model: str, condition: str, given: argparse.Namespac
 def _lift(trained: Trained, condition: str, given: argparse.Namespace) -> tuple[Measured, np.ndarray]:
     """The frames of a condition, and their hypotheses `[M, H, J, 3]`, m."""
     split, strength, occlusion = CONDITIONS[condition]
+    measured_split = given.split if split == "test" else split
     recorded = {"source": given.data, "detector_strength": strength, "cameras": "recorded", "bodies": 0.0}
     config = copy_config(trained.config, data=recorded)
-    clips = load_dataset(config.data, [split])[split]
+    clips = load_dataset(config.data, [measured_split])[measured_split]
     sampling = Sampling(given.hypotheses, trained.temperature or 1.0, flip="half", noise=given.noise)
     job = Job(sampling, (ALL,), 256, config.seed, occlusion)
     clips, job = hide_for(trained.lifter, clips, job)

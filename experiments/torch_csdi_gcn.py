@@ -7,7 +7,6 @@ code. `torch_reference.py` times it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +125,7 @@ class CSDIGCN(nn.Module):
         for block in self.blocks:
             h, skip = block(h, step)
             skips.append(skip)
-        total = _sum(skips) / math.sqrt(len(skips))
+        total = torch.stack(skips).sum(dim=0) / math.sqrt(len(skips))
         noise = self.output(torch.relu(self.mix(total)))
         return noise.reshape(batch, 3, joints, frames).permute(0, 3, 2, 1)
 
@@ -136,7 +135,3 @@ class CSDIGCN(nn.Module):
         if self.context is not None:
             self.context.eval()
         return self
-
-
-def _sum(parts: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(parts)).sum(dim=0)

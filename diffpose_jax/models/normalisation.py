@@ -11,7 +11,6 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffpose_jax.models.linear import Initializer
-from diffpose_jax.parallel import average_over_devices
 
 
 class BatchNorm(nn.Module):
@@ -88,7 +87,7 @@ def _scale_and_shift(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Ar
 
 
 def _average_over_devices(statistic: jax.Array, axis_name: str | None) -> jax.Array:
-    return statistic if axis_name is None else average_over_devices(statistic, axis_name)
+    return statistic if axis_name is None else jax.lax.pmean(statistic, axis_name)
 
 
 class Dropout(nn.Module):

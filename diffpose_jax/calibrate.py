@@ -254,8 +254,8 @@ def describe(found: dict[str, Any]) -> list[str]:
         lines.append(f"conformal regions: guaranteed for subjects exchangeable with these {count}")
     else:
         lines.append(
-            f"conformal regions: the largest of {count} subjects' quantiles, which hold for {count} in {count + 1} "
-            f"new subjects; a guarantee for any needs {conformal.samples_needed(max(LEVELS))}"
+            f"conformal regions: by the quantiles of {count} subjects; of new subjects they hold for at least {count} "
+            f"in {count + 1}, and a guarantee for any needs {conformal.samples_needed(max(LEVELS))}"
         )
     return lines
 

@@ -314,6 +314,6 @@ def test_the_program_says_what_it_found_and_where(workdir, capsys):
         f"{when}, valid split: 50% region" for when in ("before", "now")
     ]
     assert out[2].startswith("temperature ")
-    assert out[3].endswith("which hold for 1 in 2 new subjects; a guarantee for any needs 9")
+    assert out[3].endswith("of new subjects they hold for at least 1 in 2, and a guarantee for any needs 9")
     assert str(workdir / "calibration.json") in out[4]
     (workdir / "calibration.json").unlink()

@@ -45,7 +45,7 @@ def nonconformity(mean: np.ndarray, spread: np.ndarray, target: np.ndarray) -> n
 def fit_factors(scores: np.ndarray, subjects: Sequence[str], levels: Sequence[float]) -> Factors:
     """The factors at which the regions hold the truth with a probability of at least their level.
 
-    By `subject_quantile` where there are enough subjects for all levels, else by `largest_quantile`.
+    By `subject_quantile` where there are enough subjects for all levels, else by `bound_quantile`.
 
     Args:
         scores: `nonconformity` of the calibration split, `[M, J]`.
@@ -61,7 +61,9 @@ def fit_factors(scores: np.ndarray, subjects: Sequence[str], levels: Sequence[fl
     found = [values for values in by_subject if values is not None]
     if len(found) == len(levels):
         return Factors(np.stack(found), SUBJECTS)
-    return Factors(np.stack([largest_quantile(scores, subjects, level) for level in levels]), MOST_SUBJECTS)
+    # The regions of a higher level are at least as large, whatever the few subjects say.
+    ascending = np.maximum.accumulate([bound_quantile(scores, subjects, level) for level in sorted(levels)])
+    return Factors(ascending[np.argsort(np.argsort(levels))], MOST_SUBJECTS)
 
 
 def fit_visible_and_hidden(
@@ -91,14 +93,7 @@ def fit_visible_and_hidden(
     ]
     # Joints have one factor in common: each is hidden too seldom, and the spread is its own already.
     rows, joints = np.nonzero(hidden)
-    factors, people = scores[rows, joints, None], list(names[rows])
-    common = fit_factors(factors, people, levels)
-    if common.guarantee == MOST_SUBJECTS:
-        # Where hidden joints are depends on what a person does, and a few people do little of what people do: beyond
-        # the largest of theirs, which the guarantee needs, there is a reserve. Regions stay nested.
-        bounds = [bound_new_subject(subject_frame_quantiles(factors, people, level)) for level in sorted(levels)]
-        order = np.argsort(np.argsort(levels))
-        common = common._replace(values=np.maximum.accumulate(np.stack(bounds))[order])
+    common = fit_factors(scores[rows, joints, None], list(names[rows]), levels)
     return Factors(np.concatenate([one.values for one in by_joint], axis=1), by_joint[0].guarantee), common.values[:, 0]
 
 
@@ -123,19 +118,22 @@ def subject_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) 
     return np.take_along_axis(scores, np.take_along_axis(order, first[None], axis=0), axis=0)[0]
 
 
-def largest_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray:
-    """The largest of the K subjects' own `frame_quantile`s of scores `[M, J]`, `[J]`.
+def bound_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray:
+    """What nine in ten new subjects' own `frame_quantile`s of scores do not exceed, by those of K subjects, `[J]`.
 
-    A new subject's own quantile is, with a probability of at least K / (K + 1), not larger than all of theirs: then at
-    least the share `level` of its frames is inside. Quantiles of all frames pooled would promise nothing.
+    At least the largest of theirs.
+
+    Args:
+        scores: The scores `[M, J]`.
+        subjects: The subject of each frame.
+        level: The probability.
     """
-    return np.max(subject_frame_quantiles(scores, subjects, level), axis=0)
-
-
-def subject_frame_quantiles(scores: np.ndarray, subjects: Sequence[str], level: float) -> np.ndarray:
-    """Each of the K subjects' own `frame_quantile` of scores `[M, J]`, `[K, J]`."""
+    # Quantiles of all frames pooled would promise nothing. A new subject's own quantile is not larger than the largest
+    # of K others with a probability of at least K / (K + 1), whatever their distribution: then at least the share
+    # `level` of its frames is inside. Of few subjects that is seldom enough: K people do little of what people do.
     names = np.asarray(subjects)
-    return np.stack([frame_quantile(scores[names == name], level) for name in np.unique(names)])
+    own = np.stack([frame_quantile(scores[names == name], level) for name in np.unique(names)])
+    return np.where(own.max(axis=0) > 0, bound_new_subject(own), 0.0)
 
 
 def frame_quantile(scores: np.ndarray, level: float) -> np.ndarray:

@@ -10,10 +10,10 @@ from diffpose_jax.evaluation.conformal import (
     FLOOR,
     MOST_SUBJECTS,
     SUBJECTS,
+    bound_quantile,
     fit_factors,
     fit_visible_and_hidden,
     frame_quantile,
-    largest_quantile,
     nonconformity,
     samples_needed,
     subject_quantile,
@@ -61,30 +61,42 @@ def test_the_subject_quantile_is_the_weighted_one_by_hand():
     np.testing.assert_array_equal(frame_quantile(each, 0.9), np.sort(each, axis=0)[17])  # ceil(20 * 0.9) = 18th
 
 
-def test_the_largest_of_few_subjects_quantiles_holds_for_most_new_subjects():
+def test_what_bounds_few_subjects_quantiles_holds_for_nine_in_ten_new_subjects():
     rng = np.random.default_rng(2)
-    held = []
+    held, held_by_largest = [], []
     for _ in range(600):
-        scores, subjects = people(rng, 4)
-        quantile = largest_quantile(scores[:120], subjects[:120], 0.9)
-        held.append(np.mean(scores[120:] <= quantile) >= 0.9)
-    assert np.mean(held) == pytest.approx(0.75, abs=0.04)
+        scores, subjects = people(rng, 4, frames=400)
+        known, new = np.split(scores, [1200])
+        largest = max(frame_quantile(part, 0.9) for part in np.split(known, 3))
+        held.append(np.mean(new <= bound_quantile(known, subjects[:1200], 0.9)) >= 0.9)
+        held_by_largest.append(np.mean(new <= largest) >= 0.9)
+    # The reserve is limited, which costs a little where three people happen to be alike.
+    assert np.mean(held) == pytest.approx(0.9, abs=0.03)
+    assert np.mean(held_by_largest) == pytest.approx(0.75, abs=0.04)
 
 
-def test_too_few_subjects_get_the_largest_of_their_quantiles_by_its_name():
+def test_too_few_subjects_get_a_bound_of_their_quantiles_by_its_name():
     assert samples_needed(0.9) == 9
     assert samples_needed(0.5) == 1
     scores, subjects = people(np.random.default_rng(0), 8)
-    few = fit_factors(scores, subjects, (0.5, 0.9))
+    few = fit_factors(scores, subjects, (0.9, 0.5))
     assert few.guarantee == MOST_SUBJECTS
-    each = [[frame_quantile(part, level) for part in np.split(scores, 8)] for level in (0.5, 0.9)]
-    np.testing.assert_array_equal(few.values, np.max(each, axis=1))
+    each = [[frame_quantile(part, level) for part in np.split(scores, 8)] for level in (0.9, 0.5)]
+    assert (few.values >= np.max(each, axis=1)).all()
+    assert few.values[0] > few.values[1]
     scores, subjects = people(np.random.default_rng(0), 9)
     enough = fit_factors(scores, subjects, (0.5, 0.9))
     assert enough.guarantee == SUBJECTS
     assert (enough.values[0] < enough.values[1]).all()
     with pytest.raises(UserError, match="at least 9 frames of each subject for 90%, found 4"):
         fit_factors(scores[:4], ["a"] * 4, (0.5, 0.9))
+
+
+def test_the_root_and_one_subject_have_no_reserve():
+    scores = np.random.default_rng(0).exponential(1, (300, 2))
+    scores[:, 0] = 0  # the root: it does not move
+    assert bound_quantile(scores, ["a", "b", "c"] * 100, 0.9)[0] == 0
+    np.testing.assert_allclose(bound_quantile(scores, ["a"] * 300, 0.9), frame_quantile(scores, 0.9))
 
 
 def test_joints_that_were_not_seen_have_a_factor_of_their_own():
@@ -98,7 +110,8 @@ def test_joints_that_were_not_seen_have_a_factor_of_their_own():
     new[~shown] *= 3
     for level, own, other in zip((0.5, 0.9), factors.values, hidden, strict=True):
         assert own[0] == 0
-        assert level <= (new <= own)[:, 1:][shown[:, 1:]].mean() < level + 0.1
+        # Each joint has its own reserve, by a few hundred scores.
+        assert level <= (new <= own)[:, 1:][shown[:, 1:]].mean() < level + 0.15
         assert level <= (new <= other)[:, 1:][~shown[:, 1:]].mean() < level + 0.1
     everything, nothing = fit_visible_and_hidden(scores, np.ones_like(seen), subjects, (0.5, 0.9))
     assert nothing is None

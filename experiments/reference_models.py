@@ -12,9 +12,10 @@ split. Brackets hold the 95 % interval of a bootstrap over people.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,8 @@ class Condition(NamedTuple):
     occlusion: str = "none"
 
 
+Lifted = tuple[Measured, np.ndarray]  # the frames of a condition, and their hypotheses `[M, H, J, 3]`, m
+
 CONDITIONS = {
     "exact": Condition("test"),
     "detected": Condition("test", strength=1.0),
@@ -68,39 +71,43 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/reference_models"))
     given = parser.parse_args(arguments)
     given.output.mkdir(parents=True, exist_ok=True)
-    rows = [row for model in given.models.split(",") for name in given.only for row in _measure(model, name, given)]
+    rows = [row for model in given.models.split(",") for row in _measure(model, given)]
     table = _table(rows)
     (given.output / "reference_models.md").write_text(table)
     print(table + f"\ntable: {given.output / 'reference_models.md'}")
     return 0
 
 
-def _measure(model: str, condition: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _measure(model: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     trained = load_trained(model)
     amount = f"{given.stride}-{given.hypotheses}-{given.noise}" + ("" if given.split == "test" else f"-{given.split}")
-    name = f"{Path(model).name.replace(':', '-')}-{trained.step}-{amount}-{condition.replace(' ', '_')}"
-    path = given.output / f"{name}.json"
-    if not path.exists():
-        path.write_text(json.dumps(list(_rows(trained, model, condition, given)), indent=1))
-    yield from json.loads(path.read_text())
+
+    @functools.cache  # what is seen of people with hidden joints is compared with them seen whole
+    def lift(condition: str) -> Lifted:
+        return _lift(trained, condition, given)
+
+    for condition in given.only:
+        name = f"{Path(model).name.replace(':', '-')}-{trained.step}-{amount}-{condition.replace(' ', '_')}"
+        path = given.output / f"{name}.json"
+        if not path.exists():
+            label = f"{Path(model).name}, {condition}" + (", as predict lifts" if given.noise == "clip" else "")
+            path.write_text(json.dumps(list(_rows(trained, lift, condition, label)), indent=1))
+        yield from json.loads(path.read_text())
 
 
-def _rows(trained: Trained, model: str, condition: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    measured, drawn = _lift(trained, condition, given)
-    name = f"{Path(model).name}, {condition}" + (", as predict lifts" if given.noise == "clip" else "")
-    row = _row(measured, name, drawn, trained)
+def _rows(trained: Trained, lift: Callable[[str], Lifted], condition: str, label: str) -> Iterator[dict[str, Any]]:
+    measured, drawn = lift(condition)
+    row = _row(measured, label, drawn, trained)
     if CONDITIONS[condition].occlusion != "none":
-        _, of_whole_people = _lift(trained, "exact", given)
-        row["seen"] = _compare_seen(measured, drawn, of_whole_people)
+        row["seen"] = _compare_seen(measured, drawn, lift("exact")[1])
     yield row
     if trained.calibration is not None and trained.calibration.errors is not None:
         gaussian = ErrorGaussian(trained.calibration.errors, measured.clips.skeleton.root)
-        yield _row(
-            measured, f"{name}: Gaussian of that mean", gaussian.draw(drawn.mean(axis=1), given.hypotheses), None
-        )
+        drawn = gaussian.draw(drawn.mean(axis=1), drawn.shape[1])
+        yield _row(measured, f"{label}: Gaussian of that mean", drawn, None)
 
 
-def _lift(trained: Trained, condition: str, given: argparse.Namespace) -> tuple[Measured, np.ndarray]:
+def _lift(trained: Trained, condition: str, given: argparse.Namespace) -> Lifted:
     """The frames of a condition, and their hypotheses `[M, H, J, 3]`, m."""
     split, strength, occlusion = CONDITIONS[condition]
     measured_split = given.split if split == "test" else split

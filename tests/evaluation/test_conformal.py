@@ -70,7 +70,7 @@ def test_what_bounds_few_subjects_quantiles_holds_for_nine_in_ten_new_subjects()
         largest = max(frame_quantile(part, 0.9) for part in np.split(known, 3))
         held.append(np.mean(new <= bound_quantile(known, subjects[:1200], 0.9)) >= 0.9)
         held_by_largest.append(np.mean(new <= largest) >= 0.9)
-    # The reserve is limited, which costs a little where three people happen to be alike.
+    # The reserve is a factor of two at most, which is a little too small where three people differ much.
     assert np.mean(held) == pytest.approx(0.9, abs=0.03)
     assert np.mean(held_by_largest) == pytest.approx(0.75, abs=0.04)
 

@@ -61,9 +61,10 @@ def fit_factors(scores: np.ndarray, subjects: Sequence[str], levels: Sequence[fl
     found = [values for values in by_subject if values is not None]
     if len(found) == len(levels):
         return Factors(np.stack(found), SUBJECTS)
-    # The regions of a higher level are at least as large, whatever the few subjects say.
-    ascending = np.maximum.accumulate([bound_quantile(scores, subjects, level) for level in sorted(levels)])
-    return Factors(ascending[np.argsort(np.argsort(levels))], MOST_SUBJECTS)
+    bounds = {level: bound_quantile(scores, subjects, level) for level in levels}
+    # Few subjects may need a larger reserve at a low level than at a high one; regions are nested all the same.
+    nested = [np.max([bounds[lower] for lower in levels if lower <= level], axis=0) for level in levels]
+    return Factors(np.stack(nested), MOST_SUBJECTS)
 
 
 def fit_visible_and_hidden(
@@ -133,6 +134,7 @@ def bound_quantile(scores: np.ndarray, subjects: Sequence[str], level: float) ->
     # `level` of its frames is inside. Of few subjects that is seldom enough: K people do little of what people do.
     names = np.asarray(subjects)
     own = np.stack([frame_quantile(scores[names == name], level) for name in np.unique(names)])
+    # The root's scores are zero, which has no logarithm.
     return np.where(own.max(axis=0) > 0, bound_new_subject(own), 0.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from diffpose_jax.parallel import AXIS, pmap_step, replicate
 from diffpose_jax.registry import build_lifter, load_dataset
 from diffpose_jax.sections import DataOptions, TrainingOptions
 from diffpose_jax.train import define_flags
+from diffpose_jax.training.cross_fit import cross_fit
 from diffpose_jax.training.loop import train
 from diffpose_jax.training.state import create_state, make_optimizer
 from diffpose_jax.training.step import Examples, TrainData, examples_of_steps, make_step
@@ -61,8 +63,20 @@ def train_for(seconds: float, config: ConfigDict, workdir: Path, cost: Path) -> 
         cost.write_text(str(seconds_per_step(config, at_least=min(8.0, seconds))))
     steps = max(2, round(seconds / float(cost.read_text()) / 20)) * 20
     config.training.update(steps=steps, validate_every=steps, checkpoint_every=steps, warmup_steps=steps // 10)
-    train(config, workdir)
+    train_whole(config, workdir)
     return steps
+
+
+def train_whole(config: ConfigDict, workdir: Path, folds: int = 0) -> None:
+    """Trains to the last step, in so many folds by subject where there are any.
+
+    A signal that stops a training ends the program, with status 128 + its number: `train` saves what there is and
+    returns, and a model of some steps would be measured as if it had learned.
+    """
+    summary = cross_fit(config, workdir, folds) if folds else train(config, workdir)
+    if summary.stopped:
+        print(f"{workdir}: stopped at step {summary.step}; the same command goes on from there", file=sys.stderr)
+        sys.exit(128 + summary.signal)
 
 
 def seconds_per_step(config: ConfigDict, at_least: float = 8.0) -> float:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from budget import small_config
+from budget import small_config, train_whole
 from distributions_report import format_tables
 from ml_collections import ConfigDict
 
@@ -45,8 +45,6 @@ from diffpose_jax.evaluation.measure import Measured
 from diffpose_jax.evaluation.scores import SCORES
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.registry import load_dataset
-from diffpose_jax.training.cross_fit import cross_fit
-from diffpose_jax.training.loop import train
 from diffpose_jax.workdir.trained import Trained, load_trained
 
 HYPOTHESES = 20
@@ -150,10 +148,7 @@ def _train(name: str, seed: int, given: argparse.Namespace) -> Path:
     config = _config(method, seed, given)
     if method.context:
         config.lifter.context = str(_train(method.context, seed, given))
-    if method.folds:
-        cross_fit(config, workdir, method.folds)
-    else:
-        train(config, workdir)
+    train_whole(config, workdir, method.folds)
     calibrate(workdir)
     (workdir / "trained").touch()
     return workdir

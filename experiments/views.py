@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
+from budget import train_whole
 
 from diffpose_jax.command_line import parse
 from diffpose_jax.data.augmentation import film_anew
@@ -35,7 +36,6 @@ from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Sampling
 from diffpose_jax.registry import load_dataset
 from diffpose_jax.train import define_flags
-from diffpose_jax.training.loop import train
 from diffpose_jax.workdir.trained import Trained, load_trained
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +88,7 @@ def _train(given: argparse.Namespace, name: str, seed: int) -> Path:
     config.seed, config.data.source = seed, given.data
     config.data.update(VARIANTS[name])
     config.training.update(steps=given.steps)
-    train(config, workdir)
+    train_whole(config, workdir)
     return workdir
 
 

@@ -1,4 +1,4 @@
-"""Data parallelism over eight virtual devices: replicated state, sharded examples, a forgotten pmean is found."""
+"""Data parallelism over eight virtual devices: replicated state, sharded examples, a forgotten mean is found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffpose_jax.parallel import AXIS, assert_replicated, local_device_count, pmap_each, pmap_step, replicate, shard
+from diffpose_jax.parallel import (
+    AXIS,
+    assert_replicated,
+    average_over_devices,
+    local_device_count,
+    pmap_each,
+    pmap_step,
+    replicate,
+    shard,
+)
 
 EXAMPLES = np.arange(32, dtype=np.float32)
 
@@ -19,7 +28,7 @@ def state() -> dict:
 def step(averaged: bool):
     def one(state, data, examples):
         gradient = jnp.mean(state["weight"] * data[examples.astype(jnp.int32)])
-        gradient = jax.lax.pmean(gradient, AXIS) if averaged else gradient
+        gradient = average_over_devices(gradient, AXIS) if averaged else gradient
         return {**state, "weight": state["weight"] - 0.1 * gradient}, {"gradient": gradient}
 
     return one
@@ -39,15 +48,21 @@ def test_a_mapped_step_equals_the_step_on_the_whole_batch():
     assert_replicated(mapped)
 
 
+def test_of_one_device_nothing_is_averaged():
+    made = jax.make_jaxpr(lambda values: average_over_devices(values, AXIS), axis_env=[(AXIS, 1)])(jnp.ones(3))
+    assert not made.eqns
+    assert average_over_devices("as it is", None) == "as it is"
+
+
 def test_the_state_is_donated():
     before = state()
     pmap_step(step(averaged=True))(before, replicate(jnp.ones(32)), shard(EXAMPLES))
     assert before["weight"].is_deleted()
 
 
-def test_a_forgotten_pmean_is_caught_and_the_leaf_named():
+def test_a_forgotten_mean_is_caught_and_the_leaf_named():
     mapped, _ = pmap_step(step(averaged=False))(state(), replicate(jnp.arange(32.0)), shard(EXAMPLES))
-    with pytest.raises(AssertionError, match=r"weight.*device 0 and device 1: a pmean is missing"):
+    with pytest.raises(AssertionError, match=r"weight.*device 0 and device 1: a mean is missing"):
         assert_replicated({"params": mapped})
 
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from diffpose_jax.models.linear import Initializer
+from diffpose_jax.parallel import average_over_devices
 
 
 class BatchNorm(nn.Module):
@@ -74,8 +75,8 @@ def normalise_batch(
     # the squared distances from that common mean: the mean of the devices' own variances would lack the part between
     # devices, and E[x^2] - E[x]^2 loses digits in float32 where the mean is large.
     flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    mean = _average_over_devices(flat.mean(0), axis_name)
-    variance = _average_over_devices(jnp.square(flat - mean[None]).mean(0), axis_name)
+    mean = average_over_devices(flat.mean(0), axis_name)
+    variance = average_over_devices(jnp.square(flat - mean[None]).mean(0), axis_name)
     gain = scale * jax.lax.rsqrt(variance + epsilon)
     return _scale_and_shift(x, gain, bias - mean * gain), mean, variance
 
@@ -84,10 +85,6 @@ def _scale_and_shift(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Ar
     leading = tuple(range(x.ndim - 1))
     # In float32 also where x is not: rounded gains would shift whole channels, and their gradients are sums over rows.
     return (x.astype(jnp.float32) * jnp.expand_dims(gain, leading) + jnp.expand_dims(offset, leading)).astype(x.dtype)
-
-
-def _average_over_devices(statistic: jax.Array, axis_name: str | None) -> jax.Array:
-    return statistic if axis_name is None else jax.lax.pmean(statistic, axis_name)
 
 
 class Dropout(nn.Module):

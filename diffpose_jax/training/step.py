@@ -17,7 +17,7 @@ from diffpose_jax.keys import example_keys
 from diffpose_jax.lifters.base import Batch, Lifter, Variables
 from diffpose_jax.lifters.batches import flip_batch
 from diffpose_jax.lifters.visibility import believe_guesses
-from diffpose_jax.parallel import AXIS
+from diffpose_jax.parallel import AXIS, average_over_devices
 from diffpose_jax.sections import DataOptions, TrainingOptions
 from diffpose_jax.training.distillation import TEACHER
 from diffpose_jax.training.skips import Skips, count_skips, mean_of_finite
@@ -95,7 +95,7 @@ def make_step(
             return lifter.loss({**state.variables(), "params": params, **teacher}, key, batch)
 
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        return jax.lax.pmean((value, gradient, aux.metrics, aux.batch_stats), AXIS)
+        return average_over_devices((value, gradient, aux.metrics, aux.batch_stats), AXIS)
 
     def take_step(train_data: TrainData, state: TrainState, examples: Examples) -> tuple[TrainState, dict]:
         # The step is folded into a constant key: a continued run draws what one that never stopped would have drawn.

@@ -109,6 +109,4 @@ def assert_replicated(tree: Any) -> None:
         for device, copy in enumerate(rest, 1):
             if not np.array_equal(first, copy, equal_nan=True):
                 name = jax.tree_util.keystr(path)
-                raise AssertionError(
-                    f"{name} differs between device 0 and device {device}: a mean is missing"
-                )
+                raise AssertionError(f"{name} differs between device 0 and device {device}: a mean is missing")

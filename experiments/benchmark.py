@@ -1,6 +1,8 @@
 """Measures speed: `python experiments/benchmark.py [--output DIR] [--quick] [--only sample,gather,...]`.
 
-* train: frames/s of the whole training step of every lifter (gather, flips, gradient, Adam, moving average);
+* train: frames/s of the whole training step of every lifter (gather, flips, gradient, Adam, moving average), as many
+  steps in a call as its config has in a dispatch; `--set training.inner_steps=2` is sooner done, and slower: XLA:CPU
+  asks the system for the memory of a call anew every time;
 * sample: poses/s (hypotheses times frames) of every lifter, for a batch of windows and for one;
 * gather: windows/s of the on-device window gather over 1.5 million frames, beside a plain numpy generator;
 * attention: tokens/s of the gradient of attention, beside plain differentiation of its formula;
@@ -69,9 +71,9 @@ class Size(NamedTuple):
         return self.lifters.repeats
 
 
-QUICK = Size(Amount(2, 16, 2, tiny=True), 4, {27: 32}, mixtures=64, attention=[(2, 5, 2, 4)])
-CPU = Size(Amount(7, 256, 2), 600, {27: 1024, 81: 512, 243: 256})
-ACCELERATOR = Size(Amount(15, 8192, 20), 600, {27: 4096, 81: 2048, 243: 1024}, mixtures=65536)
+QUICK = Size(Amount(2, 16, tiny=True), 4, {27: 32}, mixtures=64, attention=[(2, 5, 2, 4)])
+CPU = Size(Amount(7, 256), 600, {27: 1024, 81: 512, 243: 256})
+ACCELERATOR = Size(Amount(15, 8192), 600, {27: 4096, 81: 2048, 243: 1024}, mixtures=65536)
 
 
 class Request(NamedTuple):

@@ -39,13 +39,11 @@ class Amount(NamedTuple):
     Attributes:
         repeats: Calls, or turns beside a reference.
         frames: Frames of a training batch and of a batch of windows to sample, at least one window.
-        inner: Training steps per dispatch.
         tiny: Whether networks are as small as they can be, for a test.
     """
 
     repeats: int
     frames: int
-    inner: int
     tiny: bool = False
 
 
@@ -79,6 +77,7 @@ def find_cases(
             if tiny:
                 config.lifter.update({key: value for key, value in TINY.items() if key in config.lifter})
                 config.diffusion.update(steps=4, sampling_steps=0, num_timesteps=0)
+                config.training.inner_steps = 2
             config.update_from_flattened_dict({key: changes[key] for key in changes if _has_key(config, key)})
             cases.append(Case(f"{name}, {size}", give_context(config, **(TINY if tiny else {}))))
     return cases
@@ -103,11 +102,12 @@ def _has_key(config: ConfigDict, key: str) -> bool:
 
 
 def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Reference, report: Report) -> None:
-    """Frames/s of the mapped, donated dispatch of several steps: gather, flips, gradient, Adam, moving average."""
+    """Frames/s of the mapped, donated dispatch of a config's steps: gather, flips, gradient, Adam, moving average."""
     for name, config, swept, whole in cases:
         frames = config.lifter.get("frames", 1)
         clips = random_clips(8, 500, mixtures=config.lifter.name.startswith("diffpose"))
-        made = prepare_training(config, clips, max(1, (whole or amount.frames) // frames), amount.inner)
+        inner = config.training.inner_steps
+        made = prepare_training(config, clips, max(1, (whole or amount.frames) // frames), inner)
         states, numbers = [made.state], iter(range(1, 1_000_000))
         arguments = made.state, made.data, made.examples(0)
         # Processor time is that of all devices.
@@ -119,11 +119,11 @@ def benchmark_training(cases: Sequence[Case], amount: Amount, reference: Referen
             states[0], metrics, _ = step(states[0], data, made.examples(next(numbers)))  # noqa: B023
             return metrics
 
-        work = made.batch * made.inner * frames
+        work = made.batch * inner * frames
         row = Row("train", f"{name}, {made.batch} x {frames} frames", "frames", work, [], compiling)
         row = row._replace(swept=made.batch * frames if whole else swept)
         row = row._replace(**_describe_products(products, config), memory=program_bytes(compiled))
-        asked = Asked("train", row.case, work, made.batch, made.inner, config.to_json())
+        asked = Asked("train", row.case, work, made.batch, inner, config.to_json())
         _report(row, call, amount, (reference, asked), report)
 
 

@@ -220,7 +220,7 @@ def test_calls_and_their_reference_take_turns(part, tmp_path):
     beside = reference(part, tmp_path, """'{"calls": 1, "seconds": 5}'""")
     asked = part("benchmark_reference").Asked("train", "case", 8, 2, 1, "{}")
     call = lambda: calls.append(time.sleep(0.01))  # noqa: E731
-    lifters._report(row, call, lifters.Amount(2, 1, 1), (beside, asked), rows.append)
+    lifters._report(row, call, lifters.Amount(2, 1), (beside, asked), rows.append)
     other, ours = rows
     assert other.case == "case, reference"
     assert other.seconds == [5.0, 5.0]

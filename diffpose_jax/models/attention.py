@@ -21,6 +21,19 @@ from diffpose_jax.models.normalisation import Dropout, index_rows
 from diffpose_jax.models.softmax_attention import attend, attention_weights, split_heads
 
 
+def mean_of_channels(rows: jax.Array) -> jax.Array:
+    """The mean of every row of `[..., C]`, `[..., 1]`."""
+    # XLA:CPU fuses a sum over channels with what computes them, and computes that anew for each of several sums. The
+    # operand of a product is computed once: MixSTE of width 512 trains 1.1 times as fast (experiments/RESULTS.md).
+    return jax.lax.platform_dependent(rows, cpu=_mean_by_product, default=lambda x: x.mean(-1, keepdims=True))
+
+
+def _mean_by_product(rows: jax.Array) -> jax.Array:
+    channels = rows.shape[-1]
+    sums = rows.reshape(-1, channels) @ jnp.ones((channels, 1), rows.dtype)
+    return sums.reshape(*rows.shape[:-1], 1) / channels
+
+
 # Why a custom VJP. With n = (x - mean) / std the gradient of y = scale n + bias needs n and 1 / std only:
 #   d bias = sum dy,   d scale = sum dy n,   g = dy scale,   dx = (g - mean(g) - n mean(g n)) / std,
 # sums over rows and means over the channels of a row. The last formula is g projected off the two directions in which
@@ -47,8 +60,8 @@ def _layer_norm_forward(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     rows = x.astype(jnp.float32)
     # The variance of the centred rows: mean(x^2) - mean(x)^2 loses digits in float32.
-    centred = rows - rows.mean(-1, keepdims=True)
-    inverse_std = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
+    centred = rows - mean_of_channels(rows)
+    inverse_std = jax.lax.rsqrt(mean_of_channels(jnp.square(centred)) + epsilon)
     normal = centred * inverse_std
     leading = tuple(range(x.ndim - 1))
     y = normal * jnp.expand_dims(scale, leading) + jnp.expand_dims(bias, leading)
@@ -63,8 +76,8 @@ def _layer_norm_backward(
     normal, flat = normal.astype(jnp.float32), grad.astype(jnp.float32)
     grad_scale, grad_bias = (flat * normal).sum(leading), flat.sum(leading)
     grad_normal = flat * jnp.expand_dims(scale, leading)
-    along = (grad_normal * normal).mean(-1, keepdims=True)
-    grad_x = inverse_std * (grad_normal - grad_normal.mean(-1, keepdims=True) - normal * along)
+    along = mean_of_channels(grad_normal * normal)
+    grad_x = inverse_std * (grad_normal - mean_of_channels(grad_normal) - normal * along)
     return grad_x.astype(grad.dtype), grad_scale, grad_bias
 
 

@@ -23,8 +23,8 @@ from diffpose_jax.models.softmax_attention import attend, attention_weights, spl
 
 def mean_of_channels(rows: jax.Array) -> jax.Array:
     """The mean of every row of `[..., C]`, `[..., 1]`."""
-    # XLA:CPU fuses a sum over channels with what computes them, and computes that anew for each of several sums. The
-    # operand of a product is computed once: MixSTE of width 512 trains 1.1 times as fast (experiments/RESULTS.md).
+    # XLA:CPU fuses a sum over channels with what computes its terms, and computes that anew for each of several sums.
+    # The operand of a product is computed once (measured in experiments/RESULTS.md).
     return jax.lax.platform_dependent(rows, cpu=_mean_by_product, default=lambda x: x.mean(-1, keepdims=True))
 
 

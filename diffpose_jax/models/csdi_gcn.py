@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,26 +21,30 @@ from diffpose_jax.skeleton import Skeleton
 
 
 class GraphLayer(nn.Module):
-    """Pre-aggregated graph convolution, batch normalisation, ReLU, dropout, keeping the shape `[J, B, M, C]`.
+    """Pre-aggregated graph convolution, batch normalisation, ReLU, dropout, keeping the shape `[J, F, B, C]`.
 
-    Joints are the nodes, the last axis their features; rows of axis M belong to the same example.
+    Joints are the nodes. Their features are the frames of a channel, axis 1 of `[J, F, B C]`, or the channels of a
+    frame, axis 2 of `[J, F B, C]`.
     """
 
     skeleton: Skeleton
+    axis: Literal[1, 2]
     dropout: float
     axis_name: str | None
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, index: jax.Array, *, train: bool) -> jax.Array:
-        rows = x.reshape(x.shape[0], -1, x.shape[-1])
-        conv = PreAggregatedGraphConv(x.shape[-1], self.skeleton, self.dtype, normalised=True, name="conv")
-        y = jax.nn.relu(BatchNorm(self.axis_name, dtype=self.dtype, name="norm")(conv(rows), train=train))
-        return Dropout(self.dropout, name="dropout")(y.reshape(x.shape), index, train=train)
+        joints, frames, _, channels = x.shape
+        y = x.reshape((joints, frames, -1) if self.axis == 1 else (joints, -1, channels))
+        y = PreAggregatedGraphConv(self.skeleton, self.axis, self.dtype, normalised=True, name="conv")(y)
+        norm = BatchNorm(self.axis_name, axis=self.axis, dtype=self.dtype, name="norm")
+        y = jax.nn.relu(norm(y, train=train)).reshape(x.shape)
+        return Dropout(self.dropout, batch_axis=2, name="dropout")(y, index, train=train)
 
 
 class ResidualBlock(nn.Module):
-    """One residual block of CSDI with graph layers: `(h, total) -> (h, total + skip)`, all `[J, B, F, C]`.
+    """One residual block of CSDI with graph layers: `(h, total) -> (h, total + skip)`, all `[J, F, B, C]`.
 
     The timestep's embedding is added, then come a graph layer along time for each channel (its normalisation has one
     scale per frame), one along the channels of each frame, the non-local block, and the gate of WaveNet; no skip
@@ -58,15 +62,15 @@ class ResidualBlock(nn.Module):
         self, carry: tuple[jax.Array, jax.Array], step: jax.Array, index: jax.Array, train: bool
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         h, total = carry
-        channels, frames = h.shape[-1], h.shape[-2]
-        options = (self.skeleton, self.dropout, self.axis_name, self.dtype)
+        frames, channels = h.shape[1], h.shape[-1]
+        options = (self.dropout, self.axis_name, self.dtype)
         kaiming = functools.partial(Linear, kernel_init=KAIMING, dtype=self.dtype)
         step = Linear(channels, dtype=self.dtype, name="step")(step)
-        y = h + (step[None, None, None] if step.ndim == 1 else step[None, :, None])
+        y = h + jnp.broadcast_to(step, (h.shape[2], channels))[None, None]
         # Of a single frame there is nothing to mix along time, and the release leaves the layer out.
         if frames > 1:
-            y = GraphLayer(*options, name="time")(y.swapaxes(2, 3), index, train=train).swapaxes(2, 3)
-        y = GraphLayer(*options, name="feature")(y, index, train=train)
+            y = GraphLayer(self.skeleton, 1, *options, name="time")(y, index, train=train)
+        y = GraphLayer(self.skeleton, 2, *options, name="feature")(y, index, train=train)
         if self.groups is not None:
             rows = y.reshape(len(y), -1, channels)
             block = PooledNonLocal(self.groups, self.axis_name, self.dtype, name="non_local")
@@ -148,8 +152,9 @@ class CSDIGCN(nn.Module):
             raise UserError(f"CSDI-GCN: expected sequences of {self.frames} frames, found {x.shape[1]}")
         index = jnp.arange(len(x), dtype=jnp.int32) if index is None else index
         kaiming = functools.partial(Linear, kernel_init=KAIMING, dtype=self.dtype)
-        # Joints first, [J, B, F, C], as the graph layers take them.
-        h = jax.nn.relu(kaiming(self.width, name="input")(jnp.moveaxis(x, 2, 0)))
+        # [J, F, B, C]: the layers along time multiply matrices [F, B C] from the left, those along channels [F B, C]
+        # from the right, and nothing is transposed between them.
+        h = jax.nn.relu(kaiming(self.width, name="input")(x.transpose(2, 1, 0, 3)))
         step = StepTableEmbedding(self.num_steps, self.step_width, self.dtype, name="step")(k)
         # Statistics are only read where they are not collected.
         read = "params" if train else ["params", "batch_stats"]
@@ -165,7 +170,7 @@ class CSDIGCN(nn.Module):
         y = jax.nn.relu(kaiming(self.width, name="mix")(total / math.sqrt(self.num_layers)))
         # The kernel starts at zero, so that the first prediction is the bias, the same for all inputs: nearly no noise.
         y = Linear(3, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="output")(y)
-        return jnp.moveaxis(y, 0, 2).astype(jnp.float32)
+        return y.transpose(2, 1, 0, 3).astype(jnp.float32)
 
     def _pair_joints(self) -> Groups | None:
         if not self.non_local:

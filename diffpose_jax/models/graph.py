@@ -152,40 +152,42 @@ class ModulatedGraphConv(nn.Module):
 
 
 class PreAggregatedGraphConv(nn.Module):
-    """Graph convolution with matrices of its own for every joint, `[J, N, C] -> [J, N, features]`.
+    """Graph convolution with matrices of its own for every joint, along one of the axes of `x [J, N, M]`.
 
     `y_i = A_ii x_i W[0, i] + sum_{j != i} A_ij x_j W[1, j] + b` with the row-stochastic graph A: "pre-aggregation" with
     decoupled self-connections (Liu et al., ECCV 2020), that is, features are transformed by their source joint's
-    matrix before the nodes sum them.
+    matrix before the nodes sum them. The result has as many features as x.
 
     Attributes:
-        features: channels of the result.
         skeleton: its adjacency with self-loops, rows divided by their sums, is A.
+        axis: the axis of x that holds the features, 2 or 1. Then x_i are columns, and W^T x_i takes the place of x_i W.
         dtype: type computed in.
         normalised: a batch normalisation follows, so the gradient of the bias is stopped; see `linear.Linear`.
     """
 
-    features: int
     skeleton: Skeleton
+    axis: Literal[1, 2] = 2
     dtype: DTypeLike = jnp.float32
     normalised: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        joints, features, channels = self.skeleton.num_joints, self.features, x.shape[-1]
+        joints, channels = self.skeleton.num_joints, x.shape[self.axis]
         # Xavier's rule again as torch applies it: of the axes [2, J, C, D] it takes 2 and J for channels, C and D for a
         # receptive field, so the fans are J C D and 2 C D.
-        bound = GAIN * math.sqrt(6 / ((joints + 2) * channels * features))
-        weight = self.param("weight", uniform_within(bound), (2, joints, channels, features)).astype(self.dtype)
-        bias = self.param("bias", uniform_within(1 / math.sqrt(channels)), (features,))
+        bound = GAIN * math.sqrt(6 / ((joints + 2) * channels * channels))
+        weight = self.param("weight", uniform_within(bound), (2, joints, channels, channels)).astype(self.dtype)
+        bias = self.param("bias", uniform_within(1 / math.sqrt(channels)), (channels,))
         if self.normalised:
             bias = jax.lax.stop_gradient(bias)
-        diagonal, rest = _split_diagonal(jnp.asarray(normalise_rows(self.skeleton.adjacency()), self.dtype))
         x = x.astype(self.dtype)
-        own = jnp.matmul(x, weight[0] * diagonal[:, None, None])
-        neighbour = jnp.matmul(x, weight[1])
-        mixed = (rest @ neighbour.reshape(joints, -1)).reshape(own.shape)
-        return add_bias(own + mixed, bias)
+        if self.axis == 1:
+            # The barrier keeps XLA from making one operation of transposition and product, which is slower on CPU.
+            weight, bias = jax.lax.optimization_barrier(weight.swapaxes(2, 3)), bias[:, None]
+        own, neighbour = (x @ matrices if self.axis == 2 else matrices @ x for matrices in weight)
+        diagonal, rest = _split_diagonal(jnp.asarray(normalise_rows(self.skeleton.adjacency()), self.dtype))
+        mixed = (rest @ neighbour.reshape(joints, -1)).reshape(x.shape)
+        return add_bias(own * diagonal[:, None, None] + mixed, bias)
 
 
 def build_chebyshev_basis(adjacency: np.ndarray) -> np.ndarray:

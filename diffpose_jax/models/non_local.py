@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from diffpose_jax.models.linear import KAIMING, Linear
+from diffpose_jax.models.linear import KAIMING, Linear, add_bias, matmul
 from diffpose_jax.models.normalisation import BatchNorm
 
 Groups = tuple[tuple[int, ...], ...]
@@ -55,6 +55,25 @@ class EmbeddedGaussianNonLocal(nn.Module):
         return x + BatchNorm(self.axis_name, scale_init=zeros, dtype=self.dtype, name="norm")(y, train=train)
 
 
+class PooledEmbedding(nn.Module):
+    """What the pooled non-local block takes of `x [J, N, C]`: `w . theta [J, N]`, and phi and g side by side.
+
+    Theta, phi and g are linear maps to C/2 channels, stored as one. Theta itself is not computed:
+    `w . (W^T x + b) = (W w) . x + b . w`, which is C products instead of C^2 / 2.
+    """
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+        channels, half = x.shape[-1], x.shape[-1] // 2
+        kernel = self.param("kernel", KAIMING, (channels, 3 * half)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (3 * half,))
+        x = x.astype(self.dtype)
+        scores = (x @ (kernel[:, :half] @ w) + jnp.vdot(bias[:half].astype(self.dtype), w))[..., 0]
+        return scores, add_bias(matmul(x, kernel[:, half:]), bias[half:])
+
+
 class PooledNonLocal(nn.Module):
     """Non-local block over joints with pooled keys and values, `[J, N, C] -> [J, N, C]`, as released for SemGCN.
 
@@ -74,14 +93,16 @@ class PooledNonLocal(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         channels, zeros = x.shape[-1], nn.initializers.zeros
-        linear = functools.partial(Linear, kernel_init=KAIMING, bias_init=zeros, dtype=self.dtype)
-        theta, phi, g = jnp.split(linear(channels // 2 * 3, name="embed")(x), 3, axis=-1)
-        members = jnp.asarray(self.groups)
-        phi, g = phi[members].max(axis=1), g[members].max(axis=1)
-        # w . [theta_i, phi_j] = w_a . theta_i + w_b . phi_j: two vectors are computed and added crosswise, and the
-        # tensor of all concatenated pairs [J, groups, N, C] is never built.
+        # w . [theta_i, phi_j] = w_a . theta_i + w_b . phi_j: two vectors are computed and added crosswise, and neither
+        # theta nor the tensor of all concatenated pairs [J, groups, N, C] is built.
         score = self.param("score", KAIMING, (channels, 1)).astype(self.dtype)
-        own, other = theta @ score[: channels // 2, 0], phi @ score[channels // 2 :, 0]
+        own, embedded = PooledEmbedding(self.dtype, name="embed")(x, score[: channels // 2])
+        firsts_to_lasts = (embedded[jnp.asarray(members)] for members in zip(*self.groups, strict=True))
+        phi, g = jnp.split(functools.reduce(jnp.maximum, firsts_to_lasts), 2, axis=-1)
+        other = (phi @ score[channels // 2 :])[..., 0]
         scores = jax.nn.relu(own[:, None] + other[None]) / len(self.groups)
-        y = linear(channels, normalised=True, name="project")(jnp.einsum("ijn,jnc->inc", scores, g))
+        # A product of small matrices for every row would have to gather them first; sums need nothing to be moved.
+        weighted = [scores[:, group, :, None] * g[group][None] for group in range(len(self.groups))]
+        project = Linear(channels, KAIMING, zeros, self.dtype, normalised=True, name="project")
+        y = project(functools.reduce(jnp.add, weighted))
         return x + BatchNorm(self.axis_name, scale_init=zeros, dtype=self.dtype, name="norm")(y, train=train)

@@ -15,7 +15,7 @@ from diffpose_jax.parallel import average_over_devices
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe & Szegedy 2015) of the channels of `[..., C]` over all other axes, as torch's.
+    """Batch normalisation (Ioffe & Szegedy 2015) of the channels of `[..., C, ...]` over all other axes, as torch's.
 
     Running statistics in 'batch_stats' are float32 whatever the compute type.
 
@@ -25,6 +25,7 @@ class BatchNorm(nn.Module):
         epsilon: added to the variance.
         scale_init: initialiser of the scale `[C]`.
         bias_init: initialiser of the shift `[C]`.
+        axis: the axis of the channels.
         dtype: type computed in.
     """
 
@@ -33,20 +34,21 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     scale_init: Initializer = nn.initializers.ones
     bias_init: Initializer = nn.initializers.zeros
+    axis: int = -1
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        channels = x.shape[-1]
+        channels = x.shape[self.axis]
         scale = self.param("scale", self.scale_init, (channels,))
         bias = self.param("bias", self.bias_init, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if not train or self.is_initializing():
             gain = scale * jax.lax.rsqrt(running_variance.value + self.epsilon)
-            return _scale_and_shift(x.astype(self.dtype), gain, bias - running_mean.value * gain)
+            return _scale_and_shift(x.astype(self.dtype), gain, bias - running_mean.value * gain, self.axis)
         axis_name = self.axis_name
-        y, mean, variance = normalise_batch(x.astype(self.dtype), scale, bias, self.epsilon, axis_name)
+        y, mean, variance = normalise_batch(x.astype(self.dtype), scale, bias, self.epsilon, axis_name, self.axis)
         # The batch is normalised by its biased variance, the running one follows the unbiased: factor n / (n - 1) with
         # n counted over all devices. So does torch; Flax's own layer keeps the biased one.
         count = x.size // channels * (1 if axis_name is None else jax.lax.axis_size(axis_name))
@@ -57,34 +59,36 @@ class BatchNorm(nn.Module):
 
 
 def normalise_batch(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None, axis: int = -1
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalise a batch by its own mean and variance: `scale (x - mean) / sqrt(variance + epsilon) + bias`.
 
     Args:
-        x: the batch `[..., C]`.
+        x: the batch `[..., C, ...]`.
         scale: `[C]`.
         bias: `[C]`.
         epsilon: added to the variance.
         axis_name: mapped axis of the devices that hold equal shares of the batch; None for one device.
+        axis: the axis of the channels.
 
     Returns:
-        The normalised batch `[..., C]`, and its mean and biased variance over all devices, `[C]` each.
+        The normalised batch, and its mean and biased variance over all devices, `[C]` each.
     """
     # All devices hold as many rows, so the mean of their means is the mean of the batch. Its variance is the mean of
     # the squared distances from that common mean: the mean of the devices' own variances would lack the part between
     # devices, and E[x^2] - E[x]^2 loses digits in float32 where the mean is large.
-    flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    mean = average_over_devices(flat.mean(0), axis_name)
-    variance = average_over_devices(jnp.square(flat - mean[None]).mean(0), axis_name)
+    before, channels = math.prod(x.shape[:axis]), x.shape[axis]
+    flat = x.reshape(before, channels, -1).astype(jnp.float32)
+    mean = average_over_devices(flat.mean((0, 2)), axis_name)
+    variance = average_over_devices(jnp.square(flat - mean[None, :, None]).mean((0, 2)), axis_name)
     gain = scale * jax.lax.rsqrt(variance + epsilon)
-    return _scale_and_shift(x, gain, bias - mean * gain), mean, variance
+    return _scale_and_shift(x, gain, bias - mean * gain, axis), mean, variance
 
 
-def _scale_and_shift(x: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
-    leading = tuple(range(x.ndim - 1))
+def _scale_and_shift(x: jax.Array, gain: jax.Array, offset: jax.Array, axis: int) -> jax.Array:
+    others = tuple(other for other in range(x.ndim) if other != axis % x.ndim)
     # In float32 also where x is not: rounded gains would shift whole channels, and their gradients are sums over rows.
-    return (x.astype(jnp.float32) * jnp.expand_dims(gain, leading) + jnp.expand_dims(offset, leading)).astype(x.dtype)
+    return (x.astype(jnp.float32) * jnp.expand_dims(gain, others) + jnp.expand_dims(offset, others)).astype(x.dtype)
 
 
 class Dropout(nn.Module):

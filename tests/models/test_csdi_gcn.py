@@ -61,9 +61,9 @@ def test_the_graph_divides_rows_by_their_sum():
 
 
 def test_the_convolution_transforms_by_the_source_joint_and_then_gathers():
-    x, layer = normal(17, 3, 4), PreAggregatedGraphConv(5, H36M_17)
-    params = {"weight": normal(2, 17, 4, 5), "bias": normal(5)}
-    graph, expected = normalise_rows(H36M_17.adjacency()), np.zeros((17, 3, 5)) + np.asarray(params["bias"])
+    x, layer = normal(17, 3, 4), PreAggregatedGraphConv(H36M_17)
+    params = {"weight": normal(2, 17, 4, 4), "bias": normal(4)}
+    graph, expected = normalise_rows(H36M_17.adjacency()), np.zeros((17, 3, 4)) + np.asarray(params["bias"])
     for target in range(17):
         for source in range(17):
             matrix = params["weight"][int(target != source), source]
@@ -71,9 +71,16 @@ def test_the_convolution_transforms_by_the_source_joint_and_then_gathers():
     np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=1e-5)
 
 
+def test_the_convolution_of_columns_is_that_of_rows():
+    x, params = normal(17, 3, 4), {"weight": normal(2, 17, 4, 4), "bias": normal(4)}
+    rows = PreAggregatedGraphConv(H36M_17).apply({"params": params}, x)
+    columns = PreAggregatedGraphConv(H36M_17, axis=1).apply({"params": params}, x.swapaxes(1, 2))
+    np.testing.assert_allclose(columns.swapaxes(1, 2), rows, atol=1e-5)
+
+
 @pytest.mark.parametrize(("features", "bound"), [(64, 0.01242), (27, 0.02943)])
 def test_the_convolution_starts_uniform_within_the_releases_bounds(features: int, bound: float):
-    params = PreAggregatedGraphConv(features, H36M_17).init(KEY, jnp.zeros((17, 1, features)))["params"]
+    params = PreAggregatedGraphConv(H36M_17).init(KEY, jnp.zeros((17, 1, features)))["params"]
     assert 0.95 * bound < jnp.abs(params["weight"]).max() <= 1.001 * bound
     assert jnp.abs(params["bias"]).max() <= features**-0.5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +33,18 @@ def test_evaluation_uses_the_running_statistics_alone():
     y = layer.apply({"params": params, "batch_stats": stats}, x, train=False)
     std = np.sqrt(np.array([4.0, 0.25]) + 1e-5)
     np.testing.assert_allclose(y, (x - [0.5, -0.5]) / std * [2.0, 3.0] + [-1.0, 1.0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_channels_on_another_axis_are_normalised_alike(train: bool):
+    x = RNG.standard_normal((5, 6, 4)).astype(np.float32)
+    params = {"scale": RNG.random(4).astype(np.float32), "bias": RNG.random(4).astype(np.float32)}
+    variables = {"params": params, "batch_stats": {"mean": jnp.arange(4.0), "var": 1 + jnp.arange(4.0)}}
+    last, last_stats = BatchNorm().apply(variables, x, train=train, mutable=["batch_stats"])
+    turned = x.swapaxes(1, 2)
+    middle, stats = BatchNorm(axis=1).apply(variables, turned, train=train, mutable=["batch_stats"])
+    np.testing.assert_allclose(middle.swapaxes(1, 2), last, atol=1e-6)
+    chex.assert_trees_all_close(stats, last_stats, rtol=1e-6)
 
 
 def test_eight_devices_normalise_and_differentiate_as_one():

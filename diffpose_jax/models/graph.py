@@ -160,7 +160,7 @@ class PreAggregatedGraphConv(nn.Module):
 
     Attributes:
         skeleton: its adjacency with self-loops, rows divided by their sums, is A.
-        axis: the axis of x that holds the features, 2 or 1. Then x_i are columns, and W^T x_i takes the place of x_i W.
+        axis: the axis of x that holds the features: 2, or 1, where x_i are columns and W^T x_i stands for x_i W.
         dtype: type computed in.
         normalised: a batch normalisation follows, so the gradient of the bias is stopped; see `linear.Linear`.
     """

@@ -176,8 +176,7 @@ def _denoise(vector: Any, variables: Any, condition: jax.Array) -> dict[str, np.
         "b0_skip": skips[0],
     }
     if "time" in block:
-        # The layer over frames sees them last.
-        joint_major["b0_time"] = block["time"]["__call__"][0][0].swapaxes(2, 3)
+        joint_major["b0_time"] = block["time"]["__call__"][0][0]
     if "non_local" in block:
         flat = block["non_local"]["__call__"][0][0]
         joint_major["b0_nonlocal"] = flat.reshape(joint_major["b0_feature"].shape)
@@ -187,7 +186,7 @@ def _denoise(vector: Any, variables: Any, condition: jax.Array) -> dict[str, np.
         "x_t": _frames_last(x_k),
         "emb": taps["step"]["__call__"][0],
         "step_table": tabulate_steps(config["num_steps"], config["diffusion_embedding_dim"]),
-        **{name: jnp.transpose(value, (1, 3, 0, 2)) for name, value in joint_major.items()},
+        **{name: jnp.transpose(value, (2, 3, 0, 1)) for name, value in joint_major.items()},
     }
     if "pose_encoder" in captured["intermediates"]:
         outputs["e3d"] = _frames_last(captured["intermediates"]["pose_encoder"]["__call__"][0])
